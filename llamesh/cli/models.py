@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.downloads import DOWNLOAD, ModelName
@@ -53,10 +55,50 @@ MODEL = (
 )
 
 
-def models(*, output: Output = "table") -> None:
-    """List the models that can be served."""
+_ORDERS = {"added": "CREATE_TIME", "name": "NAME", "size": "SIZE_BYTES"}
+
+
+def models(
+    query: str = "",
+    *,
+    architecture: str = "",
+    quantisation: str = "",
+    tag: str = "",
+    source: Literal["hub", "http", "s3", "quant", "file"] | None = None,
+    order: Literal["added", "name", "size"] = "added",
+    reverse: Annotated[bool, Parameter(negative="")] = False,
+    output: Output = "table",
+) -> None:
+    """List the models that can be served. All filters must hold.
+
+    Parameters
+    ----------
+    query
+        Only models whose name contains this.
+    architecture
+        Only this architecture, for instance llama.
+    quantisation
+        Only this quantisation, for instance Q4_K_M.
+    tag
+        Only models with this tag of their file.
+    source
+        Only models from such a source.
+    order
+        The order of the list.
+    reverse
+        Last first.
+    """
     with connected() as mesh:
-        show_list(mesh.models.list(), output, MODEL)
+        found = mesh.models.list(
+            query,
+            architecture=architecture,
+            quantisation=quantisation,
+            tag=tag,
+            source_kind=(source or "").upper(),
+            order_by=_ORDERS[order],
+            descending=reverse,
+        )
+        show_list(found, output, MODEL)
 
 
 def pull(

@@ -30,17 +30,17 @@ FIELD = "page_token"
 
 _SIGNATURE_BYTES = 16
 
-Key: TypeAlias = tuple[str | datetime, ...]
+Key: TypeAlias = tuple[str | int | datetime, ...]
 """Sort key of a list."""
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A list: a name that contains all arguments which filter it, and the types of its sort key, each `str` or `datetime`."""
+    """A list: a name that contains all arguments which filter it, and the types of its sort key."""
 
     name: str
-    kinds: tuple[type[str] | type[datetime], ...]
+    kinds: tuple[type[str] | type[int] | type[datetime], ...]
 
 
 BY_TIME = (datetime, str)
@@ -146,9 +146,11 @@ def open_pages(settings: Settings) -> Pages:
     return Pages(derived_key(settings, "page tokens"))
 
 
-def _part(kind: type[str] | type[datetime], value: object) -> str | datetime:
-    if not isinstance(value, str):
-        raise TypeError("parts of a key are written as text")
+def _part(kind: type[str] | type[int] | type[datetime], value: object) -> str | int | datetime:
+    if kind is int and type(value) is int:
+        return value
+    if kind is int or not isinstance(value, str):
+        raise TypeError("a part of a key has another type than the list")
     return datetime.fromisoformat(value).astimezone(UTC) if kind is datetime else value
 
 

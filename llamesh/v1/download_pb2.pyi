@@ -322,17 +322,45 @@ class ListCatalogueModelsRequest(google.protobuf.message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
+    QUERY_FIELD_NUMBER: builtins.int
+    ARCHITECTURE_FIELD_NUMBER: builtins.int
+    QUANTISATION_FIELD_NUMBER: builtins.int
+    TAG_FIELD_NUMBER: builtins.int
+    SOURCE_KIND_FIELD_NUMBER: builtins.int
+    ORDER_BY_FIELD_NUMBER: builtins.int
+    DESCENDING_FIELD_NUMBER: builtins.int
     page_size: builtins.int
     """At most so many. 0: 100. More than 1000 counts as 1000."""
     page_token: builtins.str
     """From the previous page."""
+    query: builtins.str
+    """Only models whose name contains this, whatever the case."""
+    architecture: builtins.str
+    """Only this architecture, for instance "llama"."""
+    quantisation: builtins.str
+    """Only this quantisation, for instance "Q4_K_M"."""
+    tag: builtins.str
+    """Only models with this tag of their file."""
+    source_kind: llamesh.v1.model_pb2.ModelSourceKind.ValueType
+    """Only models from such a source."""
+    order_by: llamesh.v1.model_pb2.ModelOrder.ValueType
+    """The order; models that are equal in it are ordered by id. Default: create time."""
+    descending: builtins.bool
+    """Last first."""
     def __init__(
         self,
         *,
         page_size: builtins.int = ...,
         page_token: builtins.str = ...,
+        query: builtins.str = ...,
+        architecture: builtins.str = ...,
+        quantisation: builtins.str = ...,
+        tag: builtins.str = ...,
+        source_kind: llamesh.v1.model_pb2.ModelSourceKind.ValueType = ...,
+        order_by: llamesh.v1.model_pb2.ModelOrder.ValueType = ...,
+        descending: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["page_size", b"page_size", "page_token", b"page_token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "descending", b"descending", "order_by", b"order_by", "page_size", b"page_size", "page_token", b"page_token", "quantisation", b"quantisation", "query", b"query", "source_kind", b"source_kind", "tag", b"tag"]) -> None: ...
 
 Global___ListCatalogueModelsRequest: typing_extensions.TypeAlias = ListCatalogueModelsRequest
 
@@ -348,7 +376,7 @@ class ListCatalogueModelsResponse(google.protobuf.message.Message):
     """Empty at the end."""
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[llamesh.v1.model_pb2.Model]:
-        """By create time, then id."""
+        """In the order of the request."""
 
     def __init__(
         self,

@@ -332,7 +332,7 @@ class CatalogueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListCatalogueModels(self, request, context):
-        """Lists them by create time and id.
+        """Lists and searches them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

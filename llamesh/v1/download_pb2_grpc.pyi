@@ -389,7 +389,7 @@ class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType
     """Reads one. MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched."""
 
     ListCatalogueModels: _CatalogueServiceListCatalogueModelsType
-    """Lists them by create time and id."""
+    """Lists and searches them."""
 
     DeleteCatalogueModel: _CatalogueServiceDeleteCatalogueModelType
     """Removes the record, and the object if no other record shares it. The gateway checks first whether a server uses it."""
@@ -442,7 +442,7 @@ class CatalogueServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.download_pb2.ListCatalogueModelsRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.download_pb2.ListCatalogueModelsResponse, collections.abc.Awaitable[llamesh.v1.download_pb2.ListCatalogueModelsResponse]]:
-        """Lists them by create time and id."""
+        """Lists and searches them."""
 
     @abc.abstractmethod
     def DeleteCatalogueModel(

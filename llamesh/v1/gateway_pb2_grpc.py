@@ -184,7 +184,8 @@ class GatewayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Models that can be served, and those whose object was lost: Model.problem says so.
+        """Models that can be served, and those whose object was lost: Model.problem says so. All filters must hold; a page token is valid for the
+        same filters and order only.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -582,7 +582,9 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     """
 
     ListModels: _GatewayServiceListModelsType
-    """Models that can be served, and those whose object was lost: Model.problem says so."""
+    """Models that can be served, and those whose object was lost: Model.problem says so. All filters must hold; a page token is valid for the
+    same filters and order only.
+    """
 
     GetModel: _GatewayServiceGetModelType
     """One model. MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched."""
@@ -777,7 +779,9 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.gateway_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.gateway_pb2.ListModelsResponse, collections.abc.Awaitable[llamesh.v1.gateway_pb2.ListModelsResponse]]:
-        """Models that can be served, and those whose object was lost: Model.problem says so."""
+        """Models that can be served, and those whose object was lost: Model.problem says so. All filters must hold; a page token is valid for the
+        same filters and order only.
+        """
 
     @abc.abstractmethod
     def GetModel(

@@ -52,6 +52,70 @@ MODALITY_VISION_PROJECTOR: Modality.ValueType  # 4
 """Projects images into the embeddings of another model."""
 Global___Modality: typing_extensions.TypeAlias = Modality
 
+class _ModelSourceKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ModelSourceKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ModelSourceKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MODEL_SOURCE_KIND_UNSPECIFIED: _ModelSourceKind.ValueType  # 0
+    """Any."""
+    MODEL_SOURCE_KIND_HUB: _ModelSourceKind.ValueType  # 1
+    """Hugging Face or a mirror."""
+    MODEL_SOURCE_KIND_HTTP: _ModelSourceKind.ValueType  # 2
+    """An address of the web."""
+    MODEL_SOURCE_KIND_S3: _ModelSourceKind.ValueType  # 3
+    """An S3 store."""
+    MODEL_SOURCE_KIND_QUANT: _ModelSourceKind.ValueType  # 4
+    """The Quant service."""
+    MODEL_SOURCE_KIND_FILE: _ModelSourceKind.ValueType  # 5
+    """A file."""
+
+class ModelSourceKind(_ModelSourceKind, metaclass=_ModelSourceKindEnumTypeWrapper):
+    """What a model was fetched from."""
+
+MODEL_SOURCE_KIND_UNSPECIFIED: ModelSourceKind.ValueType  # 0
+"""Any."""
+MODEL_SOURCE_KIND_HUB: ModelSourceKind.ValueType  # 1
+"""Hugging Face or a mirror."""
+MODEL_SOURCE_KIND_HTTP: ModelSourceKind.ValueType  # 2
+"""An address of the web."""
+MODEL_SOURCE_KIND_S3: ModelSourceKind.ValueType  # 3
+"""An S3 store."""
+MODEL_SOURCE_KIND_QUANT: ModelSourceKind.ValueType  # 4
+"""The Quant service."""
+MODEL_SOURCE_KIND_FILE: ModelSourceKind.ValueType  # 5
+"""A file."""
+Global___ModelSourceKind: typing_extensions.TypeAlias = ModelSourceKind
+
+class _ModelOrder:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ModelOrderEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ModelOrder.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MODEL_ORDER_UNSPECIFIED: _ModelOrder.ValueType  # 0
+    """By create time."""
+    MODEL_ORDER_CREATE_TIME: _ModelOrder.ValueType  # 1
+    """By create time."""
+    MODEL_ORDER_NAME: _ModelOrder.ValueType  # 2
+    """By name, whatever the case."""
+    MODEL_ORDER_SIZE_BYTES: _ModelOrder.ValueType  # 3
+    """By size."""
+
+class ModelOrder(_ModelOrder, metaclass=_ModelOrderEnumTypeWrapper):
+    """Order of a list of models."""
+
+MODEL_ORDER_UNSPECIFIED: ModelOrder.ValueType  # 0
+"""By create time."""
+MODEL_ORDER_CREATE_TIME: ModelOrder.ValueType  # 1
+"""By create time."""
+MODEL_ORDER_NAME: ModelOrder.ValueType  # 2
+"""By name, whatever the case."""
+MODEL_ORDER_SIZE_BYTES: ModelOrder.ValueType  # 3
+"""By size."""
+Global___ModelOrder: typing_extensions.TypeAlias = ModelOrder
+
 @typing.final
 class Model(google.protobuf.message.Message):
     """A model that is complete and verified. A record appears only when the bytes are all there; it can be served unless `problem` is set."""

@@ -11,12 +11,10 @@ from sqlalchemy import select
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from llamesh.kit.pages import PageQuery
+from services.download.model_search import ModelSearch, set_tags
 from services.download.tables import ACTIVE, ModelRow, TransferRow
 from services.download.unowned_objects import UnownedObjects, lock_bytes
-
-_LISTING = Listing("models", BY_TIME)
-_ORDER = (ModelRow.create_time, ModelRow.model_uuid)
 
 
 class Catalogue:
@@ -39,12 +37,12 @@ class Catalogue:
             raise _absent(model_uuid, transfer)
         return model
 
-    async def page(self, page_query: PageQuery) -> tuple[Sequence[ModelRow], str]:
-        """Return a page by creation time, then id, and the token of the next page."""
-        page = page_query.of(_LISTING)
+    async def page(self, search: ModelSearch, page_query: PageQuery) -> tuple[Sequence[ModelRow], str]:
+        """Return a page of the models that a search finds, in its order, and the token of the next page."""
+        page = page_query.of(search.listing)
         async with self._database.read() as session:
-            rows = (await session.scalars(page.select(select(ModelRow), _ORDER))).all()
-        return page.cut(rows, lambda row: (row.create_time, row.model_uuid))
+            rows = (await session.scalars(search.select(page))).all()
+        return page.cut(rows, search.key)
 
     async def all(self) -> Sequence[ModelRow]:
         """Return all models by creation time."""
@@ -64,6 +62,7 @@ class Catalogue:
                 if model.sha256 != known.sha256:
                     continue  # the model has other bytes than those that were locked
                 await session.delete(model)
+                await set_tags(session, model_uuid, ())
                 if transfer is not None:
                     await session.delete(transfer)
                 await session.flush()

@@ -7,8 +7,9 @@ from typing import Any
 
 from llamesh.kit import gguf
 from llamesh.kit.errors import Reason, spec_of
-from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState
-from llamesh.v1.model_pb2 import GgufMetadata, Model
+from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState, ListCatalogueModelsRequest
+from llamesh.v1.model_pb2 import GgufMetadata, Model, ModelOrder, ModelSourceKind
+from services.download.model_search import ModelSearch
 from services.download.progress import Progress
 from services.download.source_names import shown_source
 from services.download.tables import ModelRow, TransferRow, TransferState
@@ -56,6 +57,21 @@ def model_message(row: ModelRow) -> Model:
     )
     message.create_time.FromDatetime(row.create_time)
     return message
+
+
+def search_of(request: ListCatalogueModelsRequest) -> ModelSearch:
+    """Decode the search of a request for a list of models."""
+    order = ModelOrder.Name(request.order_by).removeprefix("MODEL_ORDER_").lower()
+    kind = ModelSourceKind.Name(request.source_kind).removeprefix("MODEL_SOURCE_KIND_").lower()
+    return ModelSearch(
+        query=request.query,
+        architecture=request.architecture,
+        quantisation=request.quantisation,
+        tag=request.tag,
+        source_kind=kind if request.source_kind else "",
+        order=order if request.order_by else "create_time",
+        descending=request.descending,
+    )
 
 
 def gguf_fields(metadata: gguf.GgufMetadata) -> dict[str, Any]:

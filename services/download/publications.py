@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.objects import ObjectInfo, ObjectNotFoundError, ObjectStore, StagedObject, object_key
+from services.download.model_search import searchable, set_tags
 from services.download.tables import ModelRow, TransferRow, TransferState
 from services.download.transfers import current
 from services.download.unowned_objects import UnownedObjects, lock_bytes
@@ -108,11 +109,13 @@ class Publications:
                     revision=row.revision,
                     fetched_by=row.requested_by,
                     gguf=dict(gguf),
+                    **searchable(row.name, gguf, row.shown_source),
                     damage="",
                     problem="",
                     create_time=now,
                 )
             )
+            await set_tags(session, row.model_uuid, gguf.get("tags", ()))
             await session.flush()
             repaired = await models_with(session, key) if publication.unsound else ()
             for each in left:

@@ -35,7 +35,7 @@ from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.integrity import Integrity
-from services.download.messages import download_message, model_message
+from services.download.messages import download_message, model_message, search_of
 from services.download.sources import Source, SourceRefusedError
 from services.download.tables import MAX_SUBJECT, TransferRow
 from services.download.transfers import TransferRequest, Transfers
@@ -161,7 +161,7 @@ class CatalogueServicer(CatalogueServiceServicer):
         self, request: ListCatalogueModelsRequest, context: Context
     ) -> ListCatalogueModelsResponse:
         """See download.proto."""
-        rows, token = await self._catalogue.page(self._pages.query(request))
+        rows, token = await self._catalogue.page(search_of(request), self._pages.query(request))
         return ListCatalogueModelsResponse(models=map(model_message, rows), next_page_token=token)
 
     async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:

@@ -20,6 +20,9 @@ from llamesh.kit.database import Base, Timestamp
 MAX_SUBJECT = 256
 """Maximum number of characters of a caller's subject that are stored: an issuer of tokens beside the mesh has no limit of its own."""
 
+MODEL_ORDERS = ("create_time", "search_name", "size_bytes")
+"""Columns by which lists of models are ordered."""
+
 
 class TransferState(enum.StrEnum):
     """State of a transfer. The names are those of DownloadState without its prefix."""
@@ -76,9 +79,21 @@ class ModelRow(Base):
     """A model that is ready to be served."""
 
     __tablename__ = "model"
-    __table_args__ = (Index("ix_model_create_time", "create_time", "model_uuid"),)
+    __table_args__ = (
+        *(Index(f"ix_model_{order}", order, "model_uuid") for order in MODEL_ORDERS),
+        *(
+            Index(f"ix_model_{column}_{order}", column, order, "model_uuid")
+            for column in ("architecture", "quantisation", "source_kind")
+            for order in MODEL_ORDERS
+        ),
+    )
     model_uuid: Mapped[str] = mapped_column(String(128), primary_key=True)
     name: Mapped[str] = mapped_column(String(128))
+    search_name: Mapped[str] = mapped_column(String(128), default="")
+    """The name in lower case; this and the next three columns are for searches (`model_search`)."""
+    architecture: Mapped[str] = mapped_column(String(1024), default="")
+    quantisation: Mapped[str] = mapped_column(String(64), default="")
+    source_kind: Mapped[str] = mapped_column(String(16), default="")
     size_bytes: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     object_key: Mapped[str] = mapped_column(String(128), index=True)
@@ -94,6 +109,14 @@ class ModelRow(Base):
     problem: Mapped[str] = mapped_column(String(4096), default="")
     """Why the model cannot be served: its object is missing or damaged. Empty if there is no known problem."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
+
+
+class ModelTagRow(Base):
+    """A tag of a model, in lower case."""
+
+    __tablename__ = "model_tag"
+    tag: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model_uuid: Mapped[str] = mapped_column(String(128), primary_key=True, index=True)
 
 
 class UnownedObjectRow(Base):

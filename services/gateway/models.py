@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.v1 import controller_pb2, download_pb2, model_pb2
+from llamesh.v1 import controller_pb2, download_pb2, gateway_pb2, model_pb2
 from services.gateway.members import Members
 
 NAMED_SERVERS = 10
@@ -18,11 +18,13 @@ class Models:
         self._catalogue = members.catalogue
         self._controller = members.controller
 
-    async def page(self, size: int, token: str) -> download_pb2.ListCatalogueModelsResponse:
-        """Return a page of models, by create time and id."""
-        request = download_pb2.ListCatalogueModelsRequest(page_size=size, page_token=token)
+    async def page(self, request: gateway_pb2.ListModelsRequest) -> download_pb2.ListCatalogueModelsResponse:
+        """Return a page of the models that a request asks for: the catalogue's request has the same fields."""
+        asked = {field.name: value for field, value in request.ListFields()}
         with asking("download"):
-            return await self._catalogue.ListCatalogueModels(request, **call_options())
+            return await self._catalogue.ListCatalogueModels(
+                download_pb2.ListCatalogueModelsRequest(**asked), **call_options()
+            )
 
     async def get(self, model_uuid: str) -> model_pb2.Model:
         """Return a model; MODEL_NOT_FOUND, or MODEL_NOT_READY while it is downloaded."""

@@ -77,7 +77,7 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def ListModels(
         self, request: gateway_pb2.ListModelsRequest, context: Context
     ) -> gateway_pb2.ListModelsResponse:
-        page = await self._models.page(request.page_size, request.page_token)
+        page = await self._models.page(request)
         return gateway_pb2.ListModelsResponse(models=page.models, next_page_token=page.next_page_token)
 
     async def GetModel(self, request: gateway_pb2.GetModelRequest, context: Context) -> model_pb2.Model:

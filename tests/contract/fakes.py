@@ -49,6 +49,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     def __init__(self) -> None:
         self.tokens: list[str] = []
+        self.listed: list[gateway_pb2.ListModelsRequest] = []
         self.unavailable = 0
         self.refusal: tuple[Any, ...] | None = None
         """What `refuse` is given, for every call."""
@@ -66,6 +67,7 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
 
     def ListModels(self, request: Any, context: Any) -> gateway_pb2.ListModelsResponse:
         self.tokens.append(dict(context.invocation_metadata()).get("authorization", ""))
+        self.listed.append(request)
         start = int(request.page_token or 0)
         models = [model_pb2.Model(model_uuid=f"m{number}", name=f"name{number}") for number in range(start, start + 2)]
         return gateway_pb2.ListModelsResponse(models=models, next_page_token=str(start + 2) if start < 4 else "")

@@ -29,6 +29,24 @@ def test_an_empty_list_is_an_empty_array(capsys: Capture) -> None:
     assert capsys.readouterr().out == "[]\n"
 
 
+def test_filters_and_order_of_models_are_asked_of_the_mesh(gateway: FakeGateway, capsys: Capture) -> None:
+    filters = ["--architecture", "llama", "--quantisation", "Q8_0", "--tag", "chat", "--source", "hub"]
+    assert run(["models", "smol", *filters, "--order", "size", "--reverse", "-o", "name"]) == Exit.OK
+    assert capsys.readouterr().out.splitlines() == [f"m{number}" for number in range(6)]
+    assert [request.page_token for request in gateway.listed] == ["", "2", "4"]
+    for request in gateway.listed:
+        request.page_token = ""
+        assert request == gateway_pb2.ListModelsRequest(
+            query="smol",
+            architecture="llama",
+            quantisation="Q8_0",
+            tag="chat",
+            source_kind="MODEL_SOURCE_KIND_HUB",
+            order_by="MODEL_ORDER_SIZE_BYTES",
+            descending=True,
+        )
+
+
 def test_a_table_on_a_pipe_is_plain_text(gateway: FakeGateway, capsys: Capture) -> None:
     gateway.servers = [server("0f0c6a0e", "smol"), server("a1b2c3d4", "a\x1b[31mname")]
     assert run(["status"]) == Exit.OK

@@ -1,4 +1,4 @@
-"""Tables of a release before users had ids: every row is kept, and users get theirs."""
+"""Tables of earlier releases: every row is kept, users get ids, and models can be searched."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import select, text
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from services.contract.tables import KeyRow, UsageRow
+from services.download.tables import ModelRow
 from services.gateway.standings import ChangesRow
 from services.gateway.tables import User
 
@@ -61,3 +62,19 @@ async def test_usage_and_keys_are_kept(settings, monkeypatch) -> None:
         *("2026-11-24", "ada", "smol", "ctr_1", ""),
     )
     assert (row.requests, row.prompt_tokens, row.completion_tokens, row.unknown_requests) == (1, 2, 3, 4)
+
+
+async def test_models_of_before_the_searches_are_found_by_them(settings, monkeypatch) -> None:
+    columns = "model_uuid, name, size_bytes, sha256, object_key, source, gguf, create_time"
+    gguf = '{"architecture"\\:"llama","quantisation"\\:"Q8_0"}'
+    sources = {"m1": "hf\\:a/b", "m2": "file\\:///a.gguf", "m3": "a.gguf", "m4": "quant\\:m"}
+    values = [f"('{uuid}', 'Tiny.gguf', 1, '', '', '{source}', '{gguf}', \\:now)" for uuid, source in sources.items()]
+    rows = f"INSERT INTO model ({columns}) VALUES {', '.join(values)}".replace("\\:now", ":now")
+    database = await migrated(settings, "download", "download_0006", rows, monkeypatch)
+    async with database.read() as session:
+        models = (await session.scalars(select(ModelRow).order_by(ModelRow.model_uuid))).all()
+    await database.close()
+    assert [model.source_kind for model in models] == ["hub", "file", "file", "quant"]
+    assert {(model.search_name, model.architecture, model.quantisation) for model in models} == {
+        ("tiny.gguf", "llama", "q8_0")
+    }

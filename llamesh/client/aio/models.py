@@ -27,9 +27,30 @@ class AsyncModels(AsyncPart):
         super().__init__(mesh.transport)
         self._mesh = mesh
 
-    def list(self) -> AsyncIterator[model_pb2.Model]:
-        """Yield the models that can be served; pages are fetched as needed."""
-        request = gateway_pb2.ListModelsRequest()
+    def list(
+        self,
+        query: str = "",
+        *,
+        architecture: str = "",
+        quantisation: str = "",
+        tag: str = "",
+        source_kind: str = "",
+        order_by: str = "",
+        descending: bool = False,
+    ) -> AsyncIterator[model_pb2.Model]:
+        """Yield the models that all filters let through; pages are fetched as needed.
+
+        `query` is a part of the name, `source_kind` HUB, HTTP, S3, QUANT or FILE, `order_by` CREATE_TIME, NAME or SIZE_BYTES.
+        """
+        request = gateway_pb2.ListModelsRequest(
+            query=query,
+            architecture=architecture,
+            quantisation=quantisation,
+            tag=tag,
+            source_kind=f"MODEL_SOURCE_KIND_{source_kind or 'UNSPECIFIED'}",  # type: ignore[arg-type]
+            order_by=f"MODEL_ORDER_{order_by or 'UNSPECIFIED'}",  # type: ignore[arg-type]
+            descending=descending,
+        )
         return self.pages(f"{GATEWAY}/ListModels", request, gateway_pb2.ListModelsResponse, "models")
 
     async def get(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:

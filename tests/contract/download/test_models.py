@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -223,3 +224,23 @@ async def test_a_model_says_who_fetched_it_and_what_its_header_says(service: Ser
     model = await service.model("m1")
     assert (model.fetched_by, model.gguf.license, list(model.gguf.tags)) == ("ada", "mit", ["b", "a"])
     assert list(model.gguf.modalities) == [model_pb2.MODALITY_TEXT]
+
+
+async def test_models_are_searched_by_their_facts_and_a_deleted_model_is_not_found(service: Service) -> None:
+    for model_uuid, name, tags in (("m1", "Beta", ["Chat"]), ("m2", "alpha", ["chat", "code"]), ("m3", "Gamma", [])):
+        data = replace(File(), extra=(array("general.tags", STRING, tags),)).build()
+        await service.fetched(model_uuid, import_file(service, f"{model_uuid}.gguf", data), name=name)
+
+    async def found(**fields: Any) -> list[str]:
+        request = pb.ListCatalogueModelsRequest(**fields)
+        return [model.name for model in (await service.catalogue.ListCatalogueModels(request)).models]
+
+    assert await found(order_by="MODEL_ORDER_NAME") == ["alpha", "Beta", "Gamma"]
+    assert await found(descending=True) == ["Gamma", "alpha", "Beta"]
+    assert await found(tag="CHAT", architecture="llama", quantisation="f32") == ["Beta", "alpha"]
+    assert await found(query="AMM", source_kind="MODEL_SOURCE_KIND_FILE") == ["Gamma"]
+    assert await found(source_kind="MODEL_SOURCE_KIND_HUB") == []
+    await service.delete("m2")
+    assert await found(tag="code") == []
+    with refused("INVALID_FIELD"):
+        await found(order_by=99)

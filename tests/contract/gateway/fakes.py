@@ -116,6 +116,7 @@ class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):
         self.models: dict[str, model_pb2.Model] = {}
         self.downloads: dict[str, download_pb2.Download] = {}
         self.changes = Changes()
+        self.listed: list[download_pb2.ListCatalogueModelsRequest] = []
 
     def register(self, member: Member) -> None:
         download_pb2_grpc.add_CatalogueServiceServicer_to_server(self, member.server)
@@ -140,6 +141,7 @@ class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):
         return self.models[request.model_uuid]
 
     async def ListCatalogueModels(self, request, context):
+        self.listed.append(request)
         return download_pb2.ListCatalogueModelsResponse(
             models=self.models.values(), next_page_token=f"{request.page_size}{request.page_token}"
         )

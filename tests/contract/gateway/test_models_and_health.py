@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from llamesh.kit.health_names import OF_MESH
-from llamesh.v1 import gateway_pb2, server_pb2
+from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
 from services.gateway import health, mesh_health
 from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
@@ -30,6 +30,15 @@ async def test_models_are_listed_read_and_removed(mesh, ada) -> None:
     assert gone.model_uuid == "m1"
     with refused("MODEL_NOT_FOUND"):
         await mesh.gateway.GetModel(gateway_pb2.GetModelRequest(model_uuid="m1"), metadata=ada)
+
+
+async def test_a_search_for_models_reaches_the_catalogue_whole(mesh, ada) -> None:
+    fields = {"page_size": 3, "page_token": "t", "query": "q", "architecture": "a", "quantisation": "z", "tag": "g"}
+    chosen = {"source_kind": "MODEL_SOURCE_KIND_HUB", "order_by": "MODEL_ORDER_NAME", "descending": True}
+    asked = gateway_pb2.ListModelsRequest(**fields, **chosen)
+    assert len(asked.ListFields()) == len(asked.DESCRIPTOR.fields)
+    await mesh.gateway.ListModels(asked, metadata=ada)
+    assert mesh.download.listed == [download_pb2.ListCatalogueModelsRequest(**fields, **chosen)]
 
 
 async def test_a_model_in_use_stays(mesh, ada) -> None:
