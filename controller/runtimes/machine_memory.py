@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from controller.footprint import MachineMemory
@@ -33,10 +34,13 @@ def machine_memory(root: Path = Path("/")) -> MachineMemory:
 
 
 class RecentMemory:
-    """Cache of `machine_memory`, read again after AGE_SECONDS."""
+    """Cache of `machine_memory`, read again after AGE_SECONDS. With a limit in bytes the total is at most the limit; 0: no limit."""
 
-    def __init__(self, clock: Callable[[], float], read: Callable[[], MachineMemory] = machine_memory) -> None:
+    def __init__(
+        self, clock: Callable[[], float], limit_bytes: int = 0, read: Callable[[], MachineMemory] = machine_memory
+    ) -> None:
         self._clock = clock
+        self._limit_bytes = limit_bytes
         self._read = read
         self._read_at = -math.inf
         self._last = MachineMemory(0, 0)
@@ -45,7 +49,9 @@ class RecentMemory:
         """Return the memory as it was at most AGE_SECONDS ago."""
         now = self._clock()
         if now >= self._read_at + AGE_SECONDS:
-            self._read_at, self._last = now, self._read()
+            memory = self._read()
+            total = min(memory.total_bytes, self._limit_bytes or memory.total_bytes)
+            self._read_at, self._last = now, replace(memory, total_bytes=total)
         return self._last
 
 

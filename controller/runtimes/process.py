@@ -61,7 +61,7 @@ class ProcessRuntime:
     ) -> None:
         """`probe_seconds`: see PROBE_SECONDS. Without `models` no model is located; engines use the paths in their specs."""
         self._models = models
-        self._memory = RecentMemory(time.monotonic)
+        self._memory = RecentMemory(time.monotonic, settings.memory_bytes)
         self._grace = settings.drain_seconds
         self._probing = ProbeSettings(probe_seconds, settings.engine_stall_seconds)
         self._environment = engine_environment(os.environ if environment is None else environment)

@@ -203,6 +203,11 @@ class Settings(BaseSettings):
         300.0,
         "Seconds without progress after which an engine is killed while its speed is not known yet.",
     )
+    memory_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = _named(
+        "LLAMESH_MEMORY_BYTES",
+        0,
+        "Memory in bytes that all engines together may use. 0: that of the machine or container.",
+    )
     memory_reserve_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = _named(
         "LLAMESH_MEMORY_RESERVE_BYTES", 256 * 1024 * 1024, "Memory in bytes that engines never get."
     )

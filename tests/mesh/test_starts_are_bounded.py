@@ -116,9 +116,11 @@ async def test_a_start_without_room_waits_and_names_the_missing_memory() -> None
 
 
 async def test_an_engine_that_has_no_room_beside_the_new_one_goes_first_while_requests_wait() -> None:
-    async with controlled_mesh() as mesh:
+    # A limit that any machine with tests beside has free.
+    async with controlled_mesh(LLAMESH_MEMORY_BYTES=str(2 << 30)) as mesh:
         capacity = (await mesh.control.GetCapacity(pb.GetCapacityRequest())).nodes[0]
-        # More than half of the machine, so that no second one fits.
+        assert capacity.total_bytes == 2 << 30
+        # More than half of it, so that no second one fits.
         most = capacity.total_bytes * 52 // 100
         request = pb.DeclareServerRequest(
             spec=server_pb2.ServerSpec(

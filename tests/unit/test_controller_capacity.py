@@ -65,7 +65,7 @@ def test_memory_is_not_read_again_at_once() -> None:
     first, second = MachineMemory(16 * GIB, 8 * GIB), MachineMemory(16 * GIB, 4 * GIB)
     reads = iter([first, second])
     moments = iter([0.0, 0.2, 0.25])
-    memory = RecentMemory(lambda: next(moments), lambda: next(reads))
+    memory = RecentMemory(lambda: next(moments), read=lambda: next(reads))
     assert [memory.read() for _ in range(3)] == [first, first, second]
 
 
@@ -76,3 +76,9 @@ def test_capacity_reports_promised_free_and_shared_memory() -> None:
     assert node.promised_bytes == 8 * GIB
     assert node.free_bytes == 12 * GIB - GIB - 4 * GIB - GIB
     assert {each.model_uuid: each.shared_bytes for each in node.shared_weights} == {"m1": 4 * GIB}
+
+
+@pytest.mark.parametrize(("limit", "total"), [(0, 16), (4, 4), (32, 16)])
+def test_a_limit_of_the_settings_counts_if_it_is_less_than_the_memory(root: Path, limit: int, total: int) -> None:
+    memory = RecentMemory(lambda: 0.0, limit * GIB, lambda: machine_memory(root))
+    assert memory.read() == MachineMemory(total * GIB, 8 * GIB)

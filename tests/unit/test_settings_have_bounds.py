@@ -32,6 +32,7 @@ from llamesh.kit.config_loading import problems
         ("JWT_EXPIRY_HOURS", "inf"),
         ("JWT_EXPIRY_HOURS", "1e9"),
         ("LLAMESH_DRAIN_SECONDS", "nan"),
+        ("LLAMESH_MEMORY_BYTES", "-1"),
         ("LLAMESH_MEMORY_RESERVE_BYTES", "-1"),
         ("JWT_ALGORITHM", "none"),
         ("JWT_SECRET", "short"),

@@ -106,10 +106,10 @@ async def test_another_process_goes_on_with_the_upload(
     source.stop_at = len(DATA) // 2
     await one.start()
     await one.download("m1", source.url)
-    await two.start()
-    assert (await two.state("m1")).state == pb.DOWNLOAD_STATE_RUNNING
     async with asyncio.timeout(SECONDS):
         await source.stopped.wait()
+    await two.start()
+    assert (await two.state("m1")).state == pb.DOWNLOAD_STATE_RUNNING
     assert len(s3.uploads) == 1
     assert await one.end(signal.SIGTERM) == 0
     source.go_on_until(len(DATA) * 100)

@@ -109,16 +109,18 @@ async def test_a_transfer_of_a_killed_process_is_taken_over(new_replica: NewRepl
     web.files["a.gguf"] = model_bytes("big", 3 << 20)
     web.hold_after["a.gguf"] = 2 << 20
     one, two = new_replica("one"), new_replica("two")
-    async with running(one, two):
+    async with running(one):
         await one.download("m1", web.url("a.gguf"))
         await web.holding.wait()
-        # The other one leaves it alone while it is worked on: one look, and no second reader.
-        await two.download("m1")
-        await asyncio.sleep(0.5)
-        assert web.asked == ["a.gguf"]
-        await one.end(signal.SIGKILL)
-        web.go_on.set()
-        found = await two.ended("m1")
+        # Started only now, because it might have claimed the transfer first.
+        async with running(two):
+            # The other one leaves it alone while it is worked on: one look, and no second reader.
+            await two.download("m1")
+            await asyncio.sleep(0.5)
+            assert web.asked == ["a.gguf"]
+            await one.end(signal.SIGKILL)
+            web.go_on.set()
+            found = await two.ended("m1")
     assert (found.state, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, 1)
     assert web.asked == ["a.gguf", "a.gguf"]
 
