@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from llamesh import __version__
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import archive, tables, unfinished
+from llamesh.cli.mesh import archive, restoration, tables, unfinished
 from llamesh.cli.mesh.catalogue import pulls
 from llamesh.cli.output import size
 from llamesh.cli.printing import note
@@ -75,7 +75,7 @@ def restore(file: str, /) -> None:
     """
     home, source = home_directory(os.environ), expanded(file, "FILE").absolute()
     try:
-        manifest = archive.restore(source, home, __version__, tables.load)
+        manifest = restoration.restore(source, home, __version__, tables.load)
     except archive.ArchiveError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
