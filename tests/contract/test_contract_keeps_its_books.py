@@ -226,7 +226,7 @@ async def test_a_database_that_is_away_leaves_known_limits_in_force(
     for _ in range(3):
         clock.seconds += 5
         assert await limit_of(limits, used.contract_id) == 2
-        # TokenEstimators although nobody has asked for it yet.
+        # Also if no caller has read this limit before.
         assert await limit_of(limits, unused.contract_id) == 3
     with pytest.raises(MeshError) as caught:
         await limit_of(limits, "ctr_other")
