@@ -9,7 +9,8 @@ The rules, the most important first:
 5. An engine that does not answer or makes no progress gets no new requests until it does. Its runtime kills it if it never does. An
    engine whose address is lost is replaced, but may finish its running requests.
 6. If memory has no room for both an engine and its replacement, the old engine is stopped first and requests are held in the meantime.
-7. A server with `idle_sleep` falls asleep only while no request runs. If it is woken before its engines have ended, it keeps them.
+7. A server with `idle_sleep` falls asleep only while no request runs and no engine starts or is about to start. If it is woken before its
+   engines have ended, it keeps them.
 
 Invariant: all state is in `ObservedState`, so the same input gives the same plan, and a restarted controller continues the work.
 
@@ -209,10 +210,16 @@ class _Plan:
                 self._actions.append(Locate())
 
     def _fall_asleep(self) -> None:
-        """Apply rule 7."""
+        """Apply rule 7. The idle time begins when the last engine is ready.
+
+        A start that waits for memory keeps the server awake only while it has no engine. An idle engine holds memory that other servers
+        may need, and the start may wait for ever; without an engine the server holds none, and sleep would hide why it does not answer.
+        """
         if not self._desired.engine_count or not self._desired.idle_sleep:
             return
         if self._bridges or any(observed.engine.phase is EnginePhase.STARTING for observed in self._live):
+            return
+        if any(self._precedes_sleep(action) for action in self._actions):
             return
         if any(observed.busy for observed in self._live):
             # The idle time starts now at the earliest, and no event will announce its end.
@@ -224,7 +231,15 @@ class _Plan:
         if left > 0:
             self._requeue_in(left)
         else:
+            self._actions = [action for action in self._actions if not isinstance(action, Start)]
             self._actions.append(FallAsleep())
+
+    def _precedes_sleep(self, action: Action) -> bool:
+        """Return whether an engine that is about to start must be ready before the idle time begins."""
+        if isinstance(action, Start):
+            waits_for_memory = isinstance(self._state.pending_starts.get(action.replica), NotEnoughMemory)
+            return not (waits_for_memory and self._current)
+        return isinstance(action, Locate)
 
     def _requeue_in(self, seconds: float) -> None:
         self._requeue_after = min(self._requeue_after, seconds)

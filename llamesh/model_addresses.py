@@ -20,6 +20,8 @@ FORMS = f"{ADDRESSES}, or the path of a file: ./FILE.gguf"
 _SHORT = ("hf", "quant")
 """Schemes without //."""
 _LONG = ("https", "http", "s3", "file")
+SCHEMES = (*_LONG, *_SHORT)
+"""Every scheme of an address: those of `sources_of` in the download service."""
 _OTHER_NAMES = {"huggingface": "hf", "hugging-face": "hf", "hub": "hf", "minio": "s3", "https+hf": "hf"}
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+-]{0,15})(?::/{0,3}|/{2,3})(?P<rest>[^/].*)", re.ASCII | re.DOTALL)
 _HOST = re.compile(r"(?P<host>(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})(?::\d+)?/.", re.ASCII)
@@ -46,7 +48,7 @@ def likely(word: str) -> str:
     """Return the address that an invalid word probably means; empty if there is none."""
     word = word.strip()
     if found := _SCHEME.fullmatch(word):
-        names = {name: name for name in (*_LONG, *_SHORT)} | _OTHER_NAMES
+        names = {name: name for name in SCHEMES} | _OTHER_NAMES
         if scheme := nearest(found["scheme"], names, 0.7):
             return _written(names[scheme], found["rest"])
     if found := _HOST.match(word):

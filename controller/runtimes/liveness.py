@@ -40,8 +40,8 @@ SLACK = 3.0
 """Factor by which an engine may exceed its longest pause so far, or the expected time of a batch at its speed."""
 KNOWN_BATCHES = 30.0
 """Number of batch durations without progress after which an engine of known speed counts as hung; the setting is the upper bound."""
-KNOWN_MIN = 60.0
-"""Shortest limit for an engine of known speed, in seconds."""
+MIN_KNOWN_SECONDS = 60.0
+"""Minimum limit for an engine of known speed, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def with_probe(probes: ProbeHistory, result: ProbeResult, stall_seconds: float) 
 def patience(probes: ProbeHistory, stall_seconds: float) -> float:
     """Return the seconds that an engine may work without progress. `stall_seconds` is the limit while its speed is unknown."""
     batch = probes.batch_seconds
-    usual = stall_seconds if batch is None else min(stall_seconds, max(KNOWN_MIN, KNOWN_BATCHES * batch))
+    usual = stall_seconds if batch is None else min(stall_seconds, max(MIN_KNOWN_SECONDS, KNOWN_BATCHES * batch))
     return max(usual, SLACK * _expected(probes))
 
 

@@ -53,7 +53,7 @@ def chat(
     prompt
         The question. What comes through a pipe is put below it.
     system
-        What the model is told before.
+        System prompt.
     temperature
         Randomness; 0 for none.
     max_tokens

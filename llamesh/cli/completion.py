@@ -1,7 +1,7 @@
-"""What could come next on a command line: commands, options, their values, and the names of models, servers and other things of the mesh.
+"""Completes a command line: commands, options, their values, and the names of models, servers and other things of the mesh.
 
-The shell asks with every Tab, so nothing heavy is imported where a command's name is completed, and the mesh is asked by REST, for a
-second at most. A failure completes nothing; it never shows.
+Every Tab starts this program, so it imports little; it queries the mesh over REST for at most one second. If that fails, it completes
+nothing and shows no error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The lock that a command holds while it declares: of two commands of one user on one mesh, the second sees what the first has made.
 
-Invariant: the kernel releases it when its holder ends in any way. Without a place for the lock the command goes on; commands of several
-users and machines are told apart by the mesh itself.
+Invariant: the kernel releases it when its holder ends in any way. If the lock file cannot be created, the command continues without it.
+Commands of several users or machines share no lock. `apply` then lists the name of an object after it has created it, and the later of
+two commands removes its own object and fails; two `run` commands may each declare a server.
 """
 
 from __future__ import annotations

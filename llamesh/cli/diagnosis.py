@@ -17,7 +17,7 @@ from llamesh.cli.printing import note, say
 if TYPE_CHECKING:
     from llamesh.cli.mesh.findings import Finding
 
-_LEAST = 20
+_MIN_WIDTH = 20
 """Minimum width in columns of the text of a finding."""
 _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
 
@@ -51,7 +51,7 @@ def lines(finding: Finding, width: int) -> list[str]:
 
 
 def _wrapped(head: str, words: str, width: int) -> list[str]:
-    room = max(width - len(head), _LEAST) if width else 0
+    room = max(width - len(head), _MIN_WIDTH) if width else 0
     found = textwrap.wrap(text(words), room, break_long_words=False, break_on_hyphens=False) if room else [text(words)]
     first, *more = found or [""]
     return [f"{head}{first}", *(f"{'':<{len(head)}}{line}" for line in more)]

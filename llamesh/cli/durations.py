@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _PARTS = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
-LONGEST = 36500 * _UNITS["d"]
-"""A hundred years; a longer duration is a mistake."""
+MAX_SECONDS = 36500 * _UNITS["d"]
+"""Maximum length of a duration: a hundred years. A longer one is a mistake."""
 
 
 def seconds(words: str) -> float:
@@ -23,7 +23,7 @@ def seconds(words: str) -> float:
     if found is None or not any(found.groups()):
         raise ValueError(f"{words!r} is not a length of time like 30s, 10m or 1h30m")
     length = sum(float(count) * unit for count, unit in zip(found.groups(), _UNITS.values(), strict=True) if count)
-    if length > LONGEST:
+    if length > MAX_SECONDS:
         raise ValueError(f"{words!r} is longer than a hundred years")
     return length
 

@@ -33,6 +33,7 @@ COMMANDS = {
         "pull": ("llamesh.cli.models:pull", "Fetch a model."),
         "downloads": ("llamesh.cli.downloads:app", "Models on their way."),
         "rm": ("llamesh.cli.models:rm", "Remove models."),
+        "df": ("llamesh.cli.disk:df", "Bytes of the models, and which could be freed."),
         "quantize": ("llamesh.cli.quantize:quantize", "Make quantised variants of a model."),
         "jobs": ("llamesh.cli.quantize:jobs", "Jobs that make variants."),
         "variants": ("llamesh.cli.quantize:variants", "Variants that jobs have published."),

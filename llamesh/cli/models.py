@@ -157,14 +157,34 @@ def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256:
             raise
 
 
-def rm(model: ModelName, /, *models: ModelName) -> int:
-    """Remove models that no server uses. A name that fails leaves no other undone."""
+def rm(
+    *models: ModelName,
+    unused: Annotated[bool, Parameter(negative="")] = False,
+    yes: Annotated[bool, Parameter(name=("--yes", "-y"), negative="")] = False,
+) -> int:
+    """Remove models that no server uses. A name that fails leaves no other undone.
+
+    Parameters
+    ----------
+    unused
+        Remove all models that no declared server uses, after showing them and asking.
+    yes
+        Do not ask.
+    """
     from llamesh.cli.several import for_each
 
+    if bool(models) == unused:
+        cause = "llamesh rm takes no MODEL with --unused" if unused else "llamesh rm: MODEL is missing"
+        raise CommandError(cause, hint=f"llamesh rm {'--unused' if unused else 'MODEL [MODELS...]'}", code=Exit.USAGE)
     with connected() as mesh:
 
-        def remove(name: str) -> None:
-            gone = mesh.models.delete(mesh.models.find(name))
+        def remove(model_uuid: str) -> None:
+            gone = mesh.models.delete(model_uuid)
             note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
 
-        return for_each([model, *models], remove)
+        if not unused:
+            return for_each(models, lambda name: remove(mesh.models.find(name)))
+        from llamesh.cli.disk import agreed, unused_models
+
+        found = unused_models(mesh)
+        return for_each([model.model_uuid for model in found], remove) if agreed(found, yes) else Exit.OK

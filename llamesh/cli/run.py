@@ -58,7 +58,7 @@ def run(
     timeout
         How long to wait for a server that starts.
     system
-        What the model is told before.
+        System prompt.
     temperature
         Randomness; 0 for none.
     max_tokens
@@ -74,7 +74,7 @@ def run(
 
 
 def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float) -> Server:
-    """The server that is meant, declared if there is none."""
+    """The server that WORD names, declared if there is none."""
     # A server that is being removed answers no new question.
     servers = staying(mesh.servers.list())
     if not is_source(word):
@@ -102,7 +102,7 @@ def _named(word: str, servers: Sequence[Server]) -> Server | None:
 
 
 def _model(mesh: Client, word: str, servers: Sequence[Server]) -> str:
-    """The id of the model that is meant, fetched if it is a source."""
+    """The id of the model that WORD names, fetched if it is a source."""
     if is_source(word):
         return pulled(mesh, word, again=shlex.join(["llamesh", "run", word])).model_uuid
     models = [(item.model_uuid, item.name) for item in mesh.models.list()]

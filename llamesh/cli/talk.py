@@ -38,7 +38,7 @@ COMMANDS = {
     "/help": "what can be typed",
     "/bye": "end the conversation (Ctrl-D)",
     "/clear": "forget what was said",
-    "/system [TEXT]": "what the model is told before",
+    "/system [TEXT]": "set the system prompt; without TEXT, remove it",
     "/set NAME VALUE": f"{', '.join(SETTINGS)}, verbose on or off",
     "/show": "model, settings and messages",
     "/save FILE": "write the conversation",

@@ -36,7 +36,7 @@ def init(
     Parameters
     ----------
     name
-        A further host name or address under which the mesh is asked; may be given often.
+        A further host name or address at which clients reach the mesh; may be repeated.
     renew
         Make a new certificate of the server in any case. The authority stays.
     """

@@ -53,7 +53,7 @@ def create(
     password_stdin: PasswordInput = False,
     output: Output = "table",
 ) -> None:
-    """Make a user; the password is asked for.
+    """Create a user; the command prompts for the password.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 """Runs work to completion even if its caller is cancelled.
 
-Needed for changes: a transaction whose rollback is cancelled keeps its lock, and after a commit the watchers must still be notified.
+Needed for changes that have more than one step: after a commit the watchers must still be notified, and an object that was created must
+be recorded. A single transaction does not need it: if it is cancelled, `Database.begin` rolls it back.
 """
 
 from __future__ import annotations

@@ -199,9 +199,7 @@ class Settings(BaseSettings):
         "LLAMESH_ENGINE_HTTP_THREADS", 64, "HTTP threads of an engine, and most connections of Envoy to it."
     )
     engine_stall_seconds: Annotated[float, Field(ge=5, le=86400)] = _named(
-        "LLAMESH_ENGINE_STALL_SECONDS",
-        300.0,
-        "Seconds without progress after which an engine is killed while its speed is not known yet.",
+        "LLAMESH_ENGINE_STALL_SECONDS", 300.0, "Seconds without progress that end an engine while its speed is unknown."
     )
     memory_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = _named(
         "LLAMESH_MEMORY_BYTES",
@@ -212,9 +210,7 @@ class Settings(BaseSettings):
         "LLAMESH_MEMORY_RESERVE_BYTES", 256 * 1024 * 1024, "Memory in bytes that engines never get."
     )
     concurrent_starts: Annotated[int, Field(ge=0, le=256)] = _named(
-        "LLAMESH_CONCURRENT_STARTS",
-        0,
-        "Engines that may start at the same time. 0: one for each usable core, at most 16.",
+        "LLAMESH_CONCURRENT_STARTS", 0, "Engines that may start at once. 0: one for each usable core, at most 16."
     )
     drain_seconds: Annotated[float, Field(ge=0, le=86_400)] = _named(
         "LLAMESH_DRAIN_SECONDS", 20.0, "Seconds that a stopping process gives calls to finish."

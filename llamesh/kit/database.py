@@ -123,6 +123,8 @@ class Database:
         """Open a session in one transaction, to write or to read rows that belong together. Commits at the end, rolls back on an error.
 
         SQLite runs one transaction at a time. On PostgreSQL, lock the rows that a decision depends on (`with_for_update()`).
+        If the caller is cancelled, the transaction is rolled back before this ends, or the commit had begun and the transaction may have
+        happened. A connection whose statement was cancelled is closed.
 
         Raises:
             MeshError: COMPONENT_UNAVAILABLE if the database does not answer, is locked or too slow; after a failed commit the transaction

@@ -125,7 +125,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_QUANT_REFUSED: _ErrorReason.ValueType  # 83
     """The source or a type cannot be used; `rule` says why: disk, matrix, quantised or quantiser."""
     ERROR_REASON_QUANTISATION_FAILED: _ErrorReason.ValueType  # 84
-    """A step of a job failed; its message has the last words of llama.cpp."""
+    """A step of a job failed; its message ends with the last output of llama.cpp."""
     ERROR_REASON_VARIANT_UNSOUND: _ErrorReason.ValueType  # 85
     """A variant did not pass its checks and is not published."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 67
@@ -239,7 +239,7 @@ ERROR_REASON_QUANT_MODEL_EXISTS: ErrorReason.ValueType  # 82
 ERROR_REASON_QUANT_REFUSED: ErrorReason.ValueType  # 83
 """The source or a type cannot be used; `rule` says why: disk, matrix, quantised or quantiser."""
 ERROR_REASON_QUANTISATION_FAILED: ErrorReason.ValueType  # 84
-"""A step of a job failed; its message has the last words of llama.cpp."""
+"""A step of a job failed; its message ends with the last output of llama.cpp."""
 ERROR_REASON_VARIANT_UNSOUND: ErrorReason.ValueType  # 85
 """A variant did not pass its checks and is not published."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 67

@@ -70,7 +70,7 @@ class Checker:
         self.policy = policy
 
     async def check(self, proposed: ProposedServer, subject: str, contract_id: str) -> CheckResult:
-        """Check and record. Raises PARAMETER_INVALID, and the siblings' MODEL_NOT_FOUND, MODEL_NOT_READY and SERVER_NOT_FOUND."""
+        """Check and record. Raises PARAMETER_INVALID, and other members' MODEL_NOT_FOUND, MODEL_NOT_READY and SERVER_NOT_FOUND."""
         shape = model_shape(await self._inventory.model(proposed.model_uuid))
         draft = await self._draft(proposed.parameters)
         check_of_model(proposed.parameters, shape, draft)

@@ -48,24 +48,24 @@ async def run(member: Member) -> None:
     async with AsyncExitStack() as stack:
         database = open_database(settings, "contract")
         stack.push_async_callback(database.close)
-        siblings = {name: channel(settings, name) for name in ("gateway", "download", "controller", "contract")}
-        for sibling in siblings.values():
-            stack.push_async_callback(sibling.close)
+        channels = {name: channel(settings, name) for name in ("gateway", "download", "controller", "contract")}
+        for each in channels.values():
+            stack.push_async_callback(each.close)
         # The contract service follows its own stream of revocations through its own socket, as every other member does.
-        rights = member.follow_rights(siblings["gateway"], siblings["contract"])
+        rights = member.follow_rights(channels["gateway"], channels["contract"])
 
         terms = TermsCache(database, time.monotonic)
-        users = ContractUsers(gateway_pb2_grpc.StandingServiceStub(siblings["gateway"]))
+        users = ContractUsers(gateway_pb2_grpc.StandingServiceStub(channels["gateway"]))
         contracts = Contracts(database, utc_now, new_id, terms, users.count, partial(key_owner, rights))
         # A SQLite file belongs to one process: no other process revokes keys in it.
         revocations = Revocations(database, utc_now, RESYNC_SECONDS if database.schema else None)
-        signer = gateway_pb2_grpc.SigningKeyServiceStub(siblings["gateway"])
+        signer = gateway_pb2_grpc.SigningKeyServiceStub(channels["gateway"])
         keys = Keys(database, contracts, revocations, signer, rights, utc_now, new_id)
         ledger = Ledger(database, utc_now, new_id)
         decisions = Decisions(database, utc_now, new_id)
         inventory = Inventory(
-            download_pb2_grpc.CatalogueServiceStub(siblings["download"]),
-            controller_pb2_grpc.ControllerServiceStub(siblings["controller"]),
+            download_pb2_grpc.CatalogueServiceStub(channels["download"]),
+            controller_pb2_grpc.ControllerServiceStub(channels["controller"]),
         )
         policy = Policy(settings.max_replicas, settings.allowed_namespaces, settings.anonymous_allowed)
         checker = Checker(inventory, decisions, policy)

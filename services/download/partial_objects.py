@@ -78,13 +78,7 @@ class PartialObjects:
         return upload
 
     async def record(self, name: str, number: int, tag: str) -> None:
-        """Record that the store has a part. Idempotent. Raises ObjectNotFoundError if the object was removed meanwhile.
-
-        As all writes here, it ends even if its caller is cancelled: a transaction that is cancelled keeps the lock of a SQLite file.
-        """
-        await to_completion(self._record(name, number, tag))
-
-    async def _record(self, name: str, number: int, tag: str) -> None:
+        """Record that the store has a part. Idempotent. Raises ObjectNotFoundError if the object was removed meanwhile."""
         async with self._database.begin() as session:
             if await session.get(PartialObjectRow, name, with_for_update=True) is None:
                 raise ObjectNotFoundError(f"the object {name} was removed while it was written")

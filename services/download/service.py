@@ -75,10 +75,10 @@ async def run(member: Member) -> None:
         await stack.enter_async_context(lease)
         store = store_of(settings)
         stack.push_async_callback(store.close)
-        siblings = {name: channel(settings, name) for name in ("gateway", "contract", "quant")}
-        for sibling in siblings.values():
-            stack.push_async_callback(sibling.close)
-        member.follow_rights(siblings["gateway"], siblings["contract"])
+        channels = {name: channel(settings, name) for name in ("gateway", "contract", "quant")}
+        for each in channels.values():
+            stack.push_async_callback(each.close)
+        member.follow_rights(channels["gateway"], channels["contract"])
 
         changes = Changes()
 
@@ -93,7 +93,7 @@ async def run(member: Member) -> None:
         catalogue = Catalogue(database, objects)
         integrity = Integrity(database, store, catalogue, utc_now, broadcast_transfer, broadcast_model)
         publications = Publications(database, store, objects, utc_now, owner.id, broadcast_model)
-        sources = sources_of(settings, siblings["quant"])
+        sources = sources_of(settings, channels["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryWaits(monotonic)
         partial_objects = PartialObjects(database, store.parts) if store.parts is not None else None

@@ -35,16 +35,16 @@ async def run(member: Member) -> None:
         )
         store = bucket_of(settings)
         stack.push_async_callback(store.close)
-        siblings = {name: channel(settings, name) for name in ("gateway", "contract", "download")}
-        for sibling in siblings.values():
-            stack.push_async_callback(sibling.close)
-        member.follow_rights(siblings["gateway"], siblings["contract"])
+        channels = {name: channel(settings, name) for name in ("gateway", "contract", "download")}
+        for each in channels.values():
+            stack.push_async_callback(each.close)
+        member.follow_rights(channels["gateway"], channels["contract"])
 
         jobs = Jobs(database, utc_now)
         rows = StepRows(database, utc_now)
         variants = Variants(database, store)
         worker = JobWorker(settings.home, jobs, rows, JobRuns(settings, jobs, rows, variants), variants)
-        catalogue = CatalogueServiceStub(siblings["download"])
+        catalogue = CatalogueServiceStub(channels["download"])
         servicer = QuantServicer(settings, jobs, variants, worker, catalogue, _new_id, open_pages(settings))
         add_QuantServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.QuantService")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from sqlalchemy import text
 
 from llamesh.kit.config import Settings
-from llamesh.kit.database import open_database
+from llamesh.kit.database import Database, open_database
 from llamesh.kit.errors import MeshError, name_of
 
 
@@ -52,6 +53,48 @@ async def test_rows_that_a_transaction_read_do_not_change_during_it(settings: Se
     async with database.begin() as session:
         assert (await session.execute(text("SELECT value FROM probe_counter"))).scalar_one() == 20
     await database.close()
+
+
+async def open_transactions(database: Database) -> int | None:
+    """Count the connections of PostgreSQL that are in a transaction and wait for their client."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    )
+    async with database.read() as session:
+        return await session.scalar(text(query))
+
+
+async def test_a_cancelled_transaction_leaves_its_rows_free_and_returns_its_connection(settings: Settings) -> None:
+    """At any moment: while it connects, in a statement, in the commit, in the rollback. PostgreSQL keeps no transaction open."""
+    chance = random.Random(7)
+    mine, others = open_database(settings, "probe"), open_database(settings, "probe")
+    async with mine.engine.begin() as connection:
+        if mine.schema:
+            await connection.execute(text('CREATE SCHEMA "probe"'))
+        await connection.execute(text("CREATE TABLE probe_counter (value INTEGER)"))
+        await connection.execute(text("INSERT INTO probe_counter VALUES (0)"))
+
+    async def add_one(database: Database, number: int) -> None:
+        async with database.begin() as session:
+            await session.execute(text("UPDATE probe_counter SET value = value + 1"))
+            await session.execute(text("SELECT value FROM probe_counter"))
+            if number % 3 == 0:
+                raise ZeroDivisionError
+
+    for number in range(60):
+        task = asyncio.create_task(add_one(mine, number))
+        await asyncio.sleep(chance.random() * 0.01)
+        task.cancel()
+        await asyncio.wait({task})
+        assert mine.engine.pool.status().endswith("Checked out connections: 0")
+        await add_one(others, 1)
+    if mine.schema:
+        async with asyncio.timeout(10):
+            # The server notices a closed connection a moment later.
+            while await open_transactions(others):
+                await asyncio.sleep(0.01)
+    await others.close()
+    await mine.close()
 
 
 async def test_tables_at_the_newest_version_are_left_alone_and_older_ones_are_brought_there(

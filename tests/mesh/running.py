@@ -23,7 +23,8 @@ from tests.processes import kill_all, left_behind, mesh_processes
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 T = TypeVar("T")
-MODULES = ("services.gateway", "services.contract", "services.download", "controller", "engine")
+MEMBERS = ("services.gateway", "services.contract", "services.download", "services.quant", "controller")
+MODULES = (*MEMBERS, "engine")
 ADMIN = {"username": "admin", "password": "admin"}
 AT_ONCE = 9.0
 """Seconds within which what counts at once is seen, also on a busy machine: fewer than the 10 s between two heartbeats of a stream."""
@@ -172,6 +173,17 @@ class RunningMesh:
             with suppress(psutil.NoSuchProcess):  # it may end at any moment
                 found.setdefault(_kind(process), process)
         return found
+
+    @contextmanager
+    def without_restarts(self) -> Iterator[None]:
+        """A `with` block in which no member, Envoy and supervisor is restarted, and after which the mesh is healthy."""
+        kinds = {"supervisor", "envoy", *(name.removeprefix("services.") for name in MEMBERS)}
+        before = self.processes()
+        yield
+        until(self.healthy, 60, "a healthy mesh")
+        now = self.processes()
+        # Processes are equal if their ids and their start times are.
+        assert {kind: now.get(kind) for kind in kinds} == {kind: before.get(kind) for kind in kinds}
 
     def kill(self) -> None:
         """End every process with SIGKILL, as a loss of power does, and wait until none is left."""

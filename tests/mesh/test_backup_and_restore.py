@@ -17,7 +17,7 @@ import pytest
 
 from engine import sentence
 from llamesh import __version__
-from llamesh.cli.mesh import archive
+from llamesh.cli.mesh import archive, restoration
 from llamesh.cli.mesh.archive import ArchiveError
 from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh, until
 
@@ -101,7 +101,7 @@ def test_a_failed_backup_leaves_the_old_one(home: Path, tmp_path: Path, monkeypa
 def test_a_backup_of_a_newer_llamesh_is_refused(home: Path, tmp_path: Path) -> None:
     archive.write(home, tmp_path / "b", "99.0.0", home / "config.env", models=False)
     with pytest.raises(ArchiveError, match="made by llamesh 99"):
-        archive.restore(tmp_path / "b", tmp_path / "new", __version__, no_tables)
+        restoration.restore(tmp_path / "b", tmp_path / "new", __version__, no_tables)
     assert not (tmp_path / "new").exists()
 
 
@@ -117,7 +117,7 @@ def test_an_archive_decides_about_nothing_outside_the_home(tmp_path: Path, name:
                 entry.type, entry.linkname, entry.size = tarfile.SYMTYPE, "/etc/passwd", 0
             tar.addfile(entry, io.BytesIO(content))
     with pytest.raises(ArchiveError, match="which no backup of llamesh does"):
-        archive.restore(evil, tmp_path / "in" / "home", __version__, no_tables)
+        restoration.restore(evil, tmp_path / "in" / "home", __version__, no_tables)
     assert list((tmp_path / "in").iterdir()) == []
 
 
@@ -125,4 +125,4 @@ def test_an_archive_decides_about_nothing_outside_the_home(tmp_path: Path, name:
 def test_another_file_is_told_from_a_backup(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(ArchiveError, match="no backup of llamesh"):
-        archive.restore(tmp_path / "x", tmp_path / "home", __version__, no_tables)
+        restoration.restore(tmp_path / "x", tmp_path / "home", __version__, no_tables)

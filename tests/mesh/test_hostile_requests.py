@@ -18,7 +18,6 @@ import pytest
 
 from tests.files import contents_below
 from tests.mesh.conftest import Served
-from tests.mesh.running import AT_ONCE, until
 from tests.processes import command_line, engines, mesh_processes
 
 INSIDES = ("google.protobuf", "Traceback", "Unexpected", "sqlalchemy", "metadata size")
@@ -110,22 +109,6 @@ def test_one_request_is_never_read_as_two(served: Served, port: str, rest: bytes
             received += part
     assert received.count(b"HTTP/1.1 ") == 1
     assert received.split()[1] in {b"400", b"431", b"501"}
-
-
-@pytest.mark.parametrize("port", ["gateway", "contract", "download", "inference"])
-def test_a_revoked_key_opens_no_port(served: Served, port: str) -> None:
-    mesh = served.mesh
-    made = mesh.call("POST", "/keys", json={"display_name": "x", "scopes": ["manage", "infer:*"]}).json()
-    headers = {"authorization": f"Bearer {made['token']}"}
-    path = {"gateway": "/status", "contract": "/keys", "download": "/status/sentence", "inference": "/v1/models"}[port]
-    assert mesh.http.get(mesh.url(port, path), headers=headers).status_code == 200
-    assert mesh.call("DELETE", f"/keys/{made['key']['key_id']}").status_code == 200
-    refused = until(
-        lambda: (answer := mesh.http.get(mesh.url(port, path), headers=headers)).status_code == 401 and answer,
-        AT_ONCE,
-        "the key to count no more",
-    )
-    assert refused.json()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -74,10 +74,10 @@ def _parent(process: psutil.Process) -> psutil.Process | None:
 
 def test_a_second_mesh_of_the_same_home_is_refused(mesh: RunningMesh) -> None:
     assert mesh.process is not None
-    refused = llamesh(mesh.environment, "up")
+    with mesh.without_restarts():
+        refused = llamesh(mesh.environment, "up")
     assert refused.returncode == 1
     assert f"(process {mesh.process.pid})" in refused.stderr
-    until(mesh.healthy, 60, "a healthy mesh")
 
 
 def test_a_port_that_is_taken_is_named_with_its_owner(mesh: RunningMesh, home: Path) -> None:
@@ -154,7 +154,6 @@ def test_each_component_that_is_killed_comes_back(mesh: RunningMesh) -> None:
         now = mesh.processes()
         return all(name in now and now[name] != before[name] for name in before if name != "supervisor")
 
-    # How long one alone takes is measured by test_crash_recovery.py.
     until(lambda: all_new() and mesh.healthy(), 60, "the whole mesh to be back")
     assert mesh.processes()["supervisor"] == before["supervisor"]
 
@@ -229,7 +228,7 @@ def test_down_ends_a_supervisor_that_hangs_and_cleans_up_for_it(environment: dic
 
 
 def test_a_mesh_whose_home_is_removed_ends_in_words(mesh: RunningMesh) -> None:
-    with running_mesh() as doomed:
+    with mesh.without_restarts(), running_mesh() as doomed:
         assert doomed.process is not None
         # Again while a member makes a file in it.
         until(lambda: shutil.rmtree(doomed.home, ignore_errors=True) or not doomed.home.exists(), 30, "the removal")
@@ -237,7 +236,6 @@ def test_a_mesh_whose_home_is_removed_ends_in_words(mesh: RunningMesh) -> None:
         said = (doomed.home.parent / "up.log").read_text()
         assert f"{doomed.home} was removed while the mesh ran: the mesh ends" in said
         assert "Traceback" not in said
-    until(mesh.healthy, 60, "a healthy mesh")
 
 
 def test_ctrl_c_in_a_terminal_ends_it_cleanly(environment: dict[str, str], home: Path) -> None:

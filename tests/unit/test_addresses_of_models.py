@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import grpc
 import pytest
 
 from llamesh.hub_addresses import read_hub_address
-from llamesh.model_addresses import canonical, default_name, is_address, likely
+from llamesh.kit.config import Settings
+from llamesh.model_addresses import SCHEMES, canonical, default_name, is_address, likely
+from services.download.service import sources_of
 
 REPO = "hf:ggml-org/SmolLM2-GGUF"
 
@@ -122,3 +127,10 @@ def test_a_model_is_named_after_its_file_or_repository(address: str, name: str) 
 def test_an_address_is_read_back_as_it_was() -> None:
     for text in ("hf:a/b@refs%2Fpr%2F1/c%3Ad%40e.gguf", "hf:a/b@x:UD-Q4_K_XL", "hf:a/b"):
         assert str(read_hub_address(text)) == text
+
+
+async def test_every_scheme_has_a_source_and_every_source_a_scheme(tmp_path: Path) -> None:
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/quant.sock") as channel:
+        sources = sources_of(Settings(home=tmp_path), channel)
+    assert sources.by_scheme.keys() == set(SCHEMES)
+    assert len(SCHEMES) == len(set(SCHEMES))

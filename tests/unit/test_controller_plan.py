@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from controller.actions import Action, Decision, Drain, FallAsleep, Forget, Loca
 from controller.plan import IDLE_POLL_SECONDS, PATIENCE, Desired, ObservedEngine
 from controller.restarts import RestartHistory
 from controller.runtimes import Liveness
+from controller.starts import NotEnoughMemory, Queued
 from tests.unit.planned import (
     ASKED,
     GOING,
@@ -228,6 +230,41 @@ def test_a_server_sleeps_only_when_it_was_idle_for_long_enough(
         replace(ONE, idle_sleep=10), *engines, last_activity=last, restart_histories={0: RestartHistory(not_before=9e9)}
     )
     assert (FallAsleep() in decision.actions) is asleep
+
+
+FAILED = {0: RestartHistory(restarts=1, failures=1, not_before=NOW)}
+NO_MEMORY = NotEnoughMemory(needed_bytes=2, free_bytes=1)
+
+
+@pytest.mark.parametrize(
+    ("desired", "engines", "more", "actions"),
+    [
+        (ONE, [], {"model_available": False}, (Locate(),)),
+        (ONE, [], {}, (Start(0),)),
+        (ONE, [], {"restart_histories": FAILED}, (Start(0),)),
+        (ONE, [], {"pending_starts": {0: Queued(1)}}, (Start(0),)),
+        (ONE, [], {"pending_starts": {0: NO_MEMORY}}, (Start(0),)),
+        (TWO, [ready("b", 1, busy=False)], {"restart_histories": FAILED}, (Start(0),)),
+        (TWO, [ready("b", 1, busy=False)], {"model_available": False}, (Locate(),)),
+        (TWO, [ready("b", 1, busy=False)], {"pending_starts": {0: Queued(1)}}, (Start(0),)),
+        (TWO, [ready("b", 1, busy=False)], {"pending_starts": {0: NO_MEMORY}}, (FallAsleep(),)),
+    ],
+    ids=[
+        "its model is located",
+        "its first start",
+        "a restart is due",
+        "its start is queued",
+        "its start waits for memory",
+        "one idle, the other is due for a restart",
+        "one idle, the model of the other is located",
+        "one idle, the start of the other is queued",
+        "one idle, the start of the other waits for memory: free the memory",
+    ],
+)
+def test_a_server_whose_engine_is_about_to_start_stays_awake(
+    desired: Desired, engines: list[ObservedEngine], more: dict[str, Any], actions: tuple[Action, ...]
+) -> None:
+    assert decide(replace(desired, idle_sleep=10), *engines, last_activity=NOW - 60, **more).actions == actions
 
 
 def test_a_busy_server_is_looked_at_again_when_it_could_have_been_idle() -> None:

@@ -13,6 +13,7 @@ from controller.declared import RunState
 from controller.plan import Desired, ObservedEngine, ObservedState, plan
 from controller.restarts import RestartHistory, after_exit
 from controller.runtimes import EngineExit, EnginePhase, Liveness
+from controller.starts import NotEnoughMemory
 from tests.unit.planned import (
     GRACE,
     NOW,
@@ -25,7 +26,7 @@ from tests.unit.planned import (
 
 @dataclass
 class World:
-    """A random runtime and Envoy from one seed: engines start slowly and fail, and Envoy acknowledges late."""
+    """A random runtime and Envoy from one seed: engines start slowly and fail, files and memory go away, Envoy acknowledges late."""
 
     random: random.Random
     desired: Desired
@@ -34,22 +35,48 @@ class World:
     restart_histories: dict[int, RestartHistory] = field(default_factory=dict)
     sent: tuple[str, ...] = ()
     acknowledged: tuple[str, ...] = ()
-    asleep: bool = False
+    model_here: bool = True
+    memory_is_free: bool = True
+    last_activity: float = NOW
+    pending_starts: dict[int, NotEnoughMemory] = field(default_factory=dict)
+    served: bool = False
+    """Whether an engine was ready or failed since the server last woke."""
     forgotten: bool = False
     started: int = 0
 
     def step(self, *, calm: bool) -> Decision:
         """Reconcile once, apply the actions, and let a random event happen."""
-        decision = plan(self.desired, ObservedState(list(self.engines.values()), self.now, self.restart_histories))
-        again = plan(self.desired, ObservedState(list(self.engines.values()), self.now, self.restart_histories))
-        assert decision == again
+        if calm or self.random.random() < 0.1:
+            self.last_activity = self.now
+        decision = plan(self.desired, self._observed())
+        assert decision == plan(self.desired, self._observed())
         self._check(decision)
-        for action in decision.actions:
+        for action in self._admitted(decision):
             self._act(action)
         self.sent = decision.endpoints
         self._happen(calm)
         self.now += 0.5
         return decision
+
+    def _observed(self) -> ObservedState:
+        return ObservedState(
+            list(self.engines.values()),
+            self.now,
+            dict(self.restart_histories),
+            self.model_here,
+            self.last_activity,
+            pending_starts=dict(self.pending_starts),
+        )
+
+    def _admitted(self, decision: Decision) -> list[Action]:
+        """Hold the starts back while no memory is free, as the start gate does."""
+        starts = [action.replica for action in decision.actions if isinstance(action, Start)]
+        self.pending_starts = {} if self.memory_is_free else dict.fromkeys(starts, NotEnoughMemory(2, 1))
+        return [
+            action
+            for action in decision.actions
+            if not (isinstance(action, Start) and action.replica in self.pending_starts)
+        ]
 
     def _check(self, decision: Decision) -> None:
         serving = [observed for observed in self.engines.values() if observed.ready and observed.published]
@@ -65,6 +92,12 @@ class World:
                 assert target.withdrawn or target.engine.phase is EnginePhase.STARTING, (
                     "ended while Envoy sends requests"
                 )
+        if FallAsleep() in decision.actions:
+            assert not [action for action in decision.actions if isinstance(action, Start | Locate)], (
+                "starts and sleeps"
+            )
+            assert self.served, "asleep before the first engine was ready"
+            assert self.now - self.last_activity >= self.desired.idle_sleep, "asleep too early"
         running = sum(
             observed.engine.phase in (EnginePhase.STARTING, EnginePhase.READY) for observed in self.engines.values()
         )
@@ -90,13 +123,24 @@ class World:
                 observed = self.engines[name]
                 self.engines[name] = replace(observed, engine=replace(observed.engine, phase=EnginePhase.STOPPING))
             case FallAsleep():
-                self.asleep = True
+                self.desired = replace(self.desired, run_state=RunState.ASLEEP_IDLE)
             case Forget():
                 self.forgotten = True
             case Locate():
-                raise AssertionError("the model is there")
+                assert not self.model_here
+                self.model_here = self.random.random() < 0.3
+
+    def wake(self) -> None:
+        """Let a request wake the server."""
+        if self.desired.run_state is not RunState.AWAKE:
+            self.desired = replace(self.desired, run_state=RunState.AWAKE)
+            self.restart_histories.clear()
+            self.served = any(observed.ready for observed in self.engines.values())
+        self.last_activity = self.now
 
     def _happen(self, calm: bool) -> None:
+        self.model_here = self.model_here and (calm or self.random.random() < 0.9)
+        self.memory_is_free = calm or self.random.random() < 0.7
         if self.random.random() < 0.7:
             self.acknowledged = self.sent
         for name, observed in list(self.engines.items()):
@@ -118,6 +162,7 @@ class World:
                 self.restart_histories[observed.engine.replica] = failed
                 del self.engines[name]
                 continue
+            self.served = self.served or observed.engine.phase is EnginePhase.READY
             observed = replace(observed, engine=replace(observed.engine, liveness=self._liveness(observed, calm)))
             self.engines[name] = replace(
                 observed,
@@ -147,15 +192,21 @@ class World:
 @pytest.mark.parametrize("seed", range(300))
 def test_every_state_converges_to_the_declared_one(seed: int) -> None:
     chance = random.Random(seed)
-    world = World(chance, Desired(chance.randint(1, 4), "h0", grace=GRACE))
+    world = World(chance, Desired(chance.randint(1, 4), "h0", grace=GRACE, idle_sleep=chance.choice([0.0, 1.0, 3.0])))
+    world.model_here = chance.random() < 0.5
     for change in range(chance.randint(1, 6)):
-        world.desired = chance.choice(
+        changed = chance.choice(
             [
                 replace(world.desired, replicas=chance.randint(1, 4)),
                 replace(world.desired, spec_hash=f"h{change}"),
-                replace(world.desired, run_state=chance.choice(list(RunState))),
+                replace(world.desired, run_state=chance.choice([RunState.ASLEEP_IDLE, RunState.ASLEEP_REQUESTED])),
+                None,
             ]
         )
+        if changed is None:
+            world.wake()
+        else:
+            world.desired = changed
         for _ in range(chance.randint(0, 12)):
             world.step(calm=False)
     world.desired = replace(world.desired, removing=chance.random() < 0.2)

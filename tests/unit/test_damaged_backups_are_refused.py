@@ -15,7 +15,7 @@ import pytest
 from llamesh import __version__
 from llamesh.cli.backup import backup
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import archive
+from llamesh.cli.mesh import archive, restoration
 from llamesh.cli.mesh.archive import ArchiveError
 from tests.mounts import mounted
 
@@ -50,7 +50,7 @@ def written(home: Path, *, models: bool) -> Path:
 
 
 def restored(file: Path, home: Path) -> set[str]:
-    archive.restore(file, home, __version__, no_tables)
+    restoration.restore(file, home, __version__, no_tables)
     return {path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()}
 
 
@@ -92,7 +92,7 @@ def test_a_damaged_backup_restores_nothing(home: Path, damage: str) -> None:
     file = written(home, models=models)
     harm(file)
     with pytest.raises(ArchiveError, match="damaged") as raised:
-        archive.restore(file, home.parent / "new", __version__, no_tables)
+        restoration.restore(file, home.parent / "new", __version__, no_tables)
     assert raised.value.remedy == "use another copy of the backup"
     assert sorted(path.name for path in home.parent.iterdir()) == ["backup", "home"]
 
@@ -109,7 +109,7 @@ def test_one_changed_byte_is_refused_or_changes_nothing(tmp_path: Path, models: 
         new = tmp_path / "new"
         changed(file, at)
         try:
-            archive.restore(file, new, __version__, no_tables)
+            restoration.restore(file, new, __version__, no_tables)
         except ArchiveError as error:
             remedies.add(error.remedy)
         else:
@@ -167,9 +167,9 @@ def test_a_file_larger_than_the_free_space_is_refused_before_it_is_written(
 ) -> None:
     (home / "objects" / "m").write_bytes(bytes(200_000))
     file = written(home, models=True)
-    monkeypatch.setattr(archive, "free_bytes", lambda _: 199_999)
+    monkeypatch.setattr(restoration, "free_bytes", lambda _: 199_999)
     with pytest.raises(ArchiveError, match="objects/m has 200000 bytes, and 199999 are free"):
-        archive.restore(file, home.parent / "new", __version__, no_tables)
+        restoration.restore(file, home.parent / "new", __version__, no_tables)
     assert not (home.parent / "new").exists()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llamesh import __version__
-from llamesh.cli.mesh import archive, unfinished
+from llamesh.cli.mesh import archive, restoration, unfinished
 from llamesh.cli.mesh.archive import ArchiveError
 
 SECONDS = 60
@@ -20,7 +20,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from llamesh import __version__
-from llamesh.cli.mesh import archive
+from llamesh.cli.mesh import archive, restoration
 
 def wait(tables, *_):
     tables.write_bytes(b"tables")
@@ -32,7 +32,7 @@ action, home, file = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 if action == "backup":
     archive.write(home, file, __version__, home / "config.env", models=False, dump=wait)
 else:
-    archive.restore(file, home, __version__, wait)
+    restoration.restore(file, home, __version__, wait)
 """
 
 
@@ -69,7 +69,7 @@ def run(action: str, home: Path, file: Path) -> None:
     if action == "backup":
         archive.write(home, file, __version__, home / "config.env", models=False, dump=with_tables)
     else:
-        archive.restore(file, home, __version__, loaded)
+        restoration.restore(file, home, __version__, loaded)
 
 
 @pytest.fixture(params=["backup", "restore"])

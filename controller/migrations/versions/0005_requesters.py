@@ -1,4 +1,4 @@
-"""A request_id is of a user and not of whoever has its name. Those that are there already are of a name, which no user is any more."""
+"""A request_id belongs to a user id, not to a user name. Existing rows keep a name, which no later request matches."""
 
 import sqlalchemy as sa
 from alembic import op

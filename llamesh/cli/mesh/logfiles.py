@@ -15,8 +15,8 @@ from pathlib import Path
 NAMES = ("controller", "gateway", "contract", "download", "quant", "envoy")
 """The components that have a log file."""
 
-LARGEST = 16 * 1024 * 1024
-"""Size in bytes from which a log file is rotated."""
+MAX_BYTES = 16 * 1024 * 1024
+"""Maximum size in bytes of a log file; one of this size is rotated."""
 
 KEPT = 3
 """Rotated files that are kept for each component."""
@@ -32,7 +32,7 @@ def path_of(logs: Path, name: str) -> Path:
     return logs / f"{name}.log"
 
 
-def rotate(logs: Path, name: str, largest: int = LARGEST) -> bool:
+def rotate(logs: Path, name: str, largest: int = MAX_BYTES) -> bool:
     """Rotate a full log. Return whether it was full."""
     path = path_of(logs, name)
     try:

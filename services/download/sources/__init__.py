@@ -53,7 +53,7 @@ class Sources:
 
     def __init__(self, by_scheme: Mapping[str, Source], hub_hosts: Collection[str] = HUB_HOSTS) -> None:
         """`by_scheme` maps lower-case schemes to kinds of sources; an absolute path without a scheme belongs to "file"."""
-        self._by_scheme = by_scheme
+        self.by_scheme = by_scheme
         self._hub_hosts = hub_hosts
 
     def check(self, source: str) -> CheckedSource:
@@ -70,7 +70,7 @@ class Sources:
 
     def _kind(self, address: str) -> Source:
         scheme = "file" if address.startswith("/") else address.partition(":")[0].lower()
-        kind = self._by_scheme.get(scheme)
+        kind = self.by_scheme.get(scheme)
         if kind is None:
             meant = likely(address)
             hint = f"did you mean {meant}?" if meant else f"give {ADDRESSES}, or file:///PATH/FILE.gguf"

@@ -1,0 +1,240 @@
+"""Makes a home of a backup, which may be damaged or hostile.
+
+Invariant: a home is restored whole or not at all, and only if there is none. An archive writes nothing outside the home and no link, and
+the memory, the number of files and the depth of folders that it can cause are bounded.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from llamesh.cli.mesh import unfinished
+from llamesh.cli.mesh.archive import (
+    DIGEST,
+    END,
+    FOLDERS,
+    FORMAT,
+    MANIFEST,
+    MAX_DEPTH,
+    MAX_FILES,
+    MODELS,
+    SETTINGS,
+    TABLES,
+    ArchiveError,
+    Digested,
+    Manifest,
+    work_folder,
+)
+from llamesh.disk_space import free_bytes
+from llamesh.locations import make_private
+from llamesh.private_files import new_private
+
+_MAX_MANIFEST = 1 << 16
+_MAX_HEADER = 1 << 16
+"""Bytes of an extended header, which is read at once. One of `archive` has a path and three short fields."""
+_VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
+_MADE = re.compile(r"[0-9TZ:-]{0,40}")
+_GZIP = b"\x1f\x8b"
+_ANOTHER_COPY = "use another copy of the backup"
+_ONLY_TRUSTED = "restore only backups that you trust"
+_OF_FILE_SYSTEM = "lost+found"
+"""Stands in every new file system of ext4."""
+_OF_NAMES = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+"""Failures to make a file in a new folder that are due to its name and those before it."""
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, OverflowError, RecursionError)
+"""What tarfile raises for a damaged archive: also for a header that is no number, is too large, or follows too many of its kind."""
+
+
+def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path], None]) -> Manifest:
+    """Make a home of an archive. ArchiveError if it is none, is too new, or there is a home already; OSError if it cannot be read.
+
+    `load` is given a dump of tables, if there is one, and the home that is made; if it raises, there is no home.
+    """
+    # A link stays: the home is made where it points to.
+    home = Path(os.path.realpath(home))
+    others = {_OF_FILE_SYSTEM, unfinished.path_of(home, home).name}
+    if home.exists() and any(entry.name not in others for entry in home.iterdir()):
+        raise ArchiveError(
+            f"{home} is not empty: a backup is restored where there is no mesh",
+            f"set LLAMESH_HOME to a new folder, or move the old one away: mv {home} {home}.old",
+        )
+    home.parent.mkdir(parents=True, exist_ok=True)
+    # Another file system cannot be replaced by a folder: its content is moved in at the end.
+    mounted = home.is_mount()
+    with work_folder(home, home if mounted else home.parent) as folder:
+        made = folder / "home"
+        made.mkdir(mode=0o700)
+        manifest = _extract_all(source, made, version)
+        if (made / TABLES).exists():
+            load(made / TABLES, made)
+            (made / TABLES).unlink()
+        if mounted:
+            for entry in made.iterdir():
+                entry.rename(home / entry.name)
+        else:
+            if home.exists():
+                home.rmdir()
+            made.replace(home)
+    return manifest
+
+
+class _ForeignHeaderError(Exception):
+    """A header of a kind or size that no backup has."""
+
+
+class _Header(tarfile.TarInfo):
+    """A header of an entry. One that makes tarfile occupy memory without bound is refused before more of it is read."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        # These two methods are the places that tarfile has for other kinds of headers.
+        extended = self.type == tarfile.XHDTYPE
+        refused = {tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES}
+        if self.size < 0 or self.type in refused or (extended and self.size > _MAX_HEADER):
+            raise _ForeignHeaderError
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        # The map of holes is read until its end, which may be missing.
+        raise _ForeignHeaderError
+
+
+def _extract_all(source: Path, home: Path, version: str) -> Manifest:
+    """Extract every file. ArchiveError if one is missing, changed or too many."""
+    with source.open("rb") as file:
+        packed = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:gz" if packed else "r:", tarinfo=_Header) as archive:
+                manifest = _manifest(archive, source, version)
+                _extract_files(archive, source, home)
+                # Behind the last entry gzip has a checksum, which is compared only by reading on.
+                while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                    pass
+        except _ForeignHeaderError as error:
+            raise ArchiveError(f"{source} has a header that no backup of llamesh has", _ONLY_TRUSTED) from error
+        except _DAMAGE as error:
+            # The error's words are those of tarfile about its attempts, and say nothing about the file.
+            raise ArchiveError(f"{source} is no backup of llamesh, or is damaged", _ANOTHER_COPY) from error
+    return manifest
+
+
+def _manifest(archive: tarfile.TarFile, source: Path, version: str) -> Manifest:
+    first = archive.next()
+    if first is None or first.name != MANIFEST:
+        raise ArchiveError(f"{source} is no backup of llamesh", "name a file that `llamesh backup` wrote")
+    text = _text(archive, first, source, _MAX_MANIFEST)
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _changed(source, MANIFEST) from error
+    try:
+        manifest = Manifest(**fields)
+        newer = manifest.format > FORMAT
+    except TypeError as error:
+        raise ArchiveError(f"{source} was made by another llamesh than {version}", "install that version") from error
+    if not _matches(_VERSION, manifest.version) or not _matches(_MADE, manifest.made):
+        raise _changed(source, MANIFEST)
+    if newer or _numbers(manifest.version) > _numbers(version):
+        raise ArchiveError(
+            f"{source} was made by llamesh {manifest.version}; this is {version}",
+            f"pip install {shlex.quote(f'llamesh[mesh,engine]>={manifest.version}')}",
+        )
+    return manifest
+
+
+def _matches(form: re.Pattern[str], value: object) -> bool:
+    return isinstance(value, str) and form.fullmatch(value) is not None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _text(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path, most: int) -> bytes:
+    """Read a manifest or an end of at most so many bytes. ArchiveError if it has changed."""
+    content = _content(archive, entry, source).read() if entry.size <= most else b""
+    if hashlib.sha256(content).hexdigest() != entry.pax_headers.get(DIGEST):
+        raise _changed(source, entry.name)
+    return content
+
+
+def _changed(source: Path, name: str) -> ArchiveError:
+    return ArchiveError(f"{source} is damaged: its {name} is not as it was written", _ANOTHER_COPY)
+
+
+def _foreign(source: Path, name: str) -> ArchiveError:
+    shown = name if len(name) <= 80 else f"{name[:80]}..."
+    return ArchiveError(f"{source} holds {shown!r}, which no backup of llamesh does", _ONLY_TRUSTED)
+
+
+def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path) -> IO[bytes]:
+    """Content of a regular file. ArchiveError for every other kind of entry."""
+    content = archive.extractfile(entry) if entry.type == tarfile.REGTYPE and not entry.issparse() else None
+    # An extended header may have another size than the header itself.
+    if content is None or entry.size < 0:
+        raise _foreign(source, entry.name)
+    return content
+
+
+def _extract_files(archive: tarfile.TarFile, source: Path, home: Path) -> None:
+    """Extract what follows the manifest. ArchiveError if the end does not list exactly these files."""
+    found: dict[str, str] = {}
+    while (member := archive.next()) is not None and member.name != END:
+        if len(found) >= MAX_FILES + 1:
+            raise ArchiveError(f"{source} holds more than {MAX_FILES} files, which no backup does", _ONLY_TRUSTED)
+        found[member.name] = _extract(archive, member, source, home)
+        # tarfile keeps every header, of up to _MAX_HEADER bytes.
+        archive.members.clear()  # type: ignore[attr-defined]
+    # Comparing the text needs no parser, whose memory an archive could exhaust.
+    listed = json.dumps(found).encode()
+    if member is None or _text(archive, member, source, len(listed)) != listed or archive.next() is not None:
+        raise ArchiveError(f"{source} is damaged: it does not hold what was backed up", _ANOTHER_COPY)
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, source: Path, home: Path) -> str:
+    """Extract one file. An untrusted archive can write nothing outside the home, and no link. Returns the SHA-256."""
+    if not _allowed(member.name):
+        raise _foreign(source, member.name)
+    content = _content(archive, member, source)
+    free = free_bytes(home)
+    if member.size > free:
+        raise ArchiveError(
+            f"{member.name} has {member.size} bytes, and {free} are free for the home",
+            "free space, or set LLAMESH_HOME to a folder of a larger file system",
+        )
+    target = home / member.name
+    try:
+        for folder in reversed([parent for parent in target.parents if parent.is_relative_to(home)]):
+            make_private(folder)
+        file = new_private(target)
+    except OSError as error:
+        if error.errno in _OF_NAMES:
+            raise _foreign(source, member.name) from error
+        raise
+    digested = Digested(content)
+    with file:
+        shutil.copyfileobj(digested, file, 1 << 20)
+    return digested.sha256.hexdigest()
+
+
+def _allowed(name: str) -> bool:
+    """Whether a backup may hold a file of this name."""
+    path = PurePosixPath(name)
+    if name in (SETTINGS, TABLES):
+        return True
+    if "\0" in name or path.as_posix() != name or ".." in path.parts or not 2 <= len(path.parts) <= MAX_DEPTH:
+        return False
+    return path.parts[0] in {*MODELS, *FOLDERS} or (path.match("data/*.db") and len(path.parts) == 2)
