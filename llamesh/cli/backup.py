@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from llamesh import __version__
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import archive, restoration, tables, unfinished
+from llamesh.cli.mesh.authority import Files
 from llamesh.cli.mesh.catalogue import pulls
 from llamesh.cli.output import size
 from llamesh.cli.printing import note
@@ -27,7 +28,8 @@ def backup(
 ) -> None:
     """Write users, keys, contracts, servers, settings and secrets of the mesh of this machine to a file. The mesh may run.
 
-    The file holds the secrets that sign tokens: keep it as you keep them. Tables in PostgreSQL are dumped into it with pg_dump.
+    The file holds the secrets that sign tokens, and the key of the authority of `llamesh tls init`: keep it as you keep them. Tables in
+    PostgreSQL are dumped into it with pg_dump.
 
     Parameters
     ----------
@@ -50,6 +52,8 @@ def backup(
     except OSError as error:
         raise CommandError(f"{_shown(error, target)}: {error.strerror or error}") from error
     note(f"{target} ({size(target.stat().st_size)}) holds {home}" + ("" if models else ", without models"))
+    if archive.is_backed_up(key := Files(home).authority_key):
+        note(f"it includes {key}, which can sign certificates for any host: clients that trust this mesh accept them")
     if manifest.tables_elsewhere:
         note("pg_dump cannot be used here, so the tables are not in it. Dump them too; it asks for the password:")
         note(tables.commands()[0])

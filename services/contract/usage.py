@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from sqlalchemy import and_, delete, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llamesh.kit.database import Base, Database
+from llamesh.kit.errors import invalid_field
 from llamesh.kit.pages import Listing, PageQuery
 from services.contract.settlement import TokenUsage
 from services.contract.tables import Clock, NewId, RowOwner, UsageBatchRow, UsageRow
@@ -114,32 +115,42 @@ class Ledger:
         """Return the number of accounts that wait to be written."""
         return len(self._pending) + (len(self._batch.totals) if self._batch else 0)
 
-    def window(self, start: datetime | None, end: datetime | None) -> tuple[datetime, datetime]:
-        """Return the period of a list of usage. `end` defaults to now, `start` to `USAGE_WINDOW` before now."""
-        now = self._clock()
-        return start or now - USAGE_WINDOW, end or now
-
     async def page(
-        self, user: RowOwner | str | None, start: datetime, end: datetime, page_query: PageQuery
+        self, user: RowOwner | str | None, start: datetime | None, end: datetime | None, page_query: PageQuery
     ) -> tuple[Sequence[UsageRow], str]:
         """Return a page by day, subject, model and contract, of the days from `start` to `end`, and the token of the next page.
 
-        `user` is one user, or the name of all users that have had it; None means all users.
+        `user` is one user, or the name of all users that have had it; None means all users. `end` defaults to now, `start` to
+        `USAGE_WINDOW` before now. All pages of a list are of the same days, also after midnight: the token carries them. Raises
+        INVALID_FIELD if the start is after the end.
         """
         await self.flush()
-        first, last = start.astimezone(UTC).date().isoformat(), end.astimezone(UTC).date().isoformat()
-        listing = Listing(f"usage {user!r} {first} {last}", (str,) * len(_ORDER))
+        listing = Listing(
+            f"usage {user!r} {start and _utc_day(start)} {end and _utc_day(end)}", (str,) * (2 + len(_ORDER))
+        )
         page = page_query.of(listing)
+        if page.after is None:
+            first, last = self._days(start, end)
+        else:
+            first, last = (str(day) for day in page.after[:2])
+            page = replace(page, after=page.after[2:])
         query = select(UsageRow).where(UsageRow.day >= first, UsageRow.day <= last)
         if isinstance(user, str):
             query = query.where(UsageRow.subject == user)
         elif user is not None:
-            since = user.since.astimezone(UTC).date().isoformat()
-            earlier = and_(UsageRow.uid == "", UsageRow.subject == user.name, UsageRow.day >= since)
+            earlier = and_(UsageRow.uid == "", UsageRow.subject == user.name, UsageRow.day >= _utc_day(user.since))
             query = query.where(or_(UsageRow.uid == user.uid, earlier))
         async with self._database.read() as session:
             rows = (await session.scalars(page.select(query, _ORDER))).all()
-        return page.cut(rows, lambda row: (row.day, row.subject, row.model_name, row.contract_id, row.uid))
+        return page.cut(rows, lambda row: (first, last, row.day, row.subject, row.model_name, row.contract_id, row.uid))
+
+    def _days(self, start: datetime | None, end: datetime | None) -> tuple[str, str]:
+        """Return the first and the last day of a list that begins now."""
+        now = self._clock()
+        start, end = start or now - USAGE_WINDOW, end or now
+        if start > end:
+            raise invalid_field("start_time", "is after end_time")
+        return _utc_day(start), _utc_day(end)
 
     def _take(self) -> _Batch:
         accounts = list(islice(self._pending, BATCH))
@@ -178,6 +189,10 @@ class Ledger:
         async with self._database.begin() as session:
             if (await session.execute(first_time)).first() is not None:
                 await session.execute(statement)
+
+
+def _utc_day(moment: datetime) -> str:
+    return moment.astimezone(UTC).date().isoformat()
 
 
 def day_of(seconds: int) -> str:

@@ -31,13 +31,22 @@ class Watcher:
         """Return the models with an unread change: of the model, of its download or of its removal."""
         return {model_uuid for _, model_uuid in self._unread}
 
+    def has_unread_download(self, model_uuid: str) -> bool:
+        """Return whether there is an unread change of a download."""
+        return ("download", model_uuid) in self._unread
+
+    def read(self) -> Iterator[WatchCatalogueResponse]:
+        """Yield the unread changes, oldest first."""
+        while self._unread:
+            yield self._unread.pop(next(iter(self._unread)))
+
     async def follow(self) -> AsyncIterator[WatchCatalogueResponse]:
         """Yield every change, oldest first, without end."""
         while True:
             await self._unread_event.wait()
             self._unread_event.clear()
-            while self._unread:
-                yield self._unread.pop(next(iter(self._unread)))
+            for change in self.read():
+                yield change
 
 
 class Changes:

@@ -182,10 +182,14 @@ class CatalogueServicer(CatalogueServiceServicer):
         # The watch starts before the lists are read: a change in between is then sent twice instead of never.
         with self._changes.watch() as watcher:
             for transfer in await self._transfers.all():
-                progress = self._worker.progress(transfer.model_uuid)
-                yield WatchCatalogueResponse(download=download_message(transfer, progress))
+                # The unread change is sent below. After the present progress, its older progress would be a step back.
+                if not watcher.has_unread_download(transfer.model_uuid):
+                    progress = self._worker.progress(transfer.model_uuid)
+                    yield WatchCatalogueResponse(download=download_message(transfer, progress))
             for model in await self._catalogue.all():
                 yield WatchCatalogueResponse(model=model_message(model))
+            for change in watcher.read():
+                yield change
             yield WatchCatalogueResponse(synced=True)
             async for change in watcher.follow():
                 yield change

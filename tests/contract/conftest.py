@@ -45,6 +45,7 @@ def patient_members(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("gateway.health.PATIENCE", "gateway.mesh_metrics.PATIENCE", "gateway.issuer.GRANT_DEADLINE"):
         monkeypatch.setattr(f"services.{name}", PATIENCE)
     monkeypatch.setattr("services.download.integrity.CHECK_SECONDS", PATIENCE)
+    monkeypatch.setattr("llamesh.kit.rights.START_PATIENCE", PATIENCE)
 
 
 @pytest.fixture(autouse=True)

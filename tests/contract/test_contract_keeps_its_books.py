@@ -104,6 +104,35 @@ async def test_two_replicas_add_to_the_same_row(database: Database) -> None:
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (3, 3, 6)
 
 
+@pytest.mark.parametrize("start", [None, NOW - timedelta(days=30)])
+@pytest.mark.parametrize("end", [None, NOW])
+async def test_pages_of_usage_are_of_the_same_days_after_midnight(
+    database: Database, start: datetime | None, end: datetime | None
+) -> None:
+    clock = Clock()
+    ledger = Ledger(database, clock, new_id)
+    first, last = "2026-10-25", "2026-11-24"
+    for day, subject in [("2026-10-24", "eve"), (first, "ada"), (first, "bob"), (last, "ada"), ("2026-11-25", "ada")]:
+        ledger.add(Account(day, subject, "smol", ""), TokenUsage(1, 2))
+    seen, token = [], ""
+    while token or not seen:
+        rows, token = await ledger.page(None, start, end, PageQuery(FIRST_PAGE.pages, 1, token))
+        seen += [(row.day, row.subject) for row in rows]
+        clock.now = NOW + timedelta(days=1)
+    assert seen == [(first, "ada"), (first, "bob"), (last, "ada")]
+
+
+async def test_a_token_of_usage_is_refused_for_another_period(database: Database) -> None:
+    ledger = Ledger(database, Clock(), new_id)
+    for subject in ("ada", "bob"):
+        ledger.add(ACCOUNT._replace(subject=subject), TokenUsage(1, 2))
+    _, token = await ledger.page(None, None, NOW, PageQuery(FIRST_PAGE.pages, 1))
+    for start, end in [(None, None), (NOW, NOW), (None, NOW + timedelta(days=1))]:
+        with pytest.raises(MeshError) as caught:
+            await ledger.page(None, start, end, PageQuery(FIRST_PAGE.pages, 1, token))
+        assert caught.value.reason == Reason.ERROR_REASON_INVALID_PAGE_TOKEN
+
+
 def test_a_day_is_that_of_utc() -> None:
     assert [day_of(n) for n in (0, 86_399, 86_400, 1_795_521_600)] == [
         "1970-01-01",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import tarfile
 from contextlib import closing
 from pathlib import Path
 
@@ -81,6 +82,25 @@ def test_a_restore_prints_how_each_model_is_fetched_again(home: Path, tmp_path: 
         "llamesh pull https://models.example/phi.gguf --name phi",
         "llamesh pull PATH/words.gguf --name words.gguf",
     ]
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "none"])
+def test_a_backup_that_holds_the_key_of_the_authority_says_so(
+    home: Path, tmp_path: Path, capsys: Capture, kind: str
+) -> None:
+    key = home / "tls" / "ca.key"
+    key.parent.mkdir()
+    if kind == "file":
+        key.write_text("key")
+    elif kind == "link":
+        key.symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "elsewhere").write_text("key")
+    assert run(["backup", str(tmp_path / "b")]) == Exit.OK
+    last = capsys.readouterr().err.splitlines()[-1]
+    with tarfile.open(tmp_path / "b") as written:
+        held = "tls/ca.key" in written.getnames()
+    assert (str(key) in last, held) == (kind == "file", kind == "file")
+    assert not held or "can sign certificates for any host" in last
 
 
 def test_a_catalogue_that_cannot_be_read_gives_the_form_of_the_command(tmp_path: Path) -> None:

@@ -130,8 +130,13 @@ def _files(home: Path, settings: Path, folder: Path, *, models: bool) -> Iterato
     for folder in (*FOLDERS, *(MODELS if models else ())):
         for path in sorted((home / folder).rglob("*")):
             name = path.relative_to(home)
-            if path.is_file() and not path.is_symlink() and name.parts[:2] != _HANDED_OVER:
+            if is_backed_up(path) and name.parts[:2] != _HANDED_OVER:
                 yield name.as_posix(), path
+
+
+def is_backed_up(path: Path) -> bool:
+    """Whether a path in a folder of the backup is in it: a file that is no link."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _copy(database: Path, copy: Path) -> None:

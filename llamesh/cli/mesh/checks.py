@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import llamesh
 from llamesh import certificates, waiting
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import health, members, outside, ports, renewal
+from llamesh.cli.mesh import health, key_files, members, outside, ports, renewal
 from llamesh.cli.mesh.findings import Finding, State
 from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
@@ -65,6 +65,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("settings", "warning", warning, "correct the name, or unset it")
     if settings.tls:
         yield certificate(settings)
+    yield from key_files.readable_keys(settings)
     yield disk(settings)
     yield open_files()
     yield run_directory(settings)
