@@ -35,7 +35,7 @@ async def measure(mesh: RunningMesh, folder: Path, *, rounds: int, requests: int
     targets = {
         FASTAPI: (load.Request(port, "GET", user, headers), None, [app.pid]),
         "mesh, REST": (load.Request(gateway, "GET", user, headers), parts["envoy"].pid, [parts["gateway"].pid]),
-        "mesh, REST, with a sibling": (
+        "mesh, REST, with a second member": (
             load.Request(gateway, "GET", model, headers),
             parts["envoy"].pid,
             [parts["gateway"].pid, parts["download"].pid],

@@ -22,7 +22,7 @@ PROBE_SECONDS = 2.0
 """Seconds between two liveness probes."""
 ATTEMPT_SECONDS = 1.0
 """Seconds between two attempts to migrate at the start."""
-LOG_SECONDS = 60.0
+MIN_LOG_INTERVAL = 60.0
 """Minimum number of seconds between two log lines about the wait."""
 
 
@@ -113,7 +113,7 @@ class DatabaseWatch:
             f"the database at {self._database.place}: {_cause(failure)}", f"{cause}; the mesh then continues by itself"
         )
         self._on_wait(wait)
-        if time.monotonic() - self._logged >= LOG_SECONDS:
+        if time.monotonic() - self._logged >= MIN_LOG_INTERVAL:
             self._logged = time.monotonic()
             log.warning("waiting for the database", place=self._database.place, error=_cause(failure))
 

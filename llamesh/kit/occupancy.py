@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llamesh import listeners
 
-SHARED_SECONDS = 0.05
+MIN_READ_INTERVAL = 0.05
 """Minimum number of seconds between two reads of the kernel's table, which has a row for every Unix socket of the machine."""
 METRICS_PATH = "/metrics"
 """Path of llama.cpp's counters. The inference loop answers it, while HTTP threads answer /health by themselves."""
@@ -84,7 +84,7 @@ class ConnectionTable:
         return _of_process(await asyncio.shield(self._next), socket, pid)
 
     async def _reading(self) -> Mapping[str, set[str]] | None:
-        await asyncio.sleep(max(0.0, self._read_at + SHARED_SECONDS - self._clock()))
+        await asyncio.sleep(max(0.0, self._read_at + MIN_READ_INTERVAL - self._clock()))
         self._next, self._read_at = None, self._clock()
         return self._read()
 

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from llamesh.kit.postgres import STATEMENT_SHARE, PostgresAddress
 
-CONNECTIONS = 15
+MAX_CONNECTIONS = 15
 """Maximum number of connections of one process to PostgreSQL. Callers share all but one, which is for the probe."""
 IDLE_CONNECTIONS = 5
 """Number of unused connections to PostgreSQL that stay open."""
@@ -108,13 +108,13 @@ def postgres_pools(address: PostgresAddress, schema: str, seconds: float) -> tup
         "postgresql+asyncpg://",
         pool_pre_ping=True,
         pool_size=IDLE_CONNECTIONS,
-        max_overflow=CONNECTIONS - IDLE_CONNECTIONS,
+        max_overflow=MAX_CONNECTIONS - IDLE_CONNECTIONS,
         hide_parameters=True,
         connect_args={"async_creator_fn": connect},
     )
     event.listen(writer.sync_engine, "invalidate", _cut_off)
     reader = writer.execution_options(isolation_level="AUTOCOMMIT")
-    turns = asyncio.Semaphore(CONNECTIONS - 1)
+    turns = asyncio.Semaphore(MAX_CONNECTIONS - 1)
     return Pool(writer, turns), Pool(reader, turns)
 
 

@@ -1,4 +1,4 @@
-"""The real contract service on its socket, with labelled fakes of its siblings on theirs."""
+"""The real contract service on its socket, with labelled fakes of other members on theirs."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ async def test_reason_numbers_and_caller_cross_a_hop(start_gateway, as_caller) -
         assert back.seen[0][header] == front.seen[0][header]
 
 
-async def test_a_siblings_own_failure_and_silence_are_told_apart(
+async def test_another_members_own_failure_and_silence_are_told_apart(
     start_gateway, as_caller, connect, one_settings
 ) -> None:
     stub = gateway_pb2_grpc.GatewayServiceStub(connect(one_settings, "controller"))

@@ -198,7 +198,7 @@ async def mesh(
     mesh = Mesh(settings, server, channels, as_caller("admin", "admin", "manage"))
     watch = gateway_pb2.DESCRIPTOR.services_by_name["GatewayService"].methods_by_name["Watch"]
     async with asyncio.timeout(PATIENCE):
-        # The gateway has heard from all siblings what there is.
+        # The gateway has heard from all other members what there is.
         while (await mesh.call("gateway", watch))[0] != "OK":
             await asyncio.sleep(0.05)
     yield mesh

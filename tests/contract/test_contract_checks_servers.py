@@ -146,7 +146,7 @@ async def test_typed_parameters_are_held_to_the_same_rules(mesh, as_caller) -> N
     assert (reason, metadata["parameter"]) == ("PARAMETER_INVALID", "--ubatch-size")
 
 
-async def test_the_siblings_own_refusals_are_passed_on(mesh, as_caller) -> None:
+async def test_other_members_own_refusals_are_passed_on(mesh, as_caller) -> None:
     assert await failure(check(mesh, as_caller, model_uuid="other")) == ("MODEL_NOT_FOUND", {"modelUuid": "other"})
     assert (await failure(check(mesh, as_caller, replaces_server_uuid="gone")))[0] == "SERVER_NOT_FOUND"
 

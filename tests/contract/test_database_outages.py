@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from llamesh.kit.config import Settings
 from llamesh.kit.database import SQLITE_SHARE, Database, DatabaseRefusedError, open_database
 from llamesh.kit.errors import MeshError, StartRefused, name_of
-from llamesh.kit.pools import CONNECTIONS
+from llamesh.kit.pools import MAX_CONNECTIONS
 from llamesh.kit.postgres import LOCK_SHARE, STATEMENT_SHARE
 from tests.contract.patience import CALM_SECONDS, available
 from tests.own_postgres import OwnPostgres, own_postgres
@@ -297,7 +297,7 @@ async def test_calls_that_wait_for_a_connection_are_no_outage(settings: Settings
             await session.execute(text("SELECT 1"))
             await asyncio.sleep(deadline)
 
-    holders = [asyncio.create_task(hold()) for _ in range(1 if on_file else CONNECTIONS - 1)]
+    holders = [asyncio.create_task(hold()) for _ in range(1 if on_file else MAX_CONNECTIONS - 1)]
     for _ in holders:
         await begun.acquire()
     waiting = [asyncio.create_task(refused(need_more_time_than_is_left())) for _ in range(2 * len(holders))]

@@ -32,7 +32,7 @@ def s3() -> Iterator[FakeS3]:
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[ObjectStore]:
-    monkeypatch.setattr(s3_parts, "LEAST_PART", 1)
+    monkeypatch.setattr(s3_parts, "MIN_PART_BYTES", 1)
     if request.param == "directory":
         made = object_store(directory=tmp_path / "objects")
     else:

@@ -39,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def store(s3: FakeS3, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3Store]:
-    monkeypatch.setattr(s3_parts, "LEAST_PART", 1)
+    monkeypatch.setattr(s3_parts, "MIN_PART_BYTES", 1)
     made = S3Store(
         endpoint=s3.endpoint,
         bucket="models",

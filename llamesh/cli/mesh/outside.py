@@ -11,8 +11,8 @@ from llamesh.cli.mesh.findings import Finding
 
 ASK_SECONDS = 30.0
 """Deadline in seconds of the program that asks. It waits 5 s for each answer, twice for an S3 server, and asks all sources at once."""
-CLOCK_SECONDS = 5.0
-"""Largest tolerated clock difference: tokens are valid for two seconds after they expire; S3 refuses requests that are 15 minutes off."""
+MAX_CLOCK_DIFFERENCE = 5.0
+"""Maximum clock difference in seconds: tokens are valid for two seconds after they expire; S3 refuses requests that are 15 minutes off."""
 
 
 def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -33,7 +33,7 @@ def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
             continue
         yield Finding(answer["check"], "ok", answer["found"])
         off = answer["clock_seconds"]
-        if off is not None and abs(off) > CLOCK_SECONDS:
+        if off is not None and abs(off) > MAX_CLOCK_DIFFERENCE:
             words = f"it is {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} that of the {answer['check']}"
             yield Finding("clock", "problem", words, "set the clock of the one that is wrong (timedatectl, NTP)")
 

@@ -31,8 +31,8 @@ OWN_LOG = "supervisor"
 HOUSEKEEPING_SECONDS = 10.0
 REFUSED_CODE = 2
 """Exit code of a member that cannot start with its configuration; its last output names the remedy."""
-TOLD_SECONDS = 60.0
-"""Least seconds between two reports about the same component or task."""
+MIN_REPORT_INTERVAL = 60.0
+"""Minimum number of seconds between two reports about the same component or task."""
 
 Say = Callable[[str], None]
 
@@ -254,7 +254,7 @@ class Supervisor:
             self._say(f"{name} failed and is tried again: {failure}")
 
     def _may_tell(self, name: str) -> bool:
-        return self._clock() - self._told.get(name, float("-inf")) > TOLD_SECONDS
+        return self._clock() - self._told.get(name, float("-inf")) > MIN_REPORT_INTERVAL
 
     def _exit_message(self, component: Component, code: int, pause: float) -> str:
         then = "starting it again" if pause == 0 else f"starting it again in {pause:g} s"

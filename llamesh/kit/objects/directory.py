@@ -30,7 +30,7 @@ from llamesh.kit.objects.store import (
 )
 
 _STAGING = "staging"
-_CLOCK_SECONDS = 2.0
+_MAX_CLOCK_DIFFERENCE = 2.0
 """Maximum difference in seconds between a file's modification time and its publication if it has not been changed since."""
 
 
@@ -129,7 +129,7 @@ class DirectoryStore:
         if size is not None and found.st_size != size:
             raise ObjectDamagedError(f"{key} has {found.st_size} bytes instead of {size}")
         version = (found.st_ino, found.st_size, found.st_mtime_ns)
-        changed = published is not None and found.st_mtime > published.timestamp() + _CLOCK_SECONDS
+        changed = published is not None and found.st_mtime > published.timestamp() + _MAX_CLOCK_DIFFERENCE
         if changed and self._verified.get(key) != version:
             with store_errors(f"cannot read {key}"):
                 digest = await asyncio.to_thread(_digest, path)

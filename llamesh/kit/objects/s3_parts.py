@@ -25,8 +25,8 @@ from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_multipart import Multipart
 from llamesh.kit.objects.store import ObjectNotFoundError, StagedObject, StoreError, StoreUnavailableError
 
-LEAST_PART = 5 << 20
-"""Smallest part of S3, except the last one."""
+MIN_PART_BYTES = 5 << 20
+"""Minimum size of a part in S3; the last part may be smaller."""
 MAX_PARTS = 9_000
 """S3 allows 10,000."""
 ABANDONED = timedelta(days=7)
@@ -62,7 +62,7 @@ class S3Parts:
 
     def layout(self, size: int, part_size: int) -> PartLayout:
         """See PartedObjects."""
-        return PartLayout(size, max(part_size, LEAST_PART, -(-size // MAX_PARTS)))
+        return PartLayout(size, max(part_size, MIN_PART_BYTES, -(-size // MAX_PARTS)))
 
     async def create(self, name: str, layout: PartLayout) -> str:
         """See PartedObjects."""

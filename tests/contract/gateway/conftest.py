@@ -1,4 +1,4 @@
-"""The real gateway on its socket, with fakes of its siblings around it."""
+"""The real gateway on its socket, with fakes of the other members around it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def start_mesh(start_main: StartMain, start_member: StartMember, connect: Connect, as_caller: AsCaller):
-    """`mesh = await start_mesh(settings)`; `without=("contract",)` leaves siblings out."""
+    """`mesh = await start_mesh(settings)`; `without=("contract",)` leaves members out."""
 
     async def start(settings: Settings, without: tuple[str, ...] = (), users: tuple[str, ...] = ()) -> Mesh:
         fakes = {"contract": FakeContract(), "download": FakeDownload(), "controller": FakeController()}

@@ -1,4 +1,4 @@
-"""FAKES of the gateway's siblings: they keep a handful of objects in memory and answer as the contracts say.
+"""FAKES of the members that the gateway calls: they keep a handful of objects in memory and answer as the contracts say.
 
 They stand on real sockets behind the kit's call layer. What the real services decide is tested with the real services.
 """

@@ -116,7 +116,7 @@ async def test_a_refusal_carries_the_reason_the_numbers_and_the_decision(mesh, a
     assert mesh.controller.declared == []
 
 
-async def test_errors_of_siblings_pass_with_their_reason(mesh, ada) -> None:
+async def test_errors_of_other_members_pass_with_their_reason(mesh, ada) -> None:
     with refused("PARAMETER_UNKNOWN") as refusal:
         await serve(mesh, ada, runtime_params="--bad")
     assert refusal.metadata == {"parameter": "--bad"}

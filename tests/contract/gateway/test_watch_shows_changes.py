@@ -1,4 +1,4 @@
-"""Watch over the wire: what is there, then what changes; through restarts of siblings, by token, for as many as are allowed."""
+"""Watch over the wire: what is there, then what changes; through restarts of members, by token, for as many as are allowed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def put(mesh, server_uuid: str, replicas: int) -> None:
 
 
 async def known(watching, *expected: tuple[str, object]) -> None:
-    """Wait until the gateway has heard these from its siblings: it follows them all the time, and hears of a change a moment later."""
+    """Wait until the gateway has heard these from the other members: it follows them all the time, and hears of a change a moment later."""
     missing = set(expected)
     async with watching("bob") as following:
         while missing:
@@ -142,7 +142,7 @@ async def test_a_token_of_another_life_is_expired(mesh, watching, token) -> None
             await following()
 
 
-async def test_a_siblings_restart_shows_as_differences_only(mesh, watching, start_member, stop_member) -> None:
+async def test_the_restart_of_a_member_shows_as_differences_only(mesh, watching, start_member, stop_member) -> None:
     for name in ("a", "b", "c"):
         put(mesh, name, 1)
     await known(watching, *(("server", (name, 1)) for name in ("a", "b", "c")))
@@ -161,7 +161,7 @@ async def test_a_siblings_restart_shows_as_differences_only(mesh, watching, star
         assert told(await following()) == ("server", ("d", 1))
 
 
-async def test_all_watches_share_one_stream_from_each_sibling(mesh, watching) -> None:
+async def test_all_watches_share_one_stream_from_each_member(mesh, watching) -> None:
     async with watching() as first, watching() as second, watching("bob") as third:
         for following in (first, second, third):
             assert told(await following()) == ("synced", True)
@@ -191,7 +191,7 @@ async def test_a_subject_has_so_many_watches_and_gets_them_back(mesh, watching, 
                 break
 
 
-async def test_a_watch_without_its_sibling_says_so(one_settings, start_mesh, as_caller, monkeypatch) -> None:
+async def test_a_watch_without_its_member_says_so(one_settings, start_mesh, as_caller, monkeypatch) -> None:
     monkeypatch.setattr("services.gateway.watch.SYNC_PATIENCE", 0.2)
     mesh = await start_mesh(one_settings, without=("controller",), users=("ada",))
     downloads = gateway_pb2.WatchRequest(kinds=[gateway_pb2.WATCH_KIND_DOWNLOADS])

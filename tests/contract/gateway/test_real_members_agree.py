@@ -40,7 +40,7 @@ async def real_mesh(settings, start_main, start_member, connect) -> Mesh:
 async def login(mesh: Mesh, username: str, password: str) -> tuple[dict, list[tuple[str, str]]]:
     """Claims of the token, and the metadata that Envoy would make of it."""
     request = gateway_pb2.CreateTokenRequest(username=username, password=password)
-    # The siblings of this process have tried its socket before it was there.
+    # Other members have tried the socket of this process before it existed.
     answer = await mesh.gateway.CreateToken(request, wait_for_ready=True)
     claims = jwt.decode(answer.access_token, SECRET, ["HS256"], audience="llamesh")
     return claims, [("x-llamesh-claims", answer.access_token.split(".")[1])]
