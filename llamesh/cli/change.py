@@ -54,7 +54,7 @@ def change(
     unset
         A runtime parameter that gets its default again, for instance ctx-size; may be repeated.
     wait
-        Wait until every engine answers.
+        Wait until every engine answers. A server that is asleep stays so.
     """
     from llamesh.client.references import set_seconds
     from llamesh.v1 import server_pb2
@@ -71,7 +71,7 @@ def change(
             raise CommandError("nothing is to be changed", hint="llamesh set --help lists what can be", code=Exit.USAGE)
         changed = mesh.servers.update(present, changes, etag=present.etag)
         _say(present, changed)
-        if wait:
+        if wait and changed.state != server_pb2.SERVER_STATE_SLEEPING:
             changed = mesh.servers.wait_ready(changed)
     show_one(changed, output, SERVER)
 

@@ -75,7 +75,7 @@ def _explain(servers: Sequence[Server]) -> None:
 
 
 def wait(server: ServerName, *, timeout: Duration = 120.0, output: Output = "table") -> None:
-    """Wait until every engine of a server answers.
+    """Wait until every engine of a server answers. Fails at once if the server is asleep: its first request wakes it.
 
     Parameters
     ----------

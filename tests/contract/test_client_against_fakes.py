@@ -224,6 +224,23 @@ def test_waiting_ends_when_engines_fail(mesh: Client, gateway: FakeGateway) -> N
         mesh.servers.wait_ready("s1", timeout=PATIENCE)
 
 
+def test_waiting_for_a_server_that_is_asleep_says_what_wakes_it(mesh: Client, gateway: FakeGateway) -> None:
+    asleep = changed("1", server_pb2.SERVER_STATE_SLEEPING)
+    asleep.server.conditions.add(type="Ready", message="asleep; the next request wakes it")
+    gateway.watch_scripts, gateway.servers = [[asleep]], [asleep.server]
+    with pytest.raises(errors.FailedPrecondition, match="the next request wakes it") as caught:
+        mesh.servers.wait_ready("s1", timeout=PATIENCE)
+    assert "llamesh wake s1" in caught.value.remedy
+
+
+def test_waiting_for_a_server_that_was_just_woken_goes_on(mesh: Client, gateway: FakeGateway) -> None:
+    gateway.servers = [server_pb2.Server(server_uuid="s1", state=server_pb2.SERVER_STATE_STARTING)]
+    gateway.watch_scripts = [
+        [changed("1", server_pb2.SERVER_STATE_SLEEPING), changed("2", server_pb2.SERVER_STATE_READY)]
+    ]
+    assert mesh.servers.wait_ready("s1", timeout=PATIENCE).state == server_pb2.SERVER_STATE_READY
+
+
 def test_waiting_for_a_server_that_there_is_not_does_not_wait(mesh: Client, gateway: FakeGateway) -> None:
     gateway.watch_scripts = [[gateway_pb2.WatchResponse(synced=True)]]
     with pytest.raises(errors.ServerNotFound):

@@ -45,6 +45,12 @@ def test_set_without_parameters_restarts_nothing(gateway: FakeGateway, capsys: C
     assert "no engine is restarted" in capsys.readouterr().err
 
 
+def test_set_does_not_wait_for_a_server_that_is_asleep(gateway: FakeGateway, served: server_pb2.Server) -> None:
+    served.state = server_pb2.SERVER_STATE_SLEEPING
+    assert run(["set", "smol", "--idle-sleep", "10m", "--wait"]) == Exit.OK
+    assert gateway.watches == []
+
+
 @pytest.mark.usefixtures("served")
 def test_unset_gives_a_parameter_its_default_again(gateway: FakeGateway) -> None:
     assert run(["set", "smol", "--unset", "ctx-size"]) == Exit.OK

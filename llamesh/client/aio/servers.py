@@ -113,7 +113,10 @@ class AsyncServers(AsyncPart):
         timeout: float | None = 120.0,
         on_change: Callable[[server_pb2.Server], None] | None = None,
     ) -> server_pb2.Server:
-        """Wait until all desired engines are ready. EngineFailed if engines fail, DeadlineExceeded after `timeout` seconds."""
+        """Wait until all engines are ready. EngineFailed if engines fail, DeadlineExceeded after `timeout` seconds.
+
+        Raises FailedPrecondition if the server is asleep, because its engines start only at the next request or `wake`.
+        """
         wanted = server_uuid_of(server)
         seen = server_pb2.Server(server_uuid=wanted)
         try:
@@ -127,6 +130,11 @@ class AsyncServers(AsyncPart):
                         return seen
                     if seen.state == server_pb2.SERVER_STATE_FAILING:
                         raise errors.of_reason("ENGINE_FAILED", why_not_ready(seen), metadata={"serverUuid": wanted})
+                    if seen.state == server_pb2.SERVER_STATE_SLEEPING:
+                        # A watch may be behind a `wake` that has already been answered; the server itself is not.
+                        seen = await self.get(wanted)
+                        if seen.state == server_pb2.SERVER_STATE_SLEEPING:
+                            raise _asleep(seen)
                 elif kind == "stopped_server":
                     raise errors.of_reason("SERVER_NOT_FOUND", f"the server {wanted} was stopped")
                 elif kind == "synced":
@@ -147,3 +155,11 @@ class AsyncServers(AsyncPart):
         async for part in stream:
             for line in part.lines:
                 yield line
+
+
+def _asleep(server: server_pb2.Server) -> errors.MeshError:
+    error: errors.MeshError = errors.FailedPrecondition(
+        f"no engine of {server.server_uuid} runs: {why_not_ready(server)}", metadata={"serverUuid": server.server_uuid}
+    )
+    error.remedy = f"Send a request, or wake it: `llamesh wake {server.server_uuid}`."
+    return error
