@@ -22,6 +22,7 @@ from llamesh.private_files import write_private
 DEFAULT_URL = "http://localhost:8200"
 DEFAULT_PORT = 8200
 DEFAULT_INFERENCE_PORT = 8080
+HTTPS_PORT = 443
 _THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -52,7 +53,8 @@ class Profile:
     token: str = ""
     """Empty: not logged in."""
     inference_url: str = ""
-    """The inference address, without /v1. Empty: with TLS the management address; beside port 8200 port 8080 of the same host."""
+    """The inference address, without /v1. Empty: the management address if it is https at port 443 (a proxy in front of both ports);
+    port 8080 of the same host if the management port is 8200."""
     home: str = ""
     """Home of the mesh of this machine that gave the token. Empty: it is another machine's, or its home is not known."""
 
@@ -63,12 +65,13 @@ class Profile:
         if self.inference_url:
             return self.inference_url.rstrip("/")
         parts = urlsplit(self.url)
-        if parts.scheme == "https":
+        scheme = "https" if parts.scheme == "https" else "http"
+        if scheme == "https" and parts.port in (None, HTTPS_PORT):
             return self.url.rstrip("/")
         if parts.port not in (None, DEFAULT_PORT):
             raise ValueError(f"the inference address of the mesh at {self.url} is not known: set LLAMESH_INFERENCE_URL")
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        return f"http://{host}:{DEFAULT_INFERENCE_PORT}"
+        return f"{scheme}://{host}:{DEFAULT_INFERENCE_PORT}"
 
 
 def _closed(home: Path) -> bool:

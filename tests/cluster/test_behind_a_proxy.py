@@ -140,11 +140,12 @@ def test_a_login_is_counted_by_the_clients_address_that_the_proxy_saw(proxied: P
 def test_the_command_and_grpc_of_every_service(proxied: Proxied, tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LLAMESH_")}
     elsewhere = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "c")}
+    elsewhere |= {"LLAMESH_CA": str(proxied.certificate.authority), "LLAMESH_INFERENCE_URL": proxied.url()}
 
     def command(*words: str, stdin: str = "") -> str:
         done = subprocess.run(
             [sys.executable, "-m", "llamesh.cli.main", *words],
-            env=kept | elsewhere | {"LLAMESH_CA": str(proxied.certificate.authority)},
+            env=kept | elsewhere,
             input=stdin,
             capture_output=True,
             text=True,

@@ -73,6 +73,7 @@ class Machine:
             "XDG_CONFIG_HOME": str(folder / "config"),
             "LLAMESH_HOME": str(folder / "mesh"),
             "LLAMESH_URL": mesh,
+            "LLAMESH_INFERENCE_URL": mesh,
             "SSL_CERT_FILE": str(self.system),
         }
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
-from llamesh.cli.inference import seen_from_here
+from llamesh.cli.inference import inference_address, seen_from_here
 from llamesh.cli.mesh.lock import announce_ready, held, holder, is_gone, is_ready
 from llamesh.client.profile import DEFAULT_URL, NoMeshRunsError, Profile, home_of, load_profile, save_profile
 from llamesh.local_mesh import Addresses, lock_file, running_here
@@ -124,17 +126,29 @@ def test_a_home_that_was_removed_is_noticed(tmp_path: Path) -> None:
         ("http://localhost:8200", "http://localhost:8080"),
         ("http://mesh.example", "http://mesh.example:8080"),
         ("http://[::1]:8200", "http://[::1]:8080"),
-        ("https://mesh.example:8443/", "https://mesh.example:8443"),
+        ("https://192.0.2.2:8200", "https://192.0.2.2:8080"),
+        ("https://[fd00::7]:8200/", "https://[fd00::7]:8080"),
+        ("https://mesh.example/", "https://mesh.example"),
+        ("https://mesh.example:443", "https://mesh.example:443"),
     ],
 )
 def test_the_inference_address_beside_the_default_management_address_is_known(url: str, inference: str) -> None:
     assert Profile(url).inference == inference
 
 
-def test_beside_a_port_that_was_moved_nothing_is_guessed() -> None:
-    assert Profile("http://localhost:9200", "", "http://localhost:9080/").inference == "http://localhost:9080"
-    with pytest.raises(ValueError, match="http://localhost:9200 is not known: set LLAMESH_INFERENCE_URL"):
-        _ = Profile("http://localhost:9200").inference
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_beside_a_port_that_was_moved_nothing_is_guessed(scheme: str) -> None:
+    url = f"{scheme}://192.0.2.2:24200"
+    assert Profile(url, "", f"{scheme}://192.0.2.2:24080/").inference == f"{scheme}://192.0.2.2:24080"
+    with pytest.raises(ValueError, match=f"{url} is not known: set LLAMESH_INFERENCE_URL"):
+        _ = Profile(url).inference
+
+
+def test_the_mesh_says_its_inference_address_over_tls_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh = MagicMock()
+    mesh.__enter__.return_value.servers.list.return_value = [SimpleNamespace(endpoint="https://localhost:24080/u/v1")]
+    monkeypatch.setattr("llamesh.cli.inference.connected", lambda: mesh)
+    assert inference_address(Profile("https://192.0.2.2:24200")) == "https://192.0.2.2:24080"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +157,7 @@ def test_beside_a_port_that_was_moved_nothing_is_guessed() -> None:
         ("http://localhost:9080/u/v1", "http://localhost:9200", "http://localhost:9080"),
         ("http://localhost:9080/u/v1", "http://10.0.0.7:9200", "http://10.0.0.7:9080"),
         ("http://localhost:9080/u/v1", "http://[::1]:9200", "http://[::1]:9080"),
+        ("https://localhost:9080/u/v1", "https://10.0.0.7:9200", "https://10.0.0.7:9080"),
         ("https://models.example/u/v1", "http://10.0.0.7:9200", "https://models.example"),
     ],
 )
