@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from llamesh.kit.logs import log
 from services.download.source_retries import SourceRetries
 from services.download.sources import SourceChangedError, SourceError, SourceObject
+from services.download.sources.shown_texts import shown_text
 
 MAX_CONTINUATIONS = 100
 """Maximum number of continuations of one read. A read that gets no new bytes between them fails earlier."""
@@ -44,7 +45,7 @@ async def _continued(
             wait = retries.next_wait(error.retry_after)
             if wait is None:
                 raise
-            log.warning("read is continued", name=found.name, offset=done, error=str(error), seconds=wait)
+            log.warning("read is continued", name=found.name, offset=done, error=shown_text(str(error)), seconds=wait)
             await asyncio.sleep(wait)
             chunks = found.read(done, end - done)
         else:

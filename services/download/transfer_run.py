@@ -34,6 +34,7 @@ from services.download.publications import PublicationLostError, Publications, P
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import Source, SourceError, SourceObject
+from services.download.sources.shown_texts import shown_text
 from services.download.staging import Staging
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
@@ -146,10 +147,10 @@ class TransferRuns:
             retries = self._waits.of_source.setdefault(attempt_of(row), SourceRetries(self._waits.clock))
             wait = retries.next_wait(error.retry_after)
             if wait is not None:
+                log.warning("transfer waits for its source", model_uuid=row.model_uuid, error=str(reason), seconds=wait)
                 reason.message = (
                     f"tries again in {wait:.0f} s, {retries.failed} of {MAX_TRIES} tries failed: {reason.message}"
                 )
-                log.warning("transfer waits for its source", model_uuid=row.model_uuid, error=str(error), seconds=wait)
                 await _until_written(partial(self.requeue, row, reason, keep=True))
                 return
             reason.message += f" (given up after {retries.failed} tries)"
@@ -165,7 +166,7 @@ class TransferRuns:
             await self.fail(row, error)
             return
         self._waits.of_store[attempt_of(row)] = retries
-        log.warning("transfer waits for the object store", model_uuid=row.model_uuid, error=str(error))
+        log.warning("transfer waits for the object store", model_uuid=row.model_uuid, error=shown_text(str(error)))
         await _until_written(partial(self.requeue_for_store, row, error))
         if isinstance(error, StoreUnavailableError):
             self._health.report(error)

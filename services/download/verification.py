@@ -11,6 +11,7 @@ from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.kit.gguf import GgufError, GgufMetadata, read_gguf
 from llamesh.kit.objects import StagedObject, StoreError
 from services.download.sources import SourceChangedError, SourceError, SourceRefusedError, SourceTruncatedError
+from services.download.sources.shown_texts import shown_text
 
 
 def check_digest(actual: str, expected: str) -> None:
@@ -54,37 +55,43 @@ def _unusable(problem: str) -> MeshError:
 
 def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
     """Return SOURCE_REFUSED for a source that may not be used."""
+    words = shown_text(str(error))
     return MeshError(
         Reason.ERROR_REASON_SOURCE_REFUSED,
-        str(error),
+        words,
         {"source": shown_source, "rule": error.rule},
-        (FieldViolation("source", str(error)),),
+        (FieldViolation("source", words),),
     )
 
 
 def transfer_error(error: Exception, shown_source: str) -> MeshError:
-    """Return the error of a transfer for any exception. An unexpected one becomes INTERNAL without details; the log has them."""
+    """Return the error of a transfer for any exception. An unexpected one becomes INTERNAL without details; the log has them.
+
+    The message may be shown and logged, whatever the source put into the exception (see `shown_texts`).
+    """
+    words = shown_text(str(error))
     match error:
         case MeshError():
+            error.message = shown_text(error.message)
             return error
         case GgufError():
             return MeshError(
-                Reason.ERROR_REASON_MODEL_INVALID, str(error), {"offset": error.offset, "problem": error.reason}
+                Reason.ERROR_REASON_MODEL_INVALID, words, {"offset": error.offset, "problem": error.reason}
             )
         case SourceRefusedError():
             return source_refusal(error, shown_source)
         case SourceChangedError():
-            return _mismatch(str(error), error.opened, error.found)
+            return _mismatch(words, error.opened, error.found)
         case SourceTruncatedError():
-            return _mismatch(str(error), error.expected, error.actual)
+            return _mismatch(words, error.expected, error.actual)
         case SourceError():
             return MeshError(
                 Reason.ERROR_REASON_SOURCE_UNAVAILABLE,
-                str(error),
+                words,
                 {"source": shown_source, "status": error.status or ""},
             )
         case StoreError():
-            return MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error))
+            return MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, words)
         case _:
             return MeshError(
                 Reason.ERROR_REASON_INTERNAL,

@@ -189,7 +189,20 @@ def test_plain_http_is_led_to_https_and_never_served(mesh: TlsMesh) -> None:
             led = plain.get(f"http://localhost:{mesh.ports[port]}/health", headers={"Host": host})
             assert (led.status_code, led.headers["location"]) == (308, f"https://{host}/health")
             # The host is the caller's word: nobody is led to a host that is not the mesh's.
-            for stranger in ("stranger.example", "stranger.example:80", "localhost.stranger.example", "x@localhost"):
+            # Envoy compares the host up to the first colon.
+            disguised = (
+                "localhost:1@stranger.example",
+                "localhost:@stranger.example",
+                "localhost:x",
+                "[::1]:1@a.example",
+            )
+            for stranger in (
+                "stranger.example",
+                "stranger.example:80",
+                "localhost.stranger.example",
+                "x@localhost",
+                *disguised,
+            ):
                 told = plain.get(f"http://localhost:{mesh.ports[port]}/health", headers={"Host": stranger})
                 assert (told.status_code, "location" in told.headers) == (400, False)
                 assert "https://" in told.text

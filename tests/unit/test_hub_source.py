@@ -176,3 +176,21 @@ def test_addresses_are_checked_unseen() -> None:
     assert (checked.shown, checked.name) == ("hf:ada/tiny-GGUF:Q8_0", "tiny:Q8_0")
     with pytest.raises(SourceRefusedError, match="hf:OWNER/REPO"):
         hub.check("hf:ada")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["\ud800.gguf", "a\x1b[2J.gguf", "a\u202efugg.gguf", "a\nb.gguf", "a" * 1020 + ".gguf", "\u00fc" * 510 + ".gguf"],
+)
+async def test_a_file_name_that_may_not_be_shown_is_refused(hub: FakeHub, name: str) -> None:
+    hub.repositories["ada/tiny-GGUF"] = Repository({"tiny-Q4_K_M.gguf": Q4, name: b"GGUF"})
+    for address in ("hf:ada/tiny-GGUF", "hf:ada/tiny-GGUF:Q3_K_M", "hf:ada/tiny-GGUF/other.gguf"):
+        with pytest.raises(SourceRefusedError, match="ada/tiny-GGUF has a GGUF file whose name is not UTF-8") as caught:
+            await fetched(hub, address)
+        assert name not in str(caught.value)
+
+
+async def test_a_size_that_no_file_has_is_unknown(hub: FakeHub) -> None:
+    hub.repositories["ada/tiny-GGUF"] = Repository({"a.gguf": Q4, "b.gguf": Q8}, sizes={"a.gguf": 10**400})
+    with pytest.raises(SourceError, match="has several models"):
+        await fetched(hub, "hf:ada/tiny-GGUF")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +60,37 @@ def test_only_hosts_of_the_mesh_are_redirected_to(settings: Settings) -> None:
         assert list(other.domains) == ["*"]
         assert [route.direct_response.status for route in other.routes] == [400]
         assert tls.WORDS in other.routes[0].direct_response.body.inline_string
+
+
+def test_a_redirect_repeats_only_a_host_with_a_port(settings: Settings) -> None:
+    """Envoy compares the host up to the first colon, and the redirect repeats it whole."""
+    for listener in listeners(settings):
+        own, _ = plain_http(listener).virtual_hosts
+        found = {header.name: header.string_match.safe_regex.regex for header in own.routes[0].match.headers}
+        for host in (
+            "localhost",
+            "localhost:22080",
+            "LLM.lan:1",
+            "192.0.2.7:65535",
+            "[fd00::7]",
+            "[::1]:80",
+            "a_b.models.lan",
+        ):
+            assert re.fullmatch(found[":authority"], host), host
+        for host in (
+            "localhost:22080@evil.example",
+            "localhost:@evil.example",
+            "localhost:x",
+            "localhost:",
+            "[::1]:1@evil.example",
+            "[::1]@evil.example",
+            "evil.example/.models.lan",
+            "evil.example?.models.lan",
+            "evil.example#.models.lan",
+            "evil.example\\.models.lan",
+            "",
+        ):
+            assert not re.fullmatch(found[":authority"], host), host
 
 
 def test_a_certificate_that_cannot_be_read_names_no_host(settings: Settings) -> None:

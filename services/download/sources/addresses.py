@@ -72,7 +72,8 @@ class AddressRules:
         """Return the addresses to connect to. Raises SourceRefusedError if one is not allowed, SourceError if there is none."""
         try:
             found = await self.resolve(host, port)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            # ValueError: the name has no form that DNS can express, such as a label of more than 63 characters.
             raise SourceError(f"the host {host} cannot be found") from error
         if not found:
             raise SourceError(f"the host {host} has no address")

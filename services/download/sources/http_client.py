@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import socket
 import ssl
@@ -26,12 +25,15 @@ from yarl import URL
 
 from llamesh.kit.source_places import HUB
 from services.download.sources.addresses import AddressRules
+from services.download.sources.shown_texts import cause, shown
 from services.download.sources.source import CHUNK, SourceError, SourceRefusedError
 
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 8 << 20
 """Maximum size of an API's answer."""
 _MAX_ERROR_BYTES = 4096
+_ANSWER_SECONDS = 60.0
+"""Deadline in seconds for the connection and the headers of the final answer; interim answers (103) do not extend it."""
 _BODY_SECONDS = 60.0
 """Deadline in seconds for the body of an API's answer or of an error."""
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -60,7 +62,7 @@ class HttpClient:
     """Makes GET requests to https URLs, and to http URLs of the `host:port` pairs in `http_hosts`, whose address may be private.
 
     `redirect_rules` apply to redirects to another host; by default they allow no private host. `token` is sent as a bearer token to URLs of
-    the origin `token_for` only.
+    the origin `token_for` only. `silence_seconds` limits the time between two reads of an answer, `answer_seconds` the time to its headers.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class HttpClient:
         http_hosts: Collection[str] = (),
         connect_seconds: float = 10,
         silence_seconds: float = 60,
+        answer_seconds: float = _ANSWER_SECONDS,
         tls: ssl.SSLContext | None = None,
         token: SecretStr | None = None,
         token_for: str = "",
@@ -79,6 +82,7 @@ class HttpClient:
         self._redirect_rules = redirect_rules or rules.of_redirects()
         self._http_hosts = frozenset(host.lower() for host in http_hosts)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds, sock_read=silence_seconds)
+        self._answer_seconds = answer_seconds
         self._tls: ssl.SSLContext | bool = tls or True
         self._token = token
         self._token_origin = URL(token_for).origin() if token_for else None
@@ -106,7 +110,7 @@ class HttpClient:
             addresses = await self._addresses(url, came_from)
             async with (
                 self._session(addresses) as session,
-                _answer(session, url, self._headers(url, headers)) as response,
+                _answer(session, url, self._headers(url, headers), self._answer_seconds) as response,
             ):
                 if response.status not in _REDIRECTS:
                     yield response
@@ -123,7 +127,7 @@ class HttpClient:
             raise SourceError(f"{what} answers with more than {MAX_DOCUMENT_BYTES} bytes", status=200)
         try:
             return json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"{what} answers with invalid JSON", status=200) from error
 
     def _headers(self, url: URL, headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -213,16 +217,17 @@ class _Pinned(AbstractResolver):
 
 @asynccontextmanager
 async def _answer(
-    session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str]
+    session: aiohttp.ClientSession, url: URL, headers: Mapping[str, str], seconds: float
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     try:
-        response = await session.get(url, allow_redirects=False, headers=headers)
+        async with asyncio.timeout(seconds):
+            response = await session.get(url, allow_redirects=False, headers=headers)
     except TimeoutError as error:
         raise SourceError(f"{shown(url)} does not answer in time", transient=True) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         # A retry helps only if an established connection was cut off, not if none was made or a certificate is wrong.
         cut_off = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError)
-        raise SourceError(f"{shown(url)} cannot be reached: {_cause(error)}", transient=cut_off) from error
+        raise SourceError(f"{shown(url)} cannot be reached: {cause(error)}", transient=cut_off) from error
     try:
         yield response
     finally:
@@ -248,18 +253,8 @@ async def _beginning(response: aiohttp.ClientResponse, most: int) -> bytes:
                 body += chunk
     except (aiohttp.ClientError, OSError) as error:
         if response.status == 200:
-            raise SourceError(
-                f"{shown(response.url)} cut the connection: {type(error).__name__}", transient=True
-            ) from error
+            raise SourceError(f"{shown(response.url)} cut the connection: {cause(error)}", transient=True) from error
     return body
-
-
-def _cause(error: Exception) -> str:
-    """Return why there is no connection, without the resolved address."""
-    if isinstance(error, aiohttp.ClientConnectorError) and not isinstance(error, aiohttp.ClientSSLError):
-        number = error.os_error.errno
-        return os.strerror(number) if number else "no connection can be made"
-    return str(error)
 
 
 def _as_written(text: str) -> URL:
@@ -292,8 +287,3 @@ def _retry_after(value: str) -> float | None:
     except (ValueError, OverflowError):
         # OverflowError: a number in the date is too large.
         return None
-
-
-def shown(url: URL) -> str:
-    """Return a URL as messages may show it: without its query."""
-    return str(url.with_query(None))

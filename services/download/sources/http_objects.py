@@ -16,7 +16,8 @@ from functools import partial
 import aiohttp
 from yarl import URL
 
-from services.download.sources.http_client import HttpClient, expect, shown
+from services.download.sources.http_client import HttpClient, expect
+from services.download.sources.shown_texts import cause, shown
 from services.download.sources.source import (
     CHUNK,
     MAX_OBJECT_BYTES,
@@ -31,6 +32,7 @@ Locate = Callable[[], URL]
 """Returns the object's address. It is called before each request, so that an address may be signed for a short time."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_ETAG = re.compile(r"[\x20-\x7e]{0,1024}")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 
 
@@ -63,7 +65,7 @@ class HttpObjects:
             size = response.content_length
             if size is not None and size > self._max_bytes:
                 raise SourceRefusedError(f"{size} bytes are more than the allowed {self._max_bytes}", rule="size")
-            etag = response.headers.get("ETag", "")
+            etag = _etag(response)
             ranged = size is not None and etag.startswith('"') and response.headers.get("Accept-Ranges") == "bytes"
             yield SourceObject(
                 size=size,
@@ -123,9 +125,17 @@ class HttpObjects:
         except TimeoutError as error:
             raise SourceError(f"{where} sent nothing more after {done} bytes", transient=True) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise SourceError(f"{where} cut the connection after {done} bytes: {error}", transient=True) from error
+            raise SourceError(
+                f"{where} cut the connection after {done} bytes: {cause(error)}", transient=True
+            ) from error
         if size is not None and done != size:
             raise SourceTruncatedError(f"{where} ended after {done} of {size} bytes", expected=size, actual=done)
+
+
+def _etag(response: aiohttp.ClientResponse) -> str:
+    """Return the ETag of an answer, or "" if it cannot be stored and sent again."""
+    given = response.headers.get("ETag", "")
+    return given if _ETAG.fullmatch(given) else ""
 
 
 def _check_range(response: aiohttp.ClientResponse, etag: str, wanted: tuple[int, int, int]) -> None:
@@ -133,7 +143,7 @@ def _check_range(response: aiohttp.ClientResponse, etag: str, wanted: tuple[int,
     where, first, last, size = shown(response.url), *wanted
     header = response.headers.get("Content-Range", "")
     found = _CONTENT_RANGE.fullmatch(header)
-    now = response.headers.get("ETag", etag)
+    now = _etag(response) if "ETag" in response.headers else etag
     if now != etag or (found and found[3] not in ("*", str(size))):
         raise SourceChangedError(f"{where} changed while it was read", opened=etag, found=now)
     if found is None or (int(found[1]), int(found[2])) != (first, last):

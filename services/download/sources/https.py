@@ -9,8 +9,9 @@ from urllib.parse import unquote
 
 from llamesh.model_addresses import default_name
 from services.download.sources.addresses import AddressRules
-from services.download.sources.http_client import HttpClient, shown
+from services.download.sources.http_client import HttpClient
 from services.download.sources.http_objects import HttpObjects
+from services.download.sources.shown_texts import shown
 from services.download.sources.source import MAX_OBJECT_BYTES, CheckedSource, SourceObject
 
 

@@ -1,6 +1,7 @@
 """Chooses the file that the address of a Hugging Face repository means. No I/O.
 
-Invariant: a file is chosen only if the address is unambiguous; otherwise the error lists the possible files, nearest first.
+Invariant: a file is chosen only if the address is unambiguous; otherwise the error lists the possible files, nearest first. A repository
+with a GGUF file whose name breaks the rule of `object_names` is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 from llamesh.hub_addresses import HubAddress
 from llamesh.nearest import nearest
 from llamesh.sizes import size
-from services.download.sources.source import SourceError
+from services.download.sources.object_names import MAX_NAME_BYTES, is_usable
+from services.download.sources.source import MAX_OBJECT_BYTES, SourceError, SourceRefusedError
 
 DEFAULT_TYPE = "Q4_K_M"
 """The type that llama.cpp and Ollama use by default."""
@@ -76,12 +78,23 @@ def _file(item: Any) -> HubFile:
     if not isinstance(path, str) or ".." in path.split("/"):
         raise TypeError("no path")
     known = isinstance(digest, str) and _DIGEST.fullmatch(digest)
-    return HubFile(path, size if isinstance(size, int) and size >= 0 else None, digest if known else "")
+    return HubFile(
+        path, size if isinstance(size, int) and 0 <= size <= MAX_OBJECT_BYTES else None, digest if known else ""
+    )
 
 
 def choose(listing: HubListing, address: HubAddress) -> HubFile:
-    """Return the file that an address means. Raises SourceError, which lists the possible files."""
+    """Return the file that an address means. Raises SourceError, which lists the possible files.
+
+    Raises SourceRefusedError if a GGUF file has a name that may not be shown: the messages list the names.
+    """
     files = [file for file in listing.files if file.path.lower().endswith(".gguf")]
+    if not all(is_usable(file.path) for file in files):
+        raise SourceRefusedError(
+            f"{address.repository} has a GGUF file whose name is not UTF-8, is longer than {MAX_NAME_BYTES} bytes, or has control or"
+            " format characters",
+            rule="file name",
+        )
     if not files:
         others = any(file.path.endswith(".safetensors") for file in listing.files)
         hint = ": it has safetensors only; look for a repository with -GGUF in its name" if others else ""

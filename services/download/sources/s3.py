@@ -20,6 +20,7 @@ from llamesh.nearest import nearest
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.http_objects import HttpObjects
+from services.download.sources.object_names import MAX_NAME_BYTES, is_usable
 from services.download.sources.source import CheckedSource, SourceError, SourceObject, SourceRefusedError
 
 _SIGNED_FOR = timedelta(minutes=15)
@@ -32,7 +33,6 @@ _OTHER_REGION = {
     "PermanentRedirect",
 }
 """Error codes of S3 for a signature for the wrong region."""
-_MAX_KEY_BYTES = 1024
 
 
 class S3Bucket:
@@ -126,8 +126,8 @@ class S3Source:
 
 def check_key(key: str) -> None:
     """Raise SourceRefusedError unless the key can be the key of a model's file."""
-    strange = any(ord(character) < 32 for character in key) or {".", ".."} & set(key.split("/"))
-    if not key or key.endswith("/") or len(key.encode()) > _MAX_KEY_BYTES or strange:
+    if not key or key.endswith("/") or {".", ".."} & set(key.split("/")) or not is_usable(key):
         raise SourceRefusedError(
-            "an object is s3://NAME/KEY, with a key of 1 to 1024 bytes that names a file", rule="key"
+            f"an object is s3://NAME/KEY, with a key of 1 to {MAX_NAME_BYTES} bytes without control characters that names a file",
+            rule="key",
         )
