@@ -42,7 +42,7 @@ class DeclaredServer:
     engine_memory_bytes: int
     """Bytes of memory that one engine is expected to take; 0 if unknown."""
     shared_weights_bytes: int
-    """Bytes of `engine_bytes` that engines of the same model share."""
+    """Bytes of `engine_memory_bytes` that engines of the same model share."""
     run_state: RunState
     removing: bool
     create_time: datetime
@@ -67,16 +67,6 @@ class DeclaredServer:
 def engines_to_run(replicas: int, run_state: RunState, removing: bool) -> int:
     """Return how many engines a server should run now."""
     return 0 if removing or run_state is not RunState.AWAKE else replicas
-
-
-def check_etag(present: DeclaredServer, etag: str) -> None:
-    """Raise ETAG_MISMATCH if the caller read another version of the server. An empty etag matches every version."""
-    if etag and etag != present.etag:
-        raise MeshError(
-            Reason.ERROR_REASON_ETAG_MISMATCH,
-            f"the server has changed: its etag is {present.etag}, not {etag}",
-            {"etag": present.etag},
-        )
 
 
 def check_repeated(first: DeclaredServer, request_digest: str) -> DeclaredServer:

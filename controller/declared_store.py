@@ -19,13 +19,13 @@ from sqlalchemy import ColumnElement, and_, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from controller.declared import DeclaredServer, RunState, check_etag, check_repeated, not_found
+from controller.declared import DeclaredServer, RunState, check_repeated, not_found
 from controller.declared_rows import ServerRow, declared_server, spec_json
 from controller.model_files import needed_models
 from llamesh.kit.clock import utc_now
 from llamesh.kit.database import Database
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
-from llamesh.kit.spec_changes import apply_changes
+from llamesh.kit.spec_changes import apply_changes, check_etag
 from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 
 
@@ -161,7 +161,7 @@ class DeclaredServers:
             present = await self.get(server_uuid)
             if present.removing:
                 raise not_found(server_uuid)
-            check_etag(present, etag)
+            check_etag(present.etag, etag)
             spec = apply_changes(present.spec, changes)
             before = (present.engine_memory_bytes, present.shared_weights_bytes)
             memory = (engine_memory_bytes, shared_weights_bytes) if engine_memory_bytes else before
@@ -221,7 +221,7 @@ class DeclaredServers:
         """Mark a server as being removed. Raises SERVER_NOT_FOUND, and ETAG_MISMATCH if the server has changed since it was read."""
         while True:
             present = await self.get(server_uuid)
-            check_etag(present, etag)
+            check_etag(present.etag, etag)
             as_read = [~ServerRow.removing, *([ServerRow.generation == present.generation] if etag else [])]
             values = {"removing": True, "update_time": self._clock()}
             if await self._update(server_uuid, and_(*as_read), values) or present.removing:

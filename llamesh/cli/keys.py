@@ -57,7 +57,7 @@ def create(
     contract
         The contract that it carries; yours if not given.
     days
-        Days until it ends, 1 to 3650; 90 if not given.
+        Days until it ends, 1 to 3650; 90 if not given. A key that is made with a key ends with it at the latest.
     """
     with connected() as mesh:
         made = mesh.keys.create(name, scopes=scope, contract=contract, days=days or 0)
@@ -80,7 +80,7 @@ def list_keys(*, output: Output = "table") -> None:
 
 @app.command
 def revoke(key: KeyName, /, *keys: KeyName) -> int:
-    """End keys. A name that fails leaves no other undone."""
+    """End keys, and all keys that were made with them. A name that fails leaves no other undone."""
     from llamesh.cli.several import for_each
     from llamesh.client.names import resolve
 

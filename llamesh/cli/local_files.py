@@ -1,7 +1,8 @@
 """Model files of this machine: validates a path and links the file into the mesh's import folder.
 
 A mesh on this machine reads files below LLAMESH_HOME/import only. `handed_over` links the file into `import/handed-over` (a copy if the
-file is on another file system) and removes the link when the fetch has ended. Invariant: the link's path depends on the identity and the
+file is on another file system) and removes the link when the fetch has ended; if the command ends earlier, the download service removes
+it. Invariant: the link's path depends on the identity and the
 time of change of the file, so that the same file is the same source, and a changed file is another one.
 """
 
@@ -14,6 +15,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llamesh.cli.failure import CommandError, Exit
@@ -23,6 +25,9 @@ from llamesh.client.profile import Profile, on_this_machine
 from llamesh.local_mesh import running_here
 from llamesh.locations import expanded, handed_over_directory, home_directory
 from llamesh.nearest import nearest
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Pull
 
 MAGIC = b"GGUF"
 _BEGINNINGS = ("/", "./", "../", "~")
@@ -124,11 +129,19 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
     handed = HandedOver(target.as_uri())
     try:
         yield handed
+    except BaseException as error:
+        handed.kept = handed.kept or _may_be_accepted(error)
+        raise
     finally:
         if not handed.kept:
             rmtree(folder, ignore_errors=True)
             with suppress(OSError):
                 folder.parent.rmdir()
+
+
+def _may_be_accepted(error: BaseException) -> bool:
+    """Whether the mesh may have started the download although the call failed: the answer did not arrive."""
+    return isinstance(error, KeyboardInterrupt) or getattr(error, "code", "") in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
 
 
 class HandedOver:
@@ -137,7 +150,26 @@ class HandedOver:
     def __init__(self, url: str) -> None:
         self.url = url
         self.kept = False
-        """The fetch goes on without this command: the download service removes the link when the fetch has ended."""
+        """The mesh may still read the file after this command: the download service removes the link when the fetch has ended."""
+
+    @contextmanager
+    def fetched_by(self, pull: Pull, *, again: str = "") -> Iterator[None]:
+        """Keep the file as long as the download may read it. The block waits for the download.
+
+        A block that fails before the download has ended says how to go on: by `again`, the command that was interrupted.
+        """
+        self.kept = True
+        try:
+            yield
+        except BaseException as error:
+            if not pull.ended and getattr(error, "reason", "") != "DOWNLOAD_NOT_FOUND":
+                model = pull.model_uuid
+                command = again or f"llamesh pull --uuid {model}"
+                note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
+                note(f"`llamesh downloads` shows it, `llamesh downloads cancel {model}` ends it")
+            raise
+        finally:
+            self.kept = not pull.ended
 
 
 def _home_of(profile: Profile, path: Path) -> Path:

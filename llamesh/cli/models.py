@@ -143,18 +143,11 @@ def pull(
 
 
 def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256: str = "", again: str = "") -> Model:
-    """Fetch a model and wait for it. Ctrl-C ends the waiting only, and says how to go on: by `again`, the command that was interrupted."""
+    """Fetch a model and wait for it. Ctrl-C or a failure of the connection ends the waiting only; `again` is the command to go on with."""
     with fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file:
         pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256)
-        try:
+        with file.fetched_by(pull, again=again):
             return followed(pull)
-        except KeyboardInterrupt:
-            file.kept = True
-            model = pull.model_uuid
-            command = again or f"llamesh pull --uuid {model}"
-            note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
-            note(f"`llamesh downloads` shows it, `llamesh downloads cancel {model}` ends it")
-            raise
 
 
 def rm(

@@ -22,6 +22,8 @@ from llamesh.v1 import error_reason_pb2, options_pb2
 
 PREFIX = "ERROR_REASON_"
 _DETAILS = "grpc-status-details-bin"
+_BROKEN_OFF = ("RST_STREAM", "Stream removed", "Socket closed")
+"""Words of the transport if a connection breaks off during a call. gRPC reports it as UNAVAILABLE, INTERNAL or UNKNOWN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,8 @@ def of_call(error: grpc.RpcError) -> MeshError:
                 return _of_status(status_pb2.Status.FromString(value), code.name)
             except DecodeError:
                 break
+    if code.name in {"INTERNAL", "UNKNOWN"} and any(words in message for words in _BROKEN_OFF):
+        return _BY_CODE["UNAVAILABLE"](message)
     return _BY_CODE.get(code.name, MeshError)(message)
 
 

@@ -80,7 +80,7 @@ class _Call:
         """Identify the caller. This comes first, so that the log line of a refused call names its caller."""
         try:
             if self._rights and self._claims and self.method.demands:
-                await self._rights.settle(read_claims(self._claims))
+                await self._rights.until_known(read_claims(self._claims))
             self._authorise()
         except MeshError as error:
             self.refusal = error

@@ -1,8 +1,8 @@
 """Present rights of callers: the scopes of the token, reduced to those that the user's present role grants.
 
 Tokens and keys are signed once and live long, but rights change. So each call is checked against the users and the revoked keys, which
-reflectors mirror from the gateway and the contract service (docs/adr/0017). The interceptor calls `settle`, which waits a moment if the
-lists have not arrived or the user is new, then `of`. Rights of contracts are checked elsewhere: by Admission, and when keys are made.
+reflectors mirror from the gateway and the contract service (docs/adr/0017). The interceptor calls `until_known`, which waits a moment if
+the lists have not arrived or the user is new, then `of`. Rights of contracts are checked elsewhere: by Admission, and when keys are made.
 
 Invariant: until both lists have arrived, every token is refused with COMPONENT_UNAVAILABLE. The error names the component that
 blocks the list if it is known (the database), else the service that has not answered.
@@ -100,7 +100,7 @@ class Rights:
             self._obstacles[service] = component
             self._note()
 
-    async def settle(self, identity: Identity) -> None:
+    async def until_known(self, identity: Identity) -> None:
         """Wait for a bounded time until `of` can decide about this caller."""
         if self._should_wait(identity):
             await self._wait(lambda: not self._should_wait(identity), START_PATIENCE)

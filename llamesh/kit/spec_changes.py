@@ -1,7 +1,11 @@
-"""Applies ServerChanges to a ServerSpec, the same way in the gateway, which checks the result, and in the controller, which stores it."""
+"""Applies ServerChanges to a ServerSpec, the same way in the gateway, which checks the result, and in the controller, which stores it.
+
+Invariant: both refuse a change of a server that the caller read in another version.
+"""
 
 from __future__ import annotations
 
+from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 
 
@@ -19,3 +23,13 @@ def apply_changes(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
         if changes.HasField(part):
             getattr(result, part).CopyFrom(getattr(changes, part))
     return result
+
+
+def check_etag(present: str, etag: str) -> None:
+    """Raise ETAG_MISMATCH if a server whose etag is `present` is not the version that the caller read. An empty `etag` matches all."""
+    if etag not in ("", present):
+        raise MeshError(
+            Reason.ERROR_REASON_ETAG_MISMATCH,
+            f"the server has changed: its etag is {present}, not {etag}",
+            {"etag": present},
+        )

@@ -509,7 +509,7 @@ class CreateKeyRequest(google.protobuf.message.Message):
     contract_id: builtins.str
     """The contract it carries. Empty: the caller's own. Another one: administrators only."""
     expire_days: builtins.int
-    """Days until it ends. Default 90, at most 3650."""
+    """Days until it ends. Default 90, at most 3650. A key that is made with a key ends with it at the latest."""
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What it may do; never more than the caller may. Empty: "infer:*"."""

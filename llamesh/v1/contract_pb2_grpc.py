@@ -171,7 +171,7 @@ class ContractServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKey(self, request, context):
-        """Ends a key. It is refused everywhere within a second.
+        """Ends a key, and all keys that were made with it. They are refused everywhere within a second.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -378,7 +378,7 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
     """The caller's keys; administrators see all. Keys that expired more than 30 days ago are deleted."""
 
     RevokeKey: _ContractServiceRevokeKeyType
-    """Ends a key. It is refused everywhere within a second."""
+    """Ends a key, and all keys that were made with it. They are refused everywhere within a second."""
 
     ListUsage: _ContractServiceListUsageType
     """Tokens and requests by subject and model."""
@@ -527,7 +527,7 @@ class ContractServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.contract_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.contract_pb2.Key, collections.abc.Awaitable[llamesh.v1.contract_pb2.Key]]:
-        """Ends a key. It is refused everywhere within a second."""
+        """Ends a key, and all keys that were made with it. They are refused everywhere within a second."""
 
     @abc.abstractmethod
     def ListUsage(

@@ -66,7 +66,7 @@ class AccessLog:
                     asked = True
                     self._asked_logs += 1
                 for entry in message.http_logs.log_entry:
-                    self._settle(entry)
+                    self._record(entry)
         finally:
             if asked:
                 self._asked_logs -= 1
@@ -74,8 +74,8 @@ class AccessLog:
                 if not self._asked_logs:
                     self._admission.release_all()
 
-    def _settle(self, entry: Any) -> None:
-        """Settle one request that has ended."""
+    def _record(self, entry: Any) -> None:
+        """Record the usage of one request that has ended, and free its permit."""
         common = entry.common_properties
         status = entry.response.response_code.value
         if status in _REFUSED_BY_CHECK and common.response_flags.HasField("unauthorized_details"):
@@ -92,4 +92,4 @@ class AccessLog:
             text_of(claims, "uid")[:64],
         )
         usage = settlement.tokens_used(entry, target, self._estimators)
-        self._admission.settle(permit_id_of(claims, entry.request.request_id), account, usage)
+        self._admission.end(permit_id_of(claims, entry.request.request_id), account, usage)

@@ -2,10 +2,10 @@
 
 Envoy decides most requests alone. It asks about tokens with a limited contract, about tokens whose user may have lost rights, and about all
 requests to metered servers (docs/adr/0017). `ext_authz` decodes the question and calls `admit`; `access_log` decodes Envoy's report of the
-end and calls `settle`. No Envoy message is read or written here.
+end and calls `end`. No Envoy message is read or written here.
 
 Invariant: a decision uses the present state: revoked keys, the user's standing, the user's contract and the key's contract. A request that
-is refused holds no permit; an admitted request holds a permit until `settle`.
+is refused holds no permit; an admitted request holds a permit until `end`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Admission:
         present, terms = await self._present(identity)
         return inference_scopes(present.scopes, terms.values())
 
-    def settle(self, permit_id: str, account: Account, usage: TokenUsage | None) -> None:
+    def end(self, permit_id: str, account: Account, usage: TokenUsage | None) -> None:
         """Record the usage of a request that has ended, and free its permit. `usage` is None if no engine worked on it."""
         self._limiter.release(permit_id)
         if usage is not None:
@@ -74,7 +74,7 @@ class Admission:
 
     async def _present(self, identity: Identity) -> tuple[Identity, Mapping[str, Terms | None]]:
         """Return the caller with its present rights, and the terms of the contracts that apply to it."""
-        await self._rights.settle(identity)
+        await self._rights.until_known(identity)
         present = self._rights.of(identity)
         ids = dict.fromkeys((present.contract_id, present.user_contract_id))
         return present, {each: await self._terms.get(each) for each in ids if each}

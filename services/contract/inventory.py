@@ -5,7 +5,7 @@ Invariant: a sibling's error is raised unchanged (MODEL_NOT_FOUND, SERVER_NOT_FO
 
 from __future__ import annotations
 
-from llamesh.kit.channels import DEADLINE, asking, forwarded_metadata
+from llamesh.kit.channels import asking, call_options
 from llamesh.kit.holders import Holder
 from llamesh.v1 import controller_pb2, controller_pb2_grpc, download_pb2, download_pb2_grpc
 from llamesh.v1.model_pb2 import Model
@@ -28,9 +28,7 @@ class Inventory:
         with asking("download"):
             return await self._catalogue.GetCatalogueModel(
                 download_pb2.GetCatalogueModelRequest(model_uuid=model_uuid),
-                timeout=DEADLINE,
-                metadata=forwarded_metadata(),
-                wait_for_ready=True,
+                **call_options(),
             )
 
     async def machines(self, model_uuid: str, without_server_uuid: str = "") -> list[Machine]:
@@ -43,13 +41,9 @@ class Inventory:
             if without_server_uuid:
                 await self._controller.GetDeclaredServer(
                     controller_pb2.GetDeclaredServerRequest(server_uuid=without_server_uuid),
-                    timeout=DEADLINE,
-                    metadata=forwarded_metadata(),
-                    wait_for_ready=True,
+                    **call_options(),
                 )
-            capacity = await self._controller.GetCapacity(
-                request, timeout=DEADLINE, metadata=forwarded_metadata(), wait_for_ready=True
-            )
+            capacity = await self._controller.GetCapacity(request, **call_options())
         return [
             Machine(
                 node.free_bytes,

@@ -1,19 +1,23 @@
 """Keys: signed tokens for programs. This service makes and records them, the gateway signs them, a revocation ends them.
 
 Invariant: a key never has more scopes than its maker, and a token is returned only after its key is recorded. The token itself is not
-stored. Each use of a key is decided by its owner's rights at that time.
+stored. Each use of a key is decided by its owner's rights at that time. A key that was made with a key ends with it: not later, and it is
+revoked with it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from sqlalchemy import and_, delete, or_, select
+from sqlalchemy import and_, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.database import Database
-from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import KEY_PREFIX, Identity
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from llamesh.kit.rights import ADMIN, Rights
@@ -58,7 +62,8 @@ class Keys:
     ) -> tuple[KeyRow, str]:
         """Make a key and its token. Without `contract_id` the key has the maker's own contract.
 
-        Raises SCOPE_MISSING if the maker may not grant the requested scopes, and CONTRACT_NOT_FOUND.
+        Raises SCOPE_MISSING if the maker may not grant the requested scopes, CONTRACT_NOT_FOUND, INVALID_FIELD if the key that makes it
+        ends earlier, and UNAUTHENTICATED if that key has ended.
         """
         terms = await self._terms(maker, contract_id)
         granted = key_scopes(scopes, maker.scopes, terms)
@@ -71,8 +76,9 @@ class Keys:
             contract_id=terms.contract_id,
             scopes=granted,
             create_time=now,
-            expire_time=now + timedelta(days=expire_days or DEFAULT_DAYS),
+            expire_time=_expire_time(maker, expire_days, now),
             revoke_time=None,
+            made_by=maker.token_id if maker.is_key else None,
         )
         request = gateway_pb2.SignTokenRequest(
             subject=maker.subject,
@@ -86,6 +92,8 @@ class Keys:
             signed = await self._signer.SignToken(request, **call_options())
         async with self._database.begin() as session:
             await self._contracts.hold(session, terms.contract_id)
+            if row.made_by is not None:
+                await _hold_maker(session, row.made_by)
             session.add(row)
         return row, signed.token
 
@@ -101,7 +109,10 @@ class Keys:
         return page.cut(rows, lambda row: (row.create_time, row.key_id))
 
     async def revoke(self, owner: RowOwner | None, key_id: str) -> KeyRow:
-        """Revoke a key; idempotent. Raises KEY_NOT_FOUND also if the key belongs to another user. `owner` None: any user's key."""
+        """Revoke a key, and all keys that were made with it; idempotent. `owner` None: any user's key.
+
+        Raises KEY_NOT_FOUND also if the key belongs to another user.
+        """
         try:
             async with self._database.begin() as session:
                 row = await session.get(KeyRow, key_id, with_for_update=True)
@@ -109,6 +120,7 @@ class Keys:
                     raise MeshError(Reason.ERROR_REASON_KEY_NOT_FOUND, f"there is no key {key_id}", {"keyId": key_id})
                 if row.revoke_time is None:
                     row.revoke_time = self._clock()
+                    await _revoke_made_by_revoked(session, row.revoke_time)
         finally:
             # The transaction may be committed although the caller left or the answer to the commit was lost.
             self._revocations.announce()
@@ -145,6 +157,38 @@ class Keys:
 def key_owner(rights: Rights, row: KeyRow) -> UserRights | None:
     """Return the user that a key belongs to. None if the user was removed: then the key does not work, though it is not revoked."""
     return rights.owner(row.owner_uid, row.owner, row.create_time.timestamp())
+
+
+def _expire_time(maker: Identity, expire_days: int, now: datetime) -> datetime:
+    """Return when a new key ends: after the requested days, but not later than the key that makes it. A login limits nothing."""
+    wanted = now + timedelta(days=expire_days or DEFAULT_DAYS)
+    left = maker.expires - now.timestamp()
+    if not maker.is_key or math.isinf(left):
+        return wanted
+    if left < 1:
+        raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the key has expired")
+    most = math.ceil(left / timedelta(days=1).total_seconds())
+    if expire_days > most:
+        raise invalid_field(
+            "expire_days", f"must be at most {most}: the key that makes it ends then. A login makes keys that end later"
+        )
+    return min(wanted, now + timedelta(seconds=left))
+
+
+async def _hold_maker(session: AsyncSession, key_id: str) -> None:
+    """Lock the key with which a key is made until the transaction ends, so that a revocation comes before or finds the new key."""
+    maker = await session.get(KeyRow, key_id, with_for_update=True)
+    if maker is not None and maker.revoke_time is not None:
+        raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the key was revoked")
+
+
+async def _revoke_made_by_revoked(session: AsyncSession, now: datetime) -> None:
+    """Revoke the keys that were made with revoked keys, then those that were made with these, until there are none."""
+    maker = aliased(KeyRow)
+    revoked = select(maker.key_id).where(maker.revoke_time.is_not(None))
+    made = update(KeyRow).where(KeyRow.revoke_time.is_(None), KeyRow.made_by.in_(revoked))
+    while (await session.scalars(made.values(revoke_time=now).returning(KeyRow.key_id))).first() is not None:
+        pass
 
 
 def _is_of(row: KeyRow, owner: RowOwner) -> bool:

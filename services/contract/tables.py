@@ -51,6 +51,8 @@ class KeyRow(Base):
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     expire_time: Mapped[datetime] = mapped_column(Timestamp)
     revoke_time: Mapped[datetime | None] = mapped_column(Timestamp)
+    made_by: Mapped[str | None] = mapped_column(String(64))
+    """Id of the key with which it was made; None: of a login, or from before this was recorded."""
 
 
 class UsageRow(Base):

@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from llamesh.kit.channels import asking, call_options, forwarded_metadata
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
-from llamesh.kit.spec_changes import apply_changes
+from llamesh.kit.spec_changes import apply_changes, check_etag
 from llamesh.kit.validation import validate
 from llamesh.names import DEFAULT_NAMESPACE, served_name
 from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
@@ -92,8 +92,7 @@ class Servers:
         attempts = 1 if etag else CHANGE_ATTEMPTS
         for attempt in range(attempts):
             present = await self.get(server_uuid)
-            if etag not in ("", present.etag):
-                raise _changed_since(present, etag)
+            check_etag(present.etag, etag)
             try:
                 return await self._change(present, changes)
             except MeshError as error:
@@ -234,14 +233,6 @@ def digest_of(request: gateway_pb2.ServeRequest) -> str:
     fields.setdefault("replicas", 1)
     fields.setdefault("namespace", DEFAULT_NAMESPACE)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
-
-
-def _changed_since(present: server_pb2.Server, etag: str) -> MeshError:
-    return MeshError(
-        Reason.ERROR_REASON_ETAG_MISMATCH,
-        f"the server has changed: its etag is {present.etag}, not {etag}",
-        {"etag": present.etag},
-    )
 
 
 def check_of_change(

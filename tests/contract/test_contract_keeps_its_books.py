@@ -114,7 +114,8 @@ async def test_pages_of_usage_are_of_the_same_days_after_midnight(
     first, last = "2026-10-25", "2026-11-24"
     for day, subject in [("2026-10-24", "eve"), (first, "ada"), (first, "bob"), (last, "ada"), ("2026-11-25", "ada")]:
         ledger.add(Account(day, subject, "smol", ""), TokenUsage(1, 2))
-    seen, token = [], ""
+    seen: list[tuple[str, str]] = []
+    token = ""
     while token or not seen:
         rows, token = await ledger.page(None, start, end, PageQuery(FIRST_PAGE.pages, 1, token))
         seen += [(row.day, row.subject) for row in rows]

@@ -42,7 +42,7 @@ async def test_a_gateway_without_a_database_is_named_as_the_database_and_not_wai
     reflector.start()
     try:
         async with asyncio.timeout(PATIENCE):
-            await reflector.rights.settle(caller)
+            await reflector.rights.until_known(caller)
         with pytest.raises(MeshError) as refused:
             reflector.rights.of(caller)
         assert refused.value.metadata == {"component": "database"}
@@ -61,7 +61,7 @@ async def test_a_gateway_that_restarts_is_waited_for(
     caller = read_claims(as_caller("ada", "manage", uid="usr_ada")[0][1])
     reflector.start()
     try:
-        settled = asyncio.create_task(reflector.rights.settle(caller))
+        settled = asyncio.create_task(reflector.rights.until_known(caller))
         await asyncio.sleep(0.1)
         assert not settled.done()
         add = gateway_pb2_grpc.add_StandingServiceServicer_to_server

@@ -83,7 +83,7 @@ async def test_a_request_counts_against_the_contracts_of_key_and_user_until_it_i
     assert (limiter.in_flight("ctr_key"), limiter.in_flight("ctr_user")) == (1, 1)
     (noted,) = books.noted
     assert (noted.subject, noted.object, noted.contract_id) == ("ada", "smol", "ctr_user")
-    admission.settle("r1", ACCOUNT, TokenUsage(3, 4))
+    admission.end("r1", ACCOUNT, TokenUsage(3, 4))
     assert (limiter.in_flight("ctr_key"), limiter.in_flight("ctr_user")) == (0, 0)
     assert books.usage == [TokenUsage(3, 4)]
 
@@ -93,7 +93,7 @@ async def test_a_request_on_which_no_engine_worked_frees_its_permit_and_costs_no
 ) -> None:
     books.terms = {"ctr_key": Terms("ctr_key", ("*",), 2), "ctr_user": Terms("ctr_user")}
     assert await reason(admission, key()) == ""
-    admission.settle("r1", ACCOUNT, None)
+    admission.end("r1", ACCOUNT, None)
     assert (limiter.in_flight("ctr_key"), books.usage) == (0, [])
 
 

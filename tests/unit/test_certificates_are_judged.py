@@ -21,7 +21,7 @@ from llamesh.certificates import CertificateError
 from llamesh.cli import tls
 from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import renewal
-from llamesh.cli.mesh.authority import Files, issue
+from llamesh.cli.mesh.authority import AUTHORITY_DAYS, Files, issue
 from llamesh.client.trust import authorities, kept_authority
 
 NOW = datetime(2026, 11, 1, 12, tzinfo=UTC)
@@ -99,6 +99,23 @@ def test_trust_does_not_replace_a_file_that_it_cannot_read(
         tls.trust(str(files.authority))
     assert str(kept) in str(raised.value)
     assert kept.read_text() == "damaged"
+
+
+@pytest.mark.parametrize("harm", ["key away", "certificate away", "key of another", "expired"])
+def test_an_authority_that_cannot_sign_is_named_and_no_setting_is(files: Files, harm: str) -> None:
+    now = NOW
+    if harm == "key away":
+        files.authority_key.unlink()
+    elif harm == "certificate away":
+        files.authority.unlink()
+    elif harm == "key of another":
+        files.authority_key.write_bytes(files.key.read_bytes())
+    else:
+        now += timedelta(days=AUTHORITY_DAYS + 1)
+    with pytest.raises(CertificateError, match="the authority of this mesh cannot sign") as raised:
+        issue(files, ["mesh.lan"], now, renew=True)
+    assert "LLAMESH_TLS" not in f"{raised.value} {raised.value.remedy}"
+    assert "put ca.pem and ca.key back" in raised.value.remedy
 
 
 def test_the_time_counts(files: Files) -> None:

@@ -108,6 +108,28 @@ def test_damaged_details_still_give_the_codes_error() -> None:
     assert isinstance(errors.of_call(damaged), errors.NotFound)
 
 
+BROKEN_OFF = "Stream removed (RST_STREAM from the peer with error code 2)"
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+        (grpc.StatusCode.UNKNOWN, BROKEN_OFF),
+        (grpc.StatusCode.INTERNAL, "Socket closed"),
+    ],
+)
+def test_a_stream_that_breaks_off_is_unavailable(code: grpc.StatusCode, message: str) -> None:
+    assert errors.of_call(Failed(code, message)).code == "UNAVAILABLE"
+
+
+def test_an_internal_error_of_the_mesh_stays_one() -> None:
+    info = error_details_pb2.ErrorInfo(reason="INTERNAL")
+    assert errors.of_call(failed(grpc.StatusCode.INTERNAL, BROKEN_OFF, info)).code == "INTERNAL"
+    assert errors.of_call(Failed(grpc.StatusCode.INTERNAL, "a bug")).code == "INTERNAL"
+    assert errors.of_call(Failed(grpc.StatusCode.NOT_FOUND, BROKEN_OFF)).code == "NOT_FOUND"
+
+
 def test_no_class_hides_a_name_of_python() -> None:
     import builtins
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import handed_over, is_path, model_file
 from llamesh.cli.sources import no_source
+from llamesh.client import errors
 from llamesh.client.profile import Profile
 from llamesh.local_mesh import Addresses
 from llamesh.locations import handed_over_directory
@@ -55,6 +57,46 @@ def test_a_file_is_not_left_behind_after_a_failure(home: Path, model: Path) -> N
     with pytest.raises(RuntimeError), handed_over(model, LOCAL, purpose=""):
         raise RuntimeError
     assert handed_folders(home) == []
+
+
+@pytest.mark.parametrize("error", [errors.Unavailable("gone"), errors.DeadlineExceeded("late"), KeyboardInterrupt()])
+def test_a_file_stays_if_the_mesh_may_have_accepted_the_fetch(home: Path, model: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), handed_over(model, LOCAL, purpose=""):
+        raise error
+    assert len(handed_folders(home)) == 1
+
+
+@pytest.mark.parametrize("error", [errors.Internal("Stream removed"), KeyboardInterrupt()])
+def test_a_file_stays_while_the_mesh_fetches_it(
+    home: Path, model: Path, error: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pull = SimpleNamespace(model_uuid="m", ended=False)
+    with (
+        pytest.raises(type(error)),
+        handed_over(model, LOCAL, purpose="") as file,
+        file.fetched_by(pull),  # type: ignore[arg-type]
+    ):
+        raise error
+    assert len(handed_folders(home)) == 1
+    assert "the mesh goes on fetching m: `llamesh pull --uuid m` waits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ended", "error", "folders"),
+    [(True, errors.ContentMismatch("other bytes"), 0), (False, errors.of_reason("DOWNLOAD_NOT_FOUND", "removed"), 1)],
+)
+def test_a_fetch_that_has_ended_is_not_said_to_go_on(
+    home: Path, model: Path, ended: bool, error: Exception, folders: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pull = SimpleNamespace(model_uuid="m", ended=ended)
+    with (
+        pytest.raises(type(error)),
+        handed_over(model, LOCAL, purpose="") as file,
+        file.fetched_by(pull),  # type: ignore[arg-type]
+    ):
+        raise error
+    assert len(handed_folders(home)) == folders
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_of_another_disk_is_copied(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

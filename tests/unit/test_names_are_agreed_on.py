@@ -73,7 +73,7 @@ def test_the_route_filter_makes_the_names_of_clusters() -> None:
 def test_yaml_names_the_same_clusters_listeners_metadata_and_logs() -> None:
     trees = [yaml.safe_load(path.read_text()) for path in DATA if path.suffix == ".yaml"]
     clusters = {name for key in ("cluster", "cluster_name") for name in values(trees, key) if "$" not in str(name)}
-    assert clusters == {names.WAKER, names.CONTRACT, names.CONTROLLER, "llamesh"}, "the last is the node's"
+    assert clusters == {names.WAKER, names.CONTRACT, "controller", "llamesh"}, "the last two are in the bootstrap only"
     assert set(values(trees, "cluster_header")) == {names.CLUSTER_HEADER}
     assert set(values(trees, "server_listener_name")) == {names.HELD_LISTENER}
     assert set(values(trees, "route_config_name")) == {names.INFERENCE_LISTENER}
@@ -97,6 +97,11 @@ def test_no_other_module_repeats_a_name(path: Path) -> None:
         text for text in strings(path) if text in own or text in (names.server_cluster(""), names.model_cluster(""))
     ]
     assert repeated == []
+
+
+def test_every_name_is_used_outside_of_its_module() -> None:
+    used = {word for path in MODULES for word in re.findall(r"\b[A-Z_]{3,}\b", path.read_text())}
+    assert {name for name in vars(names) if re.fullmatch("[A-Z][A-Z_]+", name)} - used == {"HEADER_PREFIX"}
 
 
 def test_a_cluster_is_of_a_server_or_of_a_model() -> None:

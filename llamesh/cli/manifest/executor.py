@@ -51,12 +51,8 @@ def _model(mesh: Client, action: Action) -> object:
     uuid = action.document.name
     with fetchable(source, mesh.profile, purpose=f"{name}/{uuid}") as file:
         pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256)
-        try:
+        with file.fetched_by(pull):
             return pull.wait()
-        except KeyboardInterrupt:
-            # The mesh goes on fetching.
-            file.kept = True
-            raise
 
 
 def _contract(mesh: Client, action: Action) -> object:

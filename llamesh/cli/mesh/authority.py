@@ -114,7 +114,7 @@ def _authority(files: Files, now: datetime) -> tuple[Any, Any]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     if files.authority.exists() or files.authority_key.exists():
-        found = certificates.read(str(files.authority), str(files.authority_key), now)
+        found = _read_authority(files, now)
         return (
             x509.load_pem_x509_certificate(found.chain.encode()),
             serialization.load_pem_private_key(found.key.encode(), None),
@@ -138,6 +138,17 @@ def _authority(files: Files, now: datetime) -> tuple[Any, Any]:
     write_private(files.authority_key, _pem(key))
     write_private(files.authority, certificate.public_bytes(serialization.Encoding.PEM))
     return certificate, key
+
+
+def _read_authority(files: Files, now: datetime) -> Certificate:
+    """Read the authority. CertificateError, without the settings of the front door, which do not name the authority."""
+    try:
+        return certificates.read(str(files.authority), str(files.authority_key), now)
+    except CertificateError as error:
+        words = str(error).removeprefix("LLAMESH_TLS_CERTIFICATE: ").removeprefix("LLAMESH_TLS_KEY: ")
+        folder = files.authority.parent
+        remedy = f"put ca.pem and ca.key back into {folder}; if they are lost or expired, remove both: clients must trust a new one"
+        raise CertificateError(f"the authority of this mesh cannot sign: {words}", remedy) from error
 
 
 def _signed(names: tuple[str, ...], signer: Any, signing: Any, now: datetime) -> tuple[bytes, bytes]:

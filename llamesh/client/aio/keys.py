@@ -28,6 +28,6 @@ class AsyncKeys(AsyncPart):
         return self.pages(f"{CONTRACT}/ListKeys", request, contract_pb2.ListKeysResponse, "keys")
 
     async def revoke(self, key_id: str, *, timeout: float | None = None) -> contract_pb2.Key:
-        """End a key."""
+        """End a key, and all keys that were made with it."""
         request = contract_pb2.RevokeKeyRequest(key_id=key_id)
         return await self._call(f"{CONTRACT}/RevokeKey", request, contract_pb2.Key, timeout)

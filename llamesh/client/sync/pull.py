@@ -31,6 +31,11 @@ class Pull:
         """Last observed state of the download."""
         self.model_uuid = download.model_uuid
 
+    @property
+    def ended(self) -> bool:
+        """Whether the download had ended when it was last observed: it succeeded, failed or was cancelled."""
+        return self.download.state in _ENDED
+
     def progress(self, timeout: float | None = None) -> Iterator[download_pb2.Download]:
         """Yield the download after each change, until it has ended.
 
