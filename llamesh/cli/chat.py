@@ -66,7 +66,10 @@ def chat(
         Print the answer's parts as they come, one JSON object a line.
     """
     options = {"temperature": temperature, "max_tokens": max_tokens}
-    talk = Conversation(system, {key: value for key, value in options.items() if value is not None})
+    talk = Conversation(system)
+    for name, value in options.items():
+        if value is not None:
+            talk.set(name, str(value))
     if isinstance(sys.stdin, io.TextIOWrapper):
         # Bytes that are not text in the terminal's encoding are accepted too.
         sys.stdin.reconfigure(errors="replace")

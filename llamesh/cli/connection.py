@@ -23,6 +23,11 @@ from llamesh.client.trust import UntrustedError
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
 
+NEEDS_TLS = "This port speaks TLS"
+"""Beginning of the message of a port with TLS for a program that sends plain HTTP."""
+UNVERIFIED = "CERTIFICATE_VERIFY_FAILED"
+"""OpenSSL's reason for the refusal of a server's certificate, in the errors of Python and gRPC."""
+
 
 @contextmanager
 def connected(url: str = "") -> Iterator[Client]:
@@ -91,6 +96,26 @@ def inference_asked(url: str) -> CommandError:
         hint=f"LLAMESH_URL={urlsplit(url).scheme}://{shown}:{DEFAULT_PORT}, unless that mesh has another management port",
         code=Exit.USAGE,
     )
+
+
+def encrypted(url: str) -> CommandError | None:
+    """The failure if plain HTTP was sent to a port that speaks TLS. None if the address is not one of plain HTTP."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    right = f"https://{host}:{parts.port or DEFAULT_PORT}"
+    return CommandError(f"{url} speaks TLS", hint=f"use {right}", code=Exit.USAGE)
+
+
+def untrusted(url: str, words: str) -> CommandError:
+    """The failure if the certificate at an address was refused; `words`: OpenSSL's, of Python or gRPC."""
+    hint = "`llamesh tls trust ca.pem`, with the file of the mesh's authority, LLAMESH_HOME/tls/ca.pem on its machine"
+    if "expired" in words:
+        hint = "renew it on the mesh's machine: `llamesh tls init --renew`"
+    if "mismatch" in words:
+        hint = "use a name of the certificate, or add this one on the mesh's machine: `llamesh tls init --name NAME`"
+    return CommandError(f"{url}: its certificate is not trusted", parts=[words], hint=hint, code=Exit.USAGE)
 
 
 def not_an_address(url: str) -> CommandError:

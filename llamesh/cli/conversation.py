@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import math
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,10 +48,13 @@ class Conversation:
         if kind is None:
             raise CommandError(f"there is no setting {name}", hint=f"settings: {', '.join(SETTINGS)}", code=Exit.USAGE)
         try:
-            self.settings[name] = kind(value)
-        except ValueError:
+            number = kind(value)
+            if not math.isfinite(number):
+                raise ValueError(value)
+        except (ValueError, OverflowError):
             what = "a whole number" if kind is int else "a number"
             raise CommandError(f"{name} is {what}, not {value!r}", code=Exit.USAGE) from None
+        self.settings[name] = number
 
     def save(self, path: Path) -> None:
         """Write the conversation, readable for this user only."""
@@ -123,13 +129,18 @@ def _data_url(path: Path) -> str:
 
 
 def encoded(value: object, indent: int | None = None) -> bytes:
-    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are not text, becomes a question mark."""
-    return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="replace")
+    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are not text, becomes a question mark.
+
+    ValueError for a number that JSON lacks: NaN or an infinity.
+    """
+    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False).encode(errors="replace")
 
 
 def keep(path: Path, content: bytes) -> None:
     """Write a file that only this user can read, in one step. CommandError if that fails."""
     try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         write_private(path, content)
     except (OSError, ValueError) as error:
         raise CommandError(f"{path}: {getattr(error, 'strerror', None) or error}", code=Exit.FAILED) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llamesh.cli.connection import inference_asked
+from llamesh.cli.connection import NEEDS_TLS, UNVERIFIED, encrypted, inference_asked, untrusted
 from llamesh.cli.failure import CommandError, Exit, exit_of, unforeseen
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
@@ -38,6 +38,10 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         return CommandError(str(error), parts=error.ids, code=Exit.USAGE)
     if not isinstance(error, MeshError):
         return None
+    if NEEDS_TLS in error.message and (plain := encrypted(url or load_profile().url)):
+        return plain
+    if UNVERIFIED in error.message:
+        return untrusted(url or load_profile().url, error.message[error.message.index(UNVERIFIED) :])
     if error.message.startswith(_INFERENCE_SHAPE):
         return inference_asked(url or load_profile().url)
     # The message often repeats the fields.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from llamesh.cli.connection import check_token, not_an_address
+from llamesh.cli.connection import NEEDS_TLS, UNVERIFIED, check_token, encrypted, not_an_address, untrusted
 from llamesh.cli.failure import CommandError, Exit, exit_of_http
 from llamesh.client.trust import UntrustedError, ssl_context
 
@@ -40,10 +40,14 @@ def answer(
     try:
         connection.request(method, f"{parts.path.rstrip('/')}{path}", body, dict(headers))
         response = connection.getresponse()
+        if _needs_tls(response) and (plain := encrypted(base)):
+            raise plain
         yield response
     except (OSError, http.client.HTTPException) as error:
         if response and isinstance(error, BrokenPipeError):
             raise  # Reading breaks no pipe: standard output is broken, whose reader (`head`) has ended.
+        if UNVERIFIED in str(error):
+            raise untrusted(base, str(error)) from error
         raise CommandError(
             f"{base} does not answer",
             parts=[str(error)],
@@ -52,6 +56,15 @@ def answer(
         ) from error
     finally:
         connection.close()
+
+
+def _needs_tls(response: http.client.HTTPResponse) -> bool:
+    """Whether an answer to plain HTTP, which stays unread, says to use https: a redirect of GET and HEAD, a refusal of other requests."""
+    if response.status == http.client.PERMANENT_REDIRECT:
+        return response.getheader("location", "").startswith("https://")
+    # A look at a body of length 0 would wait for a further answer.
+    refused = response.status == http.client.BAD_REQUEST and response.length != 0
+    return refused and NEEDS_TLS.encode() in response.peek()
 
 
 def _context(base: str) -> ssl.SSLContext:

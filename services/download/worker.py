@@ -7,7 +7,8 @@ pass at a time, because two passes would start the same row twice. After a resta
 
 Several processes on one database and store share the work: each claims the rows that it runs (see `transfers`).
 
-Invariant: at most MAX_RUNNING transfers run. A process whose own store fails does not fail a transfer that another process might run.
+Invariant: at most MAX_RUNNING transfers run, and those of one user leave a slot to others (see `slots`). A process whose own store fails
+does not fail a transfer that another process might run.
 """
 
 from __future__ import annotations
@@ -23,14 +24,13 @@ from services.download import transfer_run
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.retry_waits import RetryWaits
+from services.download.slots import MAX_RUNNING, next_transfers
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
 from services.download.transfer_run import TransferRuns, attempt_of
 from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
 
-MAX_RUNNING = 3
-"""Maximum number of transfers that run at the same time; more would only share the same network and disk."""
 POLL_SECONDS = 5.0
 """Seconds between two reads of the rows without a wake-up, and between two writes of progress."""
 BROADCAST_SECONDS = 0.5
@@ -123,13 +123,12 @@ class Worker:
             self._prepared = True
         if self._partial is not None:
             await self._partial.remove_ended(self._tasks)
-        for row in rows:
-            if row.model_uuid in self._tasks or not self._may_begin(row):
-                continue
-            if len(self._tasks) < MAX_RUNNING:
-                task = asyncio.create_task(self._runs.run(attempt_of(row)))
-                self._tasks[row.model_uuid] = (row.attempt, task)
-                task.add_done_callback(partial(self._end, row.model_uuid))
+        running = [row.requested_by for row in rows if row.model_uuid in self._tasks]
+        waiting = [row for row in rows if row.model_uuid not in self._tasks and self._may_begin(row)]
+        for row in next_transfers(waiting, running, MAX_RUNNING - len(self._tasks)):
+            task = asyncio.create_task(self._runs.run(attempt_of(row)))
+            self._tasks[row.model_uuid] = (row.attempt, task)
+            task.add_done_callback(partial(self._end, row.model_uuid))
 
     async def _broadcast_end(self, model_uuid: str) -> None:
         """Broadcast the state of a stopped transfer: its last progress may have been broadcast after its row changed."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from llamesh.cli.conversation import Conversation
+from llamesh.cli import chat
+from llamesh.cli.conversation import Conversation, encoded
+from llamesh.cli.failure import CommandError
 from llamesh.cli.talk import Ask, Talk
 
 LONG = "x" * 300
@@ -43,6 +46,13 @@ def talk(lines: Iterable[str], ask: Ask = echo) -> Conversation:
         (f"/save {LONG}", "File name too long"),
         (f"/load {LONG}", "File name too long"),
         ("/load deep.json", "deep.json holds no saved conversation"),
+        ("/save .", ".: Is a directory"),
+        ("/save /", "/: Is a directory"),
+        ("/save ..", "..: Is a directory"),
+        ("/set temperature nan", "temperature is a number, not 'nan'"),
+        ("/set top_p -inf", "top_p is a number, not '-inf'"),
+        ("/set temperature 1e999", "temperature is a number, not '1e999'"),
+        (f"/set seed {'9' * 400}", "seed is a whole number"),
     ],
 )
 def test_a_command_that_fails_is_said(
@@ -57,6 +67,14 @@ def test_a_command_that_fails_is_said(
 def test_a_word_that_looks_like_an_image_but_cannot_be_a_path_is_a_word() -> None:
     questions = [f"look at /{LONG}.png", "look at /a\0b.png", "Hi"]
     assert [item["content"] for item in talk(questions).messages[::2]] == questions
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_option_that_json_lacks_is_refused(value: float) -> None:
+    with pytest.raises(CommandError, match="temperature is a number"):
+        chat.chat("m", "Hi", temperature=value)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        encoded({"temperature": value})
 
 
 def test_an_unexpected_error_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,93 @@
+"""Slow downloads of one user do not stop those of others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+from services.download.retry_waits import RetryWaits, TransferAttempt
+from services.download.slots import MAX_OF_USER, MAX_RUNNING, next_transfers
+from services.download.tables import TransferRow, TransferState
+from services.download.worker import Worker
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def row(name: str) -> TransferRow:
+    """A queued transfer `USER-NUMBER`."""
+    return TransferRow(
+        model_uuid=name,
+        requested_by=name.partition("-")[0],
+        attempt=1,
+        state=TransferState.QUEUED,
+        create_time=NOW,
+    )
+
+
+def chosen(waiting: str, running: str = "") -> str:
+    """The transfers that begin, if users have running transfers."""
+    users = running.split()
+    found = next_transfers([row(name) for name in waiting.split()], users, MAX_RUNNING - len(users))
+    return " ".join(each.model_uuid for each in found)
+
+
+def test_one_user_leaves_a_slot_to_others() -> None:
+    assert MAX_OF_USER == MAX_RUNNING - 1
+    assert chosen("ada-1 ada-2 ada-3 ada-4") == "ada-1 ada-2"
+    assert chosen("ada-3", running="ada ada") == ""
+    assert chosen("ada-3 ben-1", running="ada ada") == "ben-1"
+
+
+def test_users_get_slots_in_turn_and_the_first_request_first() -> None:
+    assert chosen("ada-1 ada-2 ada-3 ben-1 ben-2 cleo-1") == "ada-1 ben-1 cleo-1"
+    assert chosen("ada-2 ben-1 ada-3", running="ada") == "ben-1 ada-2"
+    assert chosen("ada-2 ben-2 cleo-1", running="ada ben") == "cleo-1"
+
+
+def test_no_slot_no_transfer() -> None:
+    assert chosen("cleo-1", running="ada ada ben") == ""
+    assert chosen("") == ""
+
+
+class Runs:
+    """FAKE: transfers that never end by themselves."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    async def run(self, attempt: TransferAttempt) -> None:
+        self.begun.append(attempt.model_uuid)
+        await asyncio.Event().wait()
+
+
+async def nothing(*_: object) -> None:
+    """FAKE: do nothing."""
+
+
+async def test_a_download_begins_beside_slow_ones_of_another_user() -> None:
+    rows = [row(f"ada-{number}") for number in range(5)]
+
+    async def workable() -> Sequence[TransferRow]:
+        return rows
+
+    transfers = SimpleNamespace(workable=workable, release=nothing)
+    health = SimpleNamespace(usable=True, close=nothing)
+    objects = SimpleNamespace(drop_holds=nothing, sweep=nothing)
+    runs = Runs()
+    fakes = cast(
+        "tuple[Any, Any, Any, Any]",
+        (transfers, SimpleNamespace(run=runs.run, broadcast_progress=nothing, write_progress=nothing), objects, health),
+    )
+    worker = Worker(*fakes, RetryWaits(time.monotonic), None)
+    try:
+        await worker._follow_rows()
+        rows.append(row("ben-1"))
+        await worker._follow_rows()
+        await asyncio.sleep(0)
+        assert runs.begun == ["ada-0", "ada-1", "ben-1"]
+    finally:
+        await worker.close()
