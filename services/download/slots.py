@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from services.download.tables import TransferRow
 
-MAX_RUNNING = 3
+MAX_RUNNING = 4
 """Maximum number of transfers that run at the same time; more would only share the same network and disk."""
 MAX_OF_USER = MAX_RUNNING - 1
 """Maximum number of transfers of one user that run at the same time."""
