@@ -13,8 +13,10 @@ from llamesh.cli.connection import meant
 from llamesh.cli.inference import inference_address
 from llamesh.cli.printing import say
 
+Form = Annotated[Literal["shell", "json"], Parameter(name=("--output", "-o"))]
 
-def env(*, manage: Annotated[bool, Parameter(negative="")] = False, output: Literal["shell", "json"] = "shell") -> None:
+
+def env(*, manage: Annotated[bool, Parameter(negative="")] = False, output: Form = "shell") -> None:
     """Print the addresses of the mesh that commands use, and a key for inference that ends within a day: eval "$(llamesh env)".
 
     If the mesh has an authority of its own (`llamesh tls init`), the variables also let curl, Python, Node.js and gRPC trust it.
