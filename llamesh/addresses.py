@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_address
 
 LOCALHOST = "localhost"
 _LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+
+def read_bind(text: str) -> str:
+    """Read the setting LLAMESH_BIND; ValueError with the remedy if Envoy could not listen on it."""
+    if text != LOCALHOST:
+        try:
+            ip_address(text.strip("[]"))
+        except ValueError:
+            raise ValueError(
+                f"{text!r} is not an IP address of this machine: write for instance 127.0.0.1, 0.0.0.0 or {LOCALHOST}"
+            ) from None
+    return text
 
 
 def listening_addresses(bind: str) -> tuple[str, ...]:

@@ -54,8 +54,8 @@ def settings() -> str:
         rows.append(f"| `{name}` | {f'`{default}`' if default not in ('', None) else ''} | {field.description} |")
     head = (
         "# Settings\n\nEnvironment first, then the file (`config.env` in LLAMESH_HOME, or the one that LLAMESH_CONFIG names, "
-        "lines `NAME=value`), then the default. Lists are separated by commas. A line of the file that is not a setting is an error at the "
-        "start; `llamesh up` and `llamesh doctor` warn of a variable `LLAMESH_...` that is not a setting. "
+        "lines `NAME=value`), then the default. An empty value counts as unset. Lists are separated by commas. A line of the file that is "
+        "not a setting is an error at the start; `llamesh up` and `llamesh doctor` warn of a variable `LLAMESH_...` that is not a setting. "
         "`LLAMESH_HOME`, `LLAMESH_CONFIG`, `LLAMESH_CA` and `ENVOY_BIN` are read from the environment only.\n\n"
     )
     return head + "\n".join(rows) + "\n"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from llamesh.addresses import LOCALHOST
+from llamesh.addresses import LOCALHOST, read_bind
 from llamesh.kit import limits
 from llamesh.kit.config_sources import ENCODING
 from llamesh.kit.exposure import is_loopback
@@ -33,6 +33,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 Host = Annotated[str, AfterValidator(read_host)]
 HostAndPort = Annotated[str, AfterValidator(read_host_and_port)]
+Directory = Annotated[Path, AfterValidator(lambda path: expanded(path).absolute())]
 Origin = Annotated[str, AfterValidator(read_origin)]
 
 MIN_ROTATION_DAYS = 1 / 24
@@ -44,12 +45,18 @@ class Settings(BaseSettings):
     """All settings. Raises pydantic.ValidationError, which names the setting, if a value is invalid."""
 
     # With populate_by_name, the name of a field is read from the environment too; the prefix prevents that HOME sets `home`.
+    # Compose files set a variable that has no value to an empty text, which counts as unset.
     model_config = SettingsConfigDict(
-        extra="ignore", env_prefix="LLAMESH_", env_file_encoding=ENCODING, populate_by_name=True, frozen=True
+        extra="ignore",
+        env_prefix="LLAMESH_",
+        env_file_encoding=ENCODING,
+        env_ignore_empty=True,
+        populate_by_name=True,
+        frozen=True,
     )
 
-    home: Path = _named("LLAMESH_HOME", Path("~/.llamesh"), "Directory of all data of one machine.")
-    bind: str = _named(
+    home: Directory = _named("LLAMESH_HOME", Path("~/.llamesh"), "Directory of all data of one machine.")
+    bind: Annotated[str, AfterValidator(read_bind)] = _named(
         "LLAMESH_BIND",
         LOCALHOST,
         "Address that Envoy listens on. localhost means 127.0.0.1 and ::1, as far as this machine has them.",
@@ -159,7 +166,7 @@ class Settings(BaseSettings):
     )
     reflection: bool = _named("LLAMESH_REFLECTION", True, "Serve gRPC reflection, without a token.")
 
-    import_dirs: Annotated[tuple[Path, ...], NoDecode] = _named(
+    import_dirs: Annotated[tuple[Directory, ...], NoDecode] = _named(
         "LLAMESH_IMPORT_DIRS", (), "Folders for file: sources, besides LLAMESH_HOME/import."
     )
     source_hosts: Annotated[tuple[str, ...], NoDecode] = _named(
@@ -243,16 +250,6 @@ class Settings(BaseSettings):
     @classmethod
     def _known_limits(cls, value: object) -> object:
         return limits.parse(value) if isinstance(value, str) else value
-
-    @field_validator("home", mode="after")
-    @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return expanded(value).absolute()
-
-    @field_validator("import_dirs", mode="after")
-    @classmethod
-    def _import_dirs(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(expanded(directory).absolute() for directory in value)
 
     @field_validator("jwt_secret", mode="after")
     @classmethod

@@ -62,8 +62,8 @@ def readable_settings() -> tuple[Settings, list[str]]:
     except (OSError, UnicodeDecodeError):
         lines = {}
     for name, value in lines.items():
-        if value is not None and name.upper() in _names():
-            os.environ.setdefault(name.upper(), value)
+        if value is not None and name.upper() in _names() and not os.environ.get(name.upper()):
+            os.environ[name.upper()] = value
     for _ in Settings.model_fields:
         try:
             return Settings(_env_file=None), wrong  # type: ignore[call-arg]

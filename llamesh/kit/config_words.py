@@ -25,8 +25,6 @@ def refusal(name: str, field: FieldInfo, error: Mapping[str, Any]) -> str:
     if is_secret(field):
         return f"setting {name}: its value is not {meant}"
     value = str(error.get("input", ""))
-    if not value:
-        return f"setting {name}: it is empty; remove it for the default, or set {meant}"
     shown = value if len(value) <= MAX_VALUE else f"{value[:MAX_VALUE]}..."
     return f"setting {name}: {shown!r} is not {meant}"
 

@@ -42,6 +42,17 @@ def test_every_unambiguous_line_of_the_settings_file_is_read(file: Path) -> None
     assert "\n" in found.jwt_secret.get_secret_value()
 
 
+@pytest.mark.parametrize("wrong", ["", "\nJWT_EXPIRY_HOURS=0"])
+def test_an_empty_variable_does_not_hide_a_line_of_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    monkeypatch.setenv("LLAMESH_BIND", "")
+    monkeypatch.setenv("JWT_EXPIRY_HOURS", "")
+    file.write_text(f"LLAMESH_BIND=127.0.0.2{wrong}")
+    settings, problems = config_loading.readable_settings()
+    assert (settings.bind, len(problems)) == ("127.0.0.2", int(bool(wrong)))
+
+
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [

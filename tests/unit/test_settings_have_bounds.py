@@ -6,7 +6,7 @@ import typing
 
 import annotated_types
 import pytest
-from pydantic import ValidationError
+from pydantic import AliasChoices, ValidationError
 
 from llamesh.kit import limits
 from llamesh.kit.config import Settings
@@ -24,6 +24,9 @@ from llamesh.kit.config_loading import problems
         ("LLAMESH_DATABASE_SECONDS", "0"),
         ("LLAMESH_DATABASE_SECONDS", "inf"),
         ("LLAMESH_DRAIN_SECONDS", "-1"),
+        ("LLAMESH_BIND", "my-machine"),
+        ("LLAMESH_BIND", "127.0.0.1:8080"),
+        ("LLAMESH_BIND", " "),
         ("MAX_REPLICAS", "0"),
         ("MAX_REPLICAS", "many"),
         ("LLAMESH_INFERENCE_PORT", "70000"),
@@ -57,6 +60,23 @@ def test_it_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> 
 def test_an_empty_address_of_the_hub_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "")
     assert Settings().hf_endpoint == "https://huggingface.co"
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Compose files set an empty variable: `${LLAMESH_BIND:-}`."""
+    alias = Settings.model_fields[name].validation_alias
+    assert isinstance(alias, AliasChoices)
+    monkeypatch.delenv(str(alias.choices[0]), raising=False)
+    unset = getattr(Settings(), name)
+    monkeypatch.setenv(str(alias.choices[0]), "")
+    assert getattr(Settings(), name) == unset
+
+
+@pytest.mark.parametrize("bind", ["localhost", "127.0.0.2", "0.0.0.0", "::", "[::1]"])
+def test_an_address_to_listen_on_is_read(monkeypatch: pytest.MonkeyPatch, bind: str) -> None:
+    monkeypatch.setenv("LLAMESH_BIND", bind)
+    assert Settings().bind == bind
 
 
 NUMBERS = {name: field for name, field in Settings.model_fields.items() if field.annotation in (int, float)}
