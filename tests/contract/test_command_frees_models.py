@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -13,7 +12,7 @@ import pytest
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.v1 import gateway_pb2, model_pb2, server_pb2
-from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh, refuse
+from tests.contract.fakes import FakeGateway, refuse
 
 Capture = pytest.CaptureFixture[str]
 MIB = 1 << 20
@@ -53,12 +52,13 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
-    gateway = Gateway()
-    with fake_mesh(gateway, FakeDownloads()) as address:
-        monkeypatch.setenv("LLAMESH_URL", address)
-        monkeypatch.setenv("LLAMESH_TOKEN", "token")
-        yield gateway
+def gateway() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+def mesh(gateway: Gateway, url: str) -> Gateway:
+    return gateway
 
 
 def test_the_bytes_of_the_catalogue_are_those_of_its_objects(mesh: Gateway, capsys: Capture) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -11,7 +10,7 @@ import pytest
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.v1 import model_pb2, server_pb2
-from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh, refuse
+from tests.contract.fakes import FakeGateway, refuse
 
 Capture = pytest.CaptureFixture[str]
 
@@ -42,12 +41,13 @@ class Gateway(FakeGateway):
 
 
 @pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
-    gateway = Gateway()
-    with fake_mesh(gateway, FakeDownloads()) as address:
-        monkeypatch.setenv("LLAMESH_URL", address)
-        monkeypatch.setenv("LLAMESH_TOKEN", "token")
-        yield gateway
+def gateway() -> Gateway:
+    return Gateway()
+
+
+@pytest.fixture
+def mesh(gateway: Gateway, url: str) -> Gateway:
+    return gateway
 
 
 def test_all_names_are_done(mesh: Gateway, capsys: Capture) -> None:

@@ -49,6 +49,15 @@ class FakeS3:
         self.delay: dict[str, float] = {}
         """HTTP method to the seconds after which it is carried out, as a distant server would."""
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of a member that uses it."""
+        return {
+            "MINIO_ENDPOINT": self.endpoint,
+            "MINIO_ACCESS_KEY": self.access_key,
+            "MINIO_SECRET_KEY": self.secret_key,
+        }
+
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path_qs))
         await asyncio.sleep(self.delay.get(request.method, 0.0))

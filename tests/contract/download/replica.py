@@ -1,4 +1,4 @@
-"""A download service as a process of its own, which a test may kill."""
+"""Download services as processes of their own, which a test may kill."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,24 @@ class Replica:
         stub = CatalogueServiceStub(self._connect(self.settings, "download"))
         request = pb.DeleteCatalogueModelRequest(model_uuid=model_uuid)
         await stub.DeleteCatalogueModel(request, wait_for_ready=True, timeout=SECONDS)
+
+
+NewReplica = Callable[..., Replica]
+"""`new(name, **changes)`: a replica in a folder of that name; `changes` are environment variables of its own."""
+
+
+@asynccontextmanager
+async def replicas(
+    folder: Path, environment: dict[str, str], connect: Connect, caller: Any, start_standings: StartStandings
+) -> AsyncIterator[NewReplica]:
+    """Makes replicas with one environment, and kills those that still run at the end."""
+    made: list[Replica] = []
+
+    def new(name: str, **changes: str) -> Replica:
+        made.append(Replica(folder / name, environment | changes, connect, caller, start_standings))
+        return made[-1]
+
+    yield new
+    for replica in made:
+        if replica.process is not None:
+            await replica.end(signal.SIGKILL)

@@ -15,7 +15,7 @@ from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.killing import HEADER, KILLS, counted, killed, opened, until
-from tests.contract.download.replica import SECONDS, Replica
+from tests.contract.download.replica import SECONDS, NewReplica, replicas
 from tests.contract.ranged_source import RangedServer, large_model, ranged_server
 from tests.unit.fake_s3 import FakeS3, fake_s3
 
@@ -43,9 +43,6 @@ def s3() -> Iterator[FakeS3]:
         yield server
 
 
-NewReplica = Callable[..., Replica]
-
-
 @pytest.fixture
 async def new_replica(
     tmp_path: Path,
@@ -55,25 +52,14 @@ async def new_replica(
     as_caller: AsCaller,
     start_standings: StartStandings,
 ) -> AsyncIterator[NewReplica]:
-    made: list[Replica] = []
-
-    def new(name: str, **changes: str) -> Replica:
-        environment = {
-            "MINIO_ENDPOINT": s3.endpoint,
-            "MINIO_ACCESS_KEY": s3.access_key,
-            "MINIO_SECRET_KEY": s3.secret_key,
-            "LLAMESH_HTTP_SOURCE_HOSTS": source.host,
-            "LLAMESH_DOWNLOAD_PART_BYTES": str(PART),
-            "LLAMESH_DOWNLOAD_PARALLEL_PARTS": str(PARALLEL),
-        }
-        caller = as_caller("ada", "manage")
-        made.append(Replica(tmp_path / name, environment | changes, connect, caller, start_standings))
-        return made[-1]
-
-    yield new
-    for replica in made:
-        if replica.process is not None:
-            await replica.end(signal.SIGKILL)
+    environment = {
+        **s3.environment,
+        "LLAMESH_HTTP_SOURCE_HOSTS": source.host,
+        "LLAMESH_DOWNLOAD_PART_BYTES": str(PART),
+        "LLAMESH_DOWNLOAD_PARALLEL_PARTS": str(PARALLEL),
+    }
+    async with replicas(tmp_path, environment, connect, as_caller("ada", "manage"), start_standings) as new:
+        yield new
 
 
 async def only_the_model_is_left(settings: Settings, s3: FakeS3) -> None:

@@ -26,7 +26,7 @@ from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from services.download.tables import ModelRow, UnownedObjectRow
 from tests.contract.conftest import AsCaller, Connect, StartStandings
-from tests.contract.download.replica import SECONDS, Replica
+from tests.contract.download.replica import SECONDS, NewReplica, Replica, replicas
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.patience import available
 from tests.unit.fake_s3 import FakeS3, fake_s3
@@ -61,9 +61,6 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
     await opened.close()
 
 
-NewReplica = Callable[..., Replica]
-
-
 @pytest.fixture
 async def new_replica(
     database_url: str,
@@ -74,30 +71,19 @@ async def new_replica(
     as_caller: AsCaller,
     start_standings: StartStandings,
 ) -> AsyncIterator[NewReplica]:
-    made: list[Replica] = []
-
-    def new(name: str, **changes: str) -> Replica:
-        environment = {
-            "DATABASE_URL": database_url,
-            "MINIO_ENDPOINT": s3.endpoint,
-            "MINIO_ACCESS_KEY": s3.access_key,
-            "MINIO_SECRET_KEY": s3.secret_key,
-            "LLAMESH_HTTP_SOURCE_HOSTS": web.host,
-        }
-        caller = as_caller("ada", "manage")
-        made.append(Replica(tmp_path / name, environment | changes, connect, caller, start_standings))
-        return made[-1]
-
-    yield new
-    for replica in made:
-        if replica.process is not None:
-            await replica.end(signal.SIGKILL)
+    environment = {
+        "DATABASE_URL": database_url,
+        **s3.environment,
+        "LLAMESH_HTTP_SOURCE_HOSTS": web.host,
+    }
+    async with replicas(tmp_path, environment, connect, as_caller("ada", "manage"), start_standings) as new:
+        yield new
 
 
 @asynccontextmanager
-async def running(*replicas: Replica) -> AsyncIterator[None]:
+async def running(*members: Replica) -> AsyncIterator[None]:
     # One after the other: the first one migrates.
-    for replica in replicas:
+    for replica in members:
         await replica.start()
         with pytest.raises(grpc.aio.AioRpcError, match="there is no download of"):
             # A busy process may not know yet what its callers may do.
