@@ -8,6 +8,7 @@ from minio.error import S3Error
 from tests.cluster.minio_server import BUCKET, MinioServer, minio
 from tests.contract.conftest import as_caller, connect, start_main, start_member, start_standings
 from tests.contract.download.test_shared_downloads import (
+    ObjectServer,
     database,
     database_url,
     new_replica,
@@ -36,7 +37,7 @@ class Bucket:
     """The server as the tests look into the fake."""
 
     def __init__(self, server: MinioServer) -> None:
-        self.endpoint, self.access_key, self.secret_key = server.endpoint, server.access_key, server.secret_key
+        self.environment = server.settings
         self.delay: dict[str, float] = {}
         self._server = server
 
@@ -61,7 +62,7 @@ class Bucket:
 
 
 @pytest.fixture
-def s3(minio: MinioServer) -> Bucket:
+def s3(minio: MinioServer) -> ObjectServer:
     """The bucket without what an earlier test left in it: its records were in another database."""
     if minio.client.bucket_exists(BUCKET):
         for name in minio.objects():

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 import pytest
@@ -35,6 +36,20 @@ SEED = 11
 ROUNDS = 30
 ASKED = 6
 """Calls of a client in a round."""
+
+
+class ObjectServer(Protocol):
+    """What the tests that also run on a real server use of it."""
+
+    delay: dict[str, float]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of a member that uses it."""
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        """Every object and its bytes."""
 
 
 @pytest.fixture
@@ -64,7 +79,7 @@ async def database(database_url: str, tmp_path: Path) -> AsyncIterator[Database]
 @pytest.fixture
 async def new_replica(
     database_url: str,
-    s3: FakeS3,
+    s3: ObjectServer,
     web: ModelServer,
     tmp_path: Path,
     connect: Connect,
@@ -217,7 +232,7 @@ async def test_another_store_on_the_same_database_is_refused_by_name(new_replica
 
 
 async def test_fetching_and_deleting_the_same_bytes_never_leaves_a_record_without_its_object(
-    new_replica: NewReplica, web: ModelServer, s3: FakeS3, database: Database
+    new_replica: NewReplica, web: ModelServer, s3: ObjectServer, database: Database
 ) -> None:
     """Two processes, one content under two names, so that its last record goes all the time; one process is killed on the way."""
     web.files["a.gguf"] = model_bytes("a")
