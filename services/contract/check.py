@@ -59,6 +59,8 @@ class CheckResult:
     memory: MemoryEstimate
     free_bytes: int
     decision_id: str
+    model_name: str
+    """Name of the model in the catalogue."""
 
 
 class Checker:
@@ -71,7 +73,8 @@ class Checker:
 
     async def check(self, proposed: ProposedServer, subject: str, contract_id: str) -> CheckResult:
         """Check and record. Raises PARAMETER_INVALID, and other members' MODEL_NOT_FOUND, MODEL_NOT_READY and SERVER_NOT_FOUND."""
-        shape = model_shape(await self._inventory.model(proposed.model_uuid))
+        model = await self._inventory.model(proposed.model_uuid)
+        shape = model_shape(model)
         draft = await self._draft(proposed.parameters)
         check_of_model(proposed.parameters, shape, draft)
         machines = await self._inventory.machines(proposed.model_uuid, proposed.replaces_server_uuid)
@@ -85,7 +88,7 @@ class Checker:
         action = "serve" if proposed.serve else "check"
         decided = RecordedDecision(subject, action, proposed.model_uuid, contract_id, refusals, memory)
         free = max((machine.free_bytes for machine in machines), default=0)
-        return CheckResult(refusals, memory, free, await self._decisions.record(decided))
+        return CheckResult(refusals, memory, free, await self._decisions.record(decided), model.name)
 
     async def _draft(self, parameters: RuntimeParameters) -> ModelShape | None:
         if not parameters.HasField("model_draft"):
