@@ -26,7 +26,7 @@ from services.contract.inventory import Inventory
 from services.contract.memory_estimate import MemoryEstimate, ModelShape, estimate_memory
 from services.contract.policy import Policy, PolicyRefusal, limit_refusals, memory_refusals
 
-VOCABULARY_DIFFERENCE = 128
+MAX_VOCABULARY_DIFFERENCE = 128
 """Maximum difference between the vocabularies of a model and its draft, in tokens: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
 
 _GUESSES = {
@@ -108,12 +108,12 @@ def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: Mode
         )
     if draft is None or not draft.vocabulary_size or not shape.vocabulary_size:
         return
-    if abs(draft.vocabulary_size - shape.vocabulary_size) > VOCABULARY_DIFFERENCE:
+    if abs(draft.vocabulary_size - shape.vocabulary_size) > MAX_VOCABULARY_DIFFERENCE:
         raise invalid(
             all_parameters()["model_draft"].flag,
             parameters.model_draft,
             f"has a vocabulary of {draft.vocabulary_size} tokens and the model one of {shape.vocabulary_size}; "
-            f"llama.cpp uses it only if they differ by at most {VOCABULARY_DIFFERENCE}",
+            f"llama.cpp uses it only if they differ by at most {MAX_VOCABULARY_DIFFERENCE}",
         )
 
 

@@ -19,7 +19,7 @@ from yarl import URL
 from services.download.sources.http_client import HttpClient, expect
 from services.download.sources.shown_texts import cause, shown
 from services.download.sources.source import (
-    CHUNK,
+    MAX_CHUNK,
     MAX_OBJECT_BYTES,
     SourceChangedError,
     SourceError,
@@ -107,7 +107,7 @@ class HttpObjects:
         clock = asyncio.get_running_loop().time
         minute_ends, minute_started_at = clock() + 60, 0
         try:
-            async for chunk in response.content.iter_chunked(CHUNK):
+            async for chunk in response.content.iter_chunked(MAX_CHUNK):
                 done += len(chunk)
                 if done > self._max_bytes:
                     raise SourceRefusedError(f"more than the allowed {self._max_bytes} bytes", rule="size")
