@@ -60,7 +60,7 @@ JOB = (
     Column("TYPES", lambda job: ", ".join(job.types)),
     Column("STATE", _state),
     Column("NOW", _now),
-    Column("WHY", lambda job: job.error.message, spare=True),
+    Column("WHY", lambda job: job.error.message, below=True),
     Column("STARTED", lambda job: when(job.create_time), wide=True),
     Column("OWNER", lambda job: job.owner, wide=True),
 )
@@ -69,14 +69,14 @@ STEP = (
     Column("TYPE", lambda step: step.type),
     Column("STATE", _step_state),
     Column("TRIES", lambda step: step.tries),
-    Column("WHY", lambda step: step.error.message),
+    Column("WHY", lambda step: step.error.message, below=True),
 )
 ESTIMATE = (
     Column("TYPE", lambda item: item.type),
     Column("SIZE", lambda item: size(item.size_bytes)),
     Column("BITS", lambda item: f"{item.bits_per_weight:.1f}"),
     Column("MAX KL", lambda item: f"{item.max_kl_divergence:g}"),
-    Column("WHY NOT", lambda item: item.refusal.message, spare=True),
+    Column("WHY NOT", lambda item: item.refusal.message, below=True),
 )
 VARIANT = (
     Column("MODEL", lambda model: model.model_uuid),
