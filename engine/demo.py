@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from engine import sentence
+from llamesh.installation import install_command
 
 NAME = "SmolLM2-135M-Instruct"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -58,7 +59,7 @@ def demo_model(cache: Path) -> DemoModel:
             stand_in = sentence.write(cache / "sentence.gguf")
         except ModuleNotFoundError as missing:
             raise UnavailableError(
-                f"{problem}; the fallback needs {missing.name}: pip install 'llamesh[demo]'"
+                f"{problem}; the fallback needs {missing.name}: {install_command('demo')}"
             ) from problem
         return DemoModel(
             str(stand_in), "sentence", _sha256(stand_in), f"written here, because {NAME} is not available: {problem}"

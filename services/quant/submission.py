@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 
+from llamesh.installation import install_command
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.sizes import size
 from llamesh.v1.model_pb2 import Model
@@ -60,7 +61,7 @@ def check_quantiser(llama_quantize_bin: str) -> None:
     if missing:
         raise _refused(
             "quantiser",
-            f"{', '.join(missing)} not installed: `pip install 'llamesh[engine,quant]'` on the mesh's machine",
+            f"{', '.join(missing)} not installed: `{install_command('engine', 'quant')}` on the mesh's machine",
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from llamesh.cli.mesh import members
 from llamesh.cli.mesh.findings import Finding
+from llamesh.installation import install_command
 
 ASK_SECONDS = 30.0
 """Deadline in seconds of the program that asks. It waits 5 s for each answer, twice for an S3 server, and asks all sources at once."""
@@ -25,7 +26,7 @@ def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
         return
     except ValueError:
         last = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
-        yield Finding("stores", "warning", f"they cannot be asked: {last}", "pip install 'llamesh[mesh,engine]'")
+        yield Finding("stores", "warning", f"they cannot be asked: {last}", install_command("mesh", "engine"))
         return
     for answer in answers:
         if answer["problem"]:
