@@ -16,7 +16,7 @@ from pathlib import Path
 from llamesh.background import BackgroundTask
 from llamesh.cli.durations import Duration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import checks, detached, leftovers, open_files, ports, renewal
+from llamesh.cli.mesh import checks, detached, leftovers, open_files, outside, ports, renewal
 from llamesh.cli.mesh.components import components
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone
 from llamesh.cli.mesh.progress import READY_SECONDS, Waits, lacking_of
@@ -141,6 +141,8 @@ def _check_machine(settings: MeshSettings) -> None:
     openmp = checks.openmp()
     if openmp.state != "ok":
         _say(f"warning: {openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}")
+    if settings.quant and (quantiser := outside.quantiser(os.environ)).state != "ok":
+        _say(f"warning: no variant can be made: {quantiser.found}")
     free = free_bytes(settings.home)
     if free < MIN_FREE_BYTES:
         raise CommandError(

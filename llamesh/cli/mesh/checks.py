@@ -71,6 +71,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield open_files()
     yield run_directory(settings)
     yield from outside.stores(environment)
+    if settings.quant or (settings.run_dir / "quant.sock").exists():
+        yield outside.quantiser(environment)
     try:
         running = holder(settings.home)
     except OSError as error:

@@ -39,6 +39,21 @@ def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("clock", "problem", words, "set the clock of the one that is wrong (timedatectl, NTP)")
 
 
+def quantiser(environment: Mapping[str, str]) -> Finding:
+    """Check what the Quant service needs besides the mesh: llama.cpp's quantiser, and the packages that check its results."""
+    try:
+        asked = members.ask("services.quant.readiness", environment=environment, seconds=ASK_SECONDS)
+        problem = json.loads(asked.stdout)["problem"]
+    except subprocess.TimeoutExpired:
+        return Finding("quantiser", "warning", f"no answer within {ASK_SECONDS:g} s", "try again")
+    except ValueError:
+        last = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+        return Finding("quantiser", "problem", last, install_command("mesh", "engine", "quant"))
+    if problem:
+        return Finding("quantiser", "problem", problem, "until then the Quant service refuses every job")
+    return Finding("quantiser", "ok", "can make and check variants")
+
+
 def devices(found: list[str]) -> Finding:
     """List the devices that llama.cpp can use."""
     return Finding("devices", "ok", ", ".join(found) if found else "the processor only")
