@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
 from llamesh.kit.database import Database
 from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
+from services.download.partial_objects import PartialObjects
 from services.download.slots import MAX_OF_USER
-from services.download.staging import Staging
+from services.download.sources import SourceObject
+from services.download.tables import TransferRow
 from services.download.transfers import Transfers
 from tests.contract.download.conftest import TINY, OpenWith, Service, import_file
 from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, PARALLEL, PART, PARTS, nothing_left
@@ -157,19 +160,24 @@ async def test_a_run_that_was_paused_before_it_opened_its_parts_leaves_them_to_t
     half: Service, source: RangedServer, journal: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run of the first attempt found the object of the second and removed it as that of an ended attempt."""
-    stage, paused, ended = Staging.stage, list[pb.Download](), asyncio.Event()
+    open_object, paused, ended = PartialObjects.open, list[pb.Download](), asyncio.Event()
 
-    async def pausing(staging: Staging, row: object, *arguments: object) -> object:
+    async def pausing(objects: PartialObjects, row: TransferRow, found: SourceObject, size: int) -> object:
         if paused:
-            return await stage(staging, row, *arguments)  # type: ignore[arg-type]
-        paused.append(await half.pause("m1"))
+            return await open_object(objects, row, found, size)
+        pause = asyncio.ensure_future(half.pause("m1"))
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(pause)
+        paused.append(await pause)
         try:
-            return await stage(staging, row, *arguments)  # type: ignore[arg-type]
+            _, opened = await open_object(objects, row, found, size)
+            await opened.close()
         finally:
             ended.set()
+        raise asyncio.CancelledError
 
     kept = (await half.pause("m1")).bytes_done
-    monkeypatch.setattr(Staging, "stage", pausing)
+    monkeypatch.setattr(PartialObjects, "open", pausing)
     await half.resume("m1")
     async with asyncio.timeout(PATIENCE):
         await ended.wait()
