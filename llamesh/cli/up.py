@@ -16,7 +16,7 @@ from pathlib import Path
 from llamesh.background import BackgroundTask
 from llamesh.cli.durations import Duration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import checks, detached, leftovers, open_files, ports, renewal
+from llamesh.cli.mesh import checks, detached, leftovers, open_files, ports, renewal, restore_mark
 from llamesh.cli.mesh.components import components
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone
 from llamesh.cli.mesh.progress import READY_SECONDS, Waits, lacking_of
@@ -58,9 +58,11 @@ def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
     for warning in () if detach else (*settings.warnings, warning_of_clear_passwords(settings)):
         if warning:
             _say(f"warning: {warning}")
-    for folder in (settings.home, settings.logs):
-        _usable(folder)
     try:
+        # First of all: what a start writes would keep a restore from making the home whole.
+        restore_mark.check(settings.home)
+        for folder in (settings.home, settings.logs):
+            _usable(folder)
         if detach:
             return _detached(settings, demo=demo, began=began)
         with held(settings.home, settings.addresses):
@@ -81,6 +83,8 @@ def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
             f"a mesh is running already for {settings.home}{by}",
             hint="`llamesh status` shows it, `llamesh down` ends it; LLAMESH_HOME names another home",
         ) from None
+    except restore_mark.HalfRestoredError as error:
+        raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except EnvoyNotFoundError as error:
         raise CommandError(str(error), hint="`llamesh doctor` shows what else is missing", code=Exit.USAGE) from error
 

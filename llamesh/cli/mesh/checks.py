@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import llamesh
 from llamesh import certificates, waiting
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import health, key_files, members, outside, ports, renewal
+from llamesh.cli.mesh import health, key_files, members, outside, ports, renewal, restore_mark
 from llamesh.cli.mesh.findings import Finding, State
 from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
@@ -61,6 +61,10 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("settings", "problem", wrong, "correct it; the checks below use its default")
     if not settings.wrong:
         yield Finding("settings", "ok", f"home {settings.home}")
+    try:
+        restore_mark.check(settings.home)
+    except restore_mark.HalfRestoredError as error:
+        yield Finding("home", "problem", str(error), error.remedy)
     for warning in settings.warnings:
         yield Finding("settings", "warning", warning, "correct the name, or unset it")
     if settings.tls:
