@@ -111,7 +111,7 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
 
     `purpose` tells apart several fetches of one file: none removes the link of another.
     """
-    home = _home_of(profile, path)
+    home = home_for(profile, path)
     if path.is_relative_to((home / "import").resolve()):
         yield HandedOver(path.as_uri())
         return
@@ -177,8 +177,8 @@ class HandedOver:
             self.kept = not pull.ended
 
 
-def _home_of(profile: Profile, path: Path) -> Path:
-    """Return the home of the selected mesh, if it runs on this machine."""
+def home_for(profile: Profile, path: Path) -> Path:
+    """Return the home of the selected mesh. CommandError if the mesh cannot be given a file of this machine."""
     here = running_here(os.environ)
     if on_this_machine(profile.url) and here and urlsplit(here.management).port == urlsplit(profile.url).port:
         return home_directory(os.environ)
