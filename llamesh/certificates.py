@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from typing import Any
 
 from llamesh.locations import expanded
 from llamesh.private_files import write_private
+from llamesh.regular_files import NotRegularError, open_regular
 
 SECRET = "front_door"  # noqa: S105 the name, not the content
 """Name under which Envoy knows the certificate."""
@@ -55,7 +55,7 @@ class Certificate:
     leaf: bytes
     """The server's own certificate, as DER, as clients see it."""
     signs: bool = False
-    """Whether it is the certificate of an authority, which signs others and which clients refuse as that of a server."""
+    """Whether it is the certificate of an authority, which signs others. One that signs itself may be that of a server too."""
 
     def days_left(self, now: datetime) -> float:
         """Days until it expires; negative afterwards."""
@@ -132,11 +132,10 @@ def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
 
 def _content(file: str, setting: str) -> str:
     try:
-        path = expanded(file, setting)
-        with open(path, "rb", opener=_without_waiting) as opened:
-            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise CertificateError(f"{setting}: {file} is no regular file", f"correct {setting}")
+        with open_regular(expanded(file, setting)) as opened:
             content = opened.read(MAX_BYTES + 1)
+    except NotRegularError as error:
+        raise CertificateError(f"{setting}: {file} is no regular file", f"correct {setting}") from error
     except PermissionError as error:
         raise CertificateError(
             f"{setting}: {file} cannot be read by this user", f"let user {os.getuid()} read it, and enter its folders"
@@ -156,11 +155,6 @@ def _content(file: str, setting: str) -> str:
         raise CertificateError(
             f"{setting}: {file} is not PEM", f"convert it: openssl {form} -inform der -in {file}"
         ) from error
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    # A pipe without a writer blocks.
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _parse(chain: str, secret: str, certificate: str, key: str) -> Certificate:
