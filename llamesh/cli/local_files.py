@@ -171,7 +171,7 @@ class HandedOver:
                 model = pull.model_uuid
                 command = again or f"llamesh pull --uuid {model}"
                 note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
-                note(f"`llamesh downloads` shows it, `llamesh downloads cancel {model}` ends it")
+                note(f"`llamesh downloads` shows it, `llamesh downloads pause {model}` and `cancel {model}` stop it")
             raise
         finally:
             self.kept = not pull.ended
