@@ -18,6 +18,7 @@ from typing import IO
 
 from engine import sentence
 from llamesh.installation import install_command
+from llamesh.shutdown import unwound
 
 NAME = "SmolLM2-135M-Instruct"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -124,14 +125,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def main() -> None:
+def main() -> int:
     """Run the command. Its one argument is the cache directory. Exit 1 with the reason if there is no model."""
     try:
         found = demo_model(Path(sys.argv[1]))
     except UnavailableError as problem:
         sys.exit(str(problem))
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(unwound(main))
