@@ -123,9 +123,11 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
     target = folder / path.name
     try:
         _place(path, target)
-    except OSError as error:
+    except BaseException as error:
         rmtree(folder, ignore_errors=True)
-        raise _not_placed(path, home, error) from error
+        if isinstance(error, OSError):
+            raise _not_placed(path, home, error) from error
+        raise
     handed = HandedOver(target.as_uri())
     try:
         yield handed
@@ -141,7 +143,10 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
 
 def _may_be_accepted(error: BaseException) -> bool:
     """Whether the mesh may have started the download although the call failed: the answer did not arrive."""
-    return isinstance(error, KeyboardInterrupt) or getattr(error, "code", "") in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
+    return isinstance(error, KeyboardInterrupt | SystemExit) or getattr(error, "code", "") in {
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+    }
 
 
 class HandedOver:
@@ -166,7 +171,7 @@ class HandedOver:
                 model = pull.model_uuid
                 command = again or f"llamesh pull --uuid {model}"
                 note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
-                note(f"`llamesh downloads` shows it, `llamesh downloads cancel {model}` ends it")
+                note(f"`llamesh downloads` shows it, `llamesh downloads pause {model}` and `cancel {model}` stop it")
             raise
         finally:
             self.kept = not pull.ended

@@ -27,6 +27,7 @@ from llamesh.kit.objects import (
 )
 from llamesh.kit.outages import until_written
 from llamesh.names import served_name
+from services.download.bandwidth import Bandwidth
 from services.download.changes import Changes
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
@@ -60,6 +61,7 @@ class TransferRuns:
         source: Source,
         changes: Changes,
         waits: RetryWaits,
+        bandwidth: Bandwidth,
     ) -> None:
         self._transfers = transfers
         self._publications = publications
@@ -68,6 +70,7 @@ class TransferRuns:
         self._source = source
         self._changes = changes
         self._waits = waits
+        self._bandwidth = bandwidth
         self._fetching: dict[str, tuple[TransferRow, Progress]] = {}
 
     def progress(self, model_uuid: str) -> Progress | None:
@@ -227,7 +230,7 @@ class TransferRuns:
                     retries.add(length)
 
                 retries.begin()
-                staged = await self._staging.stage(row, found, count, present)
+                staged = await self._staging.stage(row, self._bandwidth.limited(found), count, present)
                 retries.staged()
         except BaseException:
             # The source's close can fail or be cancelled when all bytes are staged.

@@ -34,6 +34,10 @@ class SourceError(Exception):
         self.retry_after = retry_after
 
 
+NO_QUANT = "quant"
+"""Rule of a refusal: the address names the Quant service, and none is configured."""
+
+
 class SourceRefusedError(SourceError):
     """The source may not be used. `rule` names the rule that it breaks: scheme, host, address, credentials, folder, ..."""
 
@@ -83,6 +87,7 @@ class SourceObject:
     `size` is in bytes, or None if unknown; `name` is the file's name; `sha256`, `revision` and `etag` are "" if the source has none.
     `chunks` yields all bytes in order, once. `read` returns ranges; it is None if the source has no ranges or cannot identify the object.
     `end_stream` ends `chunks`, for a caller that only uses `read`: an open answer without a reader would occupy the server.
+    `local`: the bytes are on this machine.
     """
 
     size: int | None
@@ -93,6 +98,7 @@ class SourceObject:
     sha256: str = ""
     revision: str = ""
     end_stream: Callable[[], None] = lambda: None
+    local: bool = False
 
 
 class Source(Protocol):
