@@ -21,13 +21,16 @@ from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.quant_place import quant_place
 from llamesh.kit.serving import Member
-from llamesh.locations import handed_over_directory, variants_directory
+from llamesh.locations import handed_over_directory, parts_directory, variants_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
-from services.download.handed_over import SWEEP_SECONDS, remove_unused
+from services.download.delivery import SWEEP_SECONDS, Delivery
+from services.download.handed_over import SWEEP_SECONDS as HANDED_OVER_SECONDS
+from services.download.handed_over import remove_unused
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
+from services.download.part_links import PartLinks
 from services.download.partial_objects import PartialObjects
 from services.download.peers import PeerChanges
 from services.download.publications import Publications
@@ -111,7 +114,8 @@ async def run(member: Member) -> None:
         has_quant = settings.quant or bool(settings.quant_service_url)
         downloads = DownloadServicer(transfers, integrity, worker, sources, changes, has_quant, pages)
         add_DownloadServiceServicer_to_server(downloads, member.server)
-        models = CatalogueServicer(catalogue, integrity, transfers, worker, changes, pages)
+        delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
+        models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
         member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
 
@@ -121,9 +125,12 @@ async def run(member: Member) -> None:
             peers = PeerChanges(transfers, catalogue, changes)
             peers.start()
             stack.push_async_callback(peers.close)
-        handed_over = _handed_over_files(settings, transfers)
-        handed_over.start()
-        stack.push_async_callback(handed_over.close)
+        links = BackgroundTask(
+            "remove links of models that are gone", delivery.sweep, report_failure, every=SWEEP_SECONDS
+        )
+        for sweep in (links, _handed_over_files(settings, transfers)):
+            sweep.start()
+            stack.push_async_callback(sweep.close)
         await member.serve()
 
 
@@ -134,7 +141,7 @@ def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTa
         rows = await transfers.workable()
         await asyncio.to_thread(remove_unused, handed_over_directory(settings.home), [row.source for row in rows])
 
-    return BackgroundTask("remove handed over files", remove, report_failure, every=SWEEP_SECONDS)
+    return BackgroundTask("remove handed over files", remove, report_failure, every=HANDED_OVER_SECONDS)
 
 
 def store_of(settings: Settings) -> ObjectStore:
