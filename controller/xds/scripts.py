@@ -36,7 +36,8 @@ _LIMITS_MODULES = (
     "request_products",
     "request_limits",
 )
-_ROUTE_MODULES = ("quotation", "json_body", "admission_digest", "callers", "token_scopes")
+_ROUTE_MODULES = ("quotation", "json_body", "admission_digest", "callers", "clock", "token_scopes")
+_ANSWERS_MODULES = ("engine_errors", "clock", "first_token", "usage")
 _STRICT_MODULES = ("quotation", "json_body", "json_tree", "field_kinds", "nearest", "rpc_status")
 _STRICT_REASONS = ("INVALID_FIELD", "NOT_IMPLEMENTED")
 
@@ -47,7 +48,7 @@ def route(changed: Mapping[str, int]) -> str:
 
 
 def answers() -> str:
-    """Return the filter that reads the usage in an answer and converts an engine's errors to the format of the API."""
+    """Return the filter that measures an answer and converts an engine's errors to the format of the API."""
     table = literal(
         {
             "entries": [
@@ -56,7 +57,7 @@ def answers() -> str:
             "types": ANTHROPIC_TYPES,
         }
     )
-    return module("engine_errors_table", f"return {table}") + modules("engine_errors") + file("answers")
+    return module("engine_errors_table", f"return {table}") + modules(*_ANSWERS_MODULES) + file("answers")
 
 
 def strict_json(api: PublicApi) -> str:

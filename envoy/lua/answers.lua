@@ -1,235 +1,14 @@
--- Reads the usage of an answer for the access log: `prompt_tokens` and `completion_tokens` in the metadata mean the same for every API.
+-- Measures an answer for access log and metrics, in the metadata `llamesh.usage`: `prompt_tokens` and `completion_tokens` of an answer to a
+-- request with a token, `token_microseconds` (time between two tokens) of such a stream, and `first_token_microseconds` of every stream.
 -- Puts an error of the engine into the format of the called API (engine_errors.lua); only an error is buffered until it is complete.
 --
--- All other bytes are forwarded as they arrive; the number of stored bytes is bounded. Nothing is parsed: a quote inside a text is escaped,
--- so no text of a model can contain the names that are searched for. Envoy's own filter for streams parses each event, and crashes at
--- `data: null`, which llama.cpp sends first to a request with several prompts.
---
--- A stream has `timings` in the last event of each answer, whether or not the client asked for usage. A stream of Anthropic's API has none:
--- its first event has the usage of the prompt, its last event that of the answer. A whole body has `usage`; if it has several answers, only
--- that of the first one. A client can request repeated timings: with each token (`timings_per_token`), and inside `__verbose` (`verbose`).
--- They count once for each answer.
+-- All other bytes are forwarded as they arrive. Of an answer to a request without a token only the first token is measured: after it Envoy
+-- forwards the chunks without this script.
 
+local clock = require("clock")
 local engine_errors = require("engine_errors")
-
-local find, match, sub, byte, floor = string.find, string.match, string.sub, string.byte, math.floor
-local QUOTE, BACKSLASH, COLON, BRACE, BRACKET = 34, 92, 58, 123, 91
-
-local USAGE, TIMINGS = '"usage":{', '"timings":{'
--- Maximum number of stored bytes of an unfinished event. The usage is at its end, except in an event with `__verbose`.
-local MAX_EVENT = 1048576
--- Maximum number of stored bytes of a whole body with several answers. The lengths of the answers after them are unknown.
-local MAX_BODY = 16777216
--- The names of fields with text of the model.
-local WRITTEN = { content = true, text = true, reasoning_content = true, arguments = true }
-
-local answers = {}
-
-local function number(object, name)
-  return tonumber(match(object, '"' .. name .. '":(%d+)'))
-end
-
--- Anthropic's API reports cached tokens apart from the rest of the prompt; the other APIs include them.
-local function prompt_of(usage)
-  local input = number(usage, "input_tokens")
-  return number(usage, "prompt_tokens") or input and input + (number(usage, "cache_read_input_tokens") or 0)
-end
-
-local function answer_of(usage)
-  return number(usage, "completion_tokens") or number(usage, "output_tokens")
-end
-
--- Calls `found(object, at)` for each object in `text` that begins with `mark`. Returns the position of an unfinished object, or nil.
-local function each(text, mark, found)
-  local at = find(text, mark, 1, true)
-  while at do
-    local object = match(text, "^%b{}", at + #mark - 1)
-    if not object then
-      return at
-    end
-    found(object, at)
-    at = find(text, mark, at + #mark, true)
-  end
-end
-
--- Returns the position of the end of the string whose opening quote is at `at`, or nil.
-local function string_end(text, at)
-  local last, escaped = at, nil
-  repeat
-    last = find(text, '["\\]', last + 1)
-    escaped = last and byte(text, last) == BACKSLASH
-    last = escaped and last + 1 or last
-  until not escaped
-  return last
-end
-
--- Returns whether the name at `at` is a name of the outermost object, which begins at `from`.
-local function outermost(event, from, at)
-  local depth = 0
-  while from and from < at do
-    local mark = byte(event, from)
-    if mark == QUOTE then
-      from = string_end(event, from)
-    else
-      depth = depth + ((mark == BRACE or mark == BRACKET) and 1 or -1)
-    end
-    from = from and find(event, '["{}%[%]]', from + 1)
-  end
-  return depth == 1
-end
-
--- Returns whether the timings in `event` from `at` to `last` are those of a whole answer, and are not repeated.
-local function ends_answer(event, at, last)
-  -- Timings with each token are cumulative; the last ones are the total.
-  if find(event, '"finish_reason":null', 1, true) then
-    return false
-  elseif find(event, '"type":"response.', 1, true) and not find(event, '"type":"response.completed"', 1, true) then
-    return false
-  end
-  local begins = match(event, "^[^{\n]*\n?data: (){")
-  if not begins then
-    -- The event was too long: its beginning was not stored.
-    return sub(event, last + 1) == "}\n\n"
-  end
-  return not find(event, '"__verbose":{', 1, true) or outermost(event, begins, at)
-end
-
--- Reads a stream piece by piece: `add(bytes)`, then `sum(expected, prompts)`.
-function answers.stream()
-  local rest, ended, prompt, completion = "", 0, 0, 0
-  local reader = {}
-
-  local function read(events)
-    each(events, TIMINGS, function(object, at)
-      local start, next_event = 1, nil
-      while true do
-        _, next_event = find(events, "\n\n", start, true)
-        if not next_event or next_event >= at then
-          break
-        end
-        start = next_event + 1
-      end
-      if ends_answer(sub(events, start, next_event), at - start + 1, at - start + #TIMINGS - 1 + #object) then
-        ended = ended + 1
-        prompt = prompt + (number(object, "prompt_n") or 0) + (number(object, "cache_n") or 0)
-        completion = completion + (number(object, "predicted_n") or 0)
-      end
-    end)
-    each(events, USAGE, function(object)
-      reader.prompt = prompt_of(object) or reader.prompt
-      -- The first event of a stream of messages reports the prompt, and 0 tokens for the answer.
-      local begins = number(object, "input_tokens") and number(object, "output_tokens") == 0
-      reader.completion = not begins and answer_of(object) or reader.completion
-    end)
-  end
-
-  function reader.add(bytes)
-    -- Usually a piece is an event.
-    if rest == "" and sub(bytes, -2) == "\n\n" then
-      return read(bytes)
-    end
-    rest = rest .. bytes
-    local ends = 0
-    for at in rest:gmatch("\n\n()") do
-      ends = at - 1
-    end
-    if ends > 0 then
-      read(sub(rest, 1, ends))
-    end
-    rest = sub(rest, math.max(ends + 1, #rest - MAX_EVENT + 1))
-  end
-
-  -- Returns the tokens of the prompts, each counted once, and those of all answers. A number that not all `expected` answers reported is
-  -- nil.
-  function reader.sum(expected, prompts)
-    if ended == 0 then
-      return reader.prompt, reader.completion
-    elseif ended < expected then
-      return nil
-    end
-    return floor(prompt * prompts / ended + 0.5), completion
-  end
-
-  return reader
-end
-
--- Returns the bytes of the model's text in each choice of a body.
-local function lengths(body)
-  local all, depth, key = {}, 0, nil
-  local _, at = find(body, '"choices":[', 1, true)
-  while at do
-    at = find(body, '["{}%[%]]', at + 1)
-    local mark = at and byte(body, at)
-    if mark == QUOTE then
-      local last = string_end(body, at)
-      if not last then
-        return all
-      elseif byte(body, last + 1) == COLON then
-        key = sub(body, at + 1, last - 1)
-      elseif WRITTEN[key] and byte(body, at - 1) == COLON then
-        all[#all] = all[#all] + last - at - 1
-      end
-      at = last
-    elseif mark == BRACE or mark == BRACKET then
-      depth = depth + 1
-      if depth == 1 then
-        all[#all + 1] = 0
-      end
-    elseif mark then
-      depth = depth - 1
-      if depth < 0 then
-        return all
-      end
-    end
-  end
-  return all
-end
-
--- Returns the length of all choices of a body divided by that of the first; `expected` if it is unknown.
-local function times_the_first(body, expected)
-  local written = lengths(body)
-  local all = 0
-  for _, length in ipairs(written) do
-    all = all + length
-  end
-  return (written[1] or 0) > 0 and all / written[1] or expected
-end
-
--- Reads the usage of a whole body. If llama.cpp reports only the usage of the first of several answers, the others are estimated from the
--- length of their text, and every prompt counts like the first one.
-function answers.whole(several)
-  local rest, reports, prompt, completion = "", 0, nil, nil
-  local pieces, size = {}, 0
-  local reader = {}
-
-  function reader.add(bytes)
-    rest = rest .. bytes
-    local open = each(rest, USAGE, function(object)
-      reports = reports + 1
-      prompt = prompt_of(object) and (prompt or 0) + prompt_of(object)
-      completion = answer_of(object) and (completion or 0) + answer_of(object)
-    end)
-    rest = sub(rest, open or math.max(1, #rest - #USAGE + 2))
-    size = size + #bytes
-    if several and size <= MAX_BODY then
-      pieces[#pieces + 1] = bytes
-    end
-  end
-
-  function reader.sum(expected, prompts)
-    if not prompt then
-      return nil
-    elseif not several then
-      return prompt, completion or 0
-    elseif reports > 1 then
-      return floor(prompt * prompts / reports + 0.5), completion
-    end
-    local times = size <= MAX_BODY and times_the_first(table.concat(pieces), expected) or expected
-    return prompt * prompts, floor((completion or 0) * times + 0.5)
-  end
-
-  return reader
-end
+local first_token = require("first_token")
+local usage = require("usage")
 
 -- A body may end with an empty chunk, for which Envoy returns no bytes.
 local function bytes_of(chunk)
@@ -237,57 +16,85 @@ local function bytes_of(chunk)
   return length > 0 and chunk:getBytes(0, length) or ""
 end
 
--- In milliseconds: Envoy has no finer clock for filters.
-local function now(response)
-  return tonumber(response:timestamp())
+local function write(response, name, value)
+  response:streamInfo():dynamicMetadata():set("llamesh.usage", name, value)
+end
+
+-- Returns a function that writes the numbers of tokens that are known and have changed. It returns whether the completion has.
+local function token_writer(response)
+  local stored_prompt, stored_completion
+  return function(prompt, completion)
+    if prompt and prompt ~= stored_prompt then
+      stored_prompt = prompt
+      write(response, "prompt_tokens", prompt)
+    end
+    if not completion or completion == stored_completion then
+      return false
+    end
+    stored_completion = completion
+    write(response, "completion_tokens", completion)
+    return true
+  end
+end
+
+-- `began`: when the request began.
+local function read_stream(response, request, began)
+  local expected, prompts = request.answers or 1, request.prompts or 1
+  local reader, write_tokens = request.counted and usage.stream(), token_writer(response)
+  local is_first = first_token.finder()
+  -- Time of the first token; nil before it arrives.
+  local first
+  for chunk in response:bodyChunks() do
+    local bytes = bytes_of(chunk)
+    if not first and is_first(bytes) then
+      first = clock.now(response)
+      write(response, "first_token_microseconds", clock.between(began, first))
+      if not reader then
+        return
+      end
+    end
+    if reader then
+      reader.add(bytes)
+      -- Inside the loop: a client may disconnect after the last event, and then no code after this loop runs.
+      local prompt, completion = reader.sum(expected, prompts)
+      local changed = write_tokens(prompt or reader.prompt, prompt and completion)
+      if changed and first and completion > expected then
+        -- The choices are generated in parallel, so the first tokens of all arrive at about the same time.
+        local each = clock.between(first, clock.now(response)) * expected / (completion - expected)
+        write(response, "token_microseconds", math.floor(each + 0.5))
+      end
+    end
+  end
+end
+
+local function read_whole(response, request)
+  local expected, prompts = request.answers or 1, request.prompts or 1
+  local reader = usage.whole(expected > 1)
+  for chunk in response:bodyChunks() do
+    reader.add(bytes_of(chunk))
+  end
+  local prompt, completion = reader.sum(expected, prompts)
+  if prompt and completion then
+    token_writer(response)(prompt, completion)
+  end
 end
 
 function envoy_on_response(response)
   local headers = response:headers()
   local kind = headers:get("content-type") or ""
   local status = tonumber(headers:get(":status"))
-  if status >= 400 and find(kind, "^application/json") then
+  local json = kind:find("^application/json")
+  if status >= 400 and json then
     return engine_errors.reshape(response, status, tonumber(headers:get("content-length")))
-  end
-  local streamed = find(kind, "^text/event%-stream")
-  if headers:get(":status") ~= "200" or not (streamed or find(kind, "^application/json")) then
+  elseif status ~= 200 then
     return
   end
-  local request = response:streamInfo():dynamicMetadata():get("llamesh")
-  if not request or not request.counted then
-    return
-  end
-  local expected, prompts = request.answers or 1, request.prompts or 1
-  local reader = streamed and answers.stream() or answers.whole(expected > 1)
-  local stored_prompt, stored_completion
-  -- Time of the first piece; nil before it arrives.
-  local began
-  local function tell(prompt, completion)
-    if prompt and prompt ~= stored_prompt then
-      stored_prompt = prompt
-      response:streamInfo():dynamicMetadata():set("llamesh.usage", "prompt_tokens", prompt)
-    end
-    if completion and completion ~= stored_completion then
-      stored_completion = completion
-      response:streamInfo():dynamicMetadata():set("llamesh.usage", "completion_tokens", completion)
-      if streamed and completion > expected then
-        -- The choices are generated in parallel, and the first token of each has arrived when the stream begins.
-        local each = (now(response) - began) * 1000 * expected / (completion - expected)
-        response:streamInfo():dynamicMetadata():set("llamesh.usage", "token_microseconds", floor(each + 0.5))
-      end
-    end
-  end
-  for chunk in response:bodyChunks() do
-    reader.add(bytes_of(chunk))
-    if streamed then
-      began = began or now(response)
-      -- Inside the loop: a client may disconnect after the last event, and then no code after this loop runs.
-      local prompt, completion = reader.sum(expected, prompts)
-      tell(prompt or reader.prompt, prompt and completion)
-    end
-  end
-  local prompt, completion = reader.sum(expected, prompts)
-  if prompt and completion then
-    tell(prompt, completion)
+  local metadata = response:streamInfo():dynamicMetadata()
+  local request = metadata:get("llamesh") or {}
+  local began = metadata:get("llamesh.began")
+  if began and kind:find("^text/event%-stream") then
+    return read_stream(response, request, began.microseconds)
+  elseif json and request.counted then
+    return read_whole(response, request)
   end
 end

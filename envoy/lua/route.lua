@@ -9,6 +9,7 @@
 
 local admission_digest = require("admission_digest")
 local callers = require("callers")
+local clock = require("clock")
 local json_body = require("json_body")
 local quoted = require("quotation")
 local request_limits = require("request_limits")
@@ -184,6 +185,7 @@ function envoy_on_request(request)
   if encoded then
     return refuse(request, "415", "invalid_request_error", "unsupported_content_encoding", encoded)
   end
+  request:streamInfo():dynamicMetadata():set("llamesh.began", "microseconds", clock.now(request)) -- answers.lua reads it
   local buffer = request:body() -- waits for the body: objects fetched from `request` before are invalid afterwards
   local most_prompt = request:metadata():get("most_prompt_bytes")
   local said, problem = request_limits.read(path, buffer and buffer:getBytes(0, buffer:length()) or "", most_prompt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,13 +55,16 @@ def apply(
     with connected() as mesh:
         from llamesh.cli.declaring import declaring
         from llamesh.cli.manifest.kinds import label_of
+        from llamesh.cli.manifest.outside import unusable
+        from llamesh.cli.manifest.plan import plan
         from llamesh.cli.manifest.pruning import to_prune
         from llamesh.cli.manifest.record import Record
 
         record = Record(mesh.profile.url, _set_name(filename, set_name, prune))
         with nullcontext() if dry_run else declaring(mesh.profile.url, "apply"):
             before = record.entries()
-            actions, held = _plan(mesh, documents, {item.kind for item in before} if prune else set())
+            held = _held(mesh, documents, {item.kind for item in before} if prune else set())
+            actions = plan(documents, held, unusable(documents, held, mesh.profile))
             gone = to_prune(before, actions, held) if prune else []
             if not dry_run:
                 _apply(mesh, actions, record)
@@ -77,10 +80,12 @@ def apply(
 
 def diff(*, filename: Files) -> int:
     """Show how the mesh differs from the files. Exit code 0 if it does not, 1 if it does; failures have codes from 2."""
+    from llamesh.cli.manifest.plan import plan
+
     try:
         documents = _read(filename)
         with connected() as mesh:
-            actions, _ = _plan(mesh, documents, set())
+            actions = plan(documents, _held(mesh, documents))
     except Exception as error:
         raise _never_one(error) from error
     different = [action for action in actions if action.verb != "unchanged"]
@@ -137,12 +142,10 @@ def _set_name(filename: Sequence[str], given: str, prune: bool) -> str:
     return given or "\n".join(sorted(str(Path(item).resolve()) for item in filename))
 
 
-def _plan(mesh: Client, documents: Sequence[Document], also: set[str]) -> tuple[list[Action], Holdings]:
+def _held(mesh: Client, documents: Sequence[Document], also: Set[str] = frozenset()) -> Holdings:
     from llamesh.cli.manifest import holdings
-    from llamesh.cli.manifest.plan import plan
 
-    held = holdings.read(mesh, {item.kind for item in documents} | also)
-    return plan(documents, held), held
+    return holdings.read(mesh, {item.kind for item in documents} | also)
 
 
 def _apply(mesh: Client, actions: Sequence[Action], record: Record) -> None:

@@ -37,7 +37,7 @@ _FIRST: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("keys", "revoke"): ("keys",),
     **{("users", verb): ("users",) for verb in ("disable", "enable", "password", "rm", "update")},
     **{("contracts", verb): ("contracts",) for verb in ("rm", "update")},
-    **{("downloads", verb): ("downloads",) for verb in ("cancel", "retry", "rm")},
+    **{("downloads", verb): ("downloads",) for verb in ("pause", "resume", "cancel", "retry", "rm")},
 }
 """The kinds of things that the first word after a command may name."""
 _SEVERAL = {("stop",), ("rm",), ("keys", "revoke"), *((kind, "rm") for kind in ("users", "contracts", "downloads"))}

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from llamesh.client.sync import Client
     from llamesh.v1.server_pb2 import MemoryEstimate, Server
 
+_METERED = "yes: the contract service is asked about every request"
+_NOT_METERED = (
+    "no: the contract service is asked about tokens with a limited contract or with rights that may have ended"
+)
+
 
 def describe(server: ServerName, *, output: Output = "table") -> None:
     """Show everything about one server: what is wanted, what holds and why, each engine."""
@@ -71,7 +76,7 @@ def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:
     yield "Context", f"{_context(server, trained)} for each of {slots} slots"
     yield "Idle sleep", _length(spec.idle_sleep) or "never"
     yield "Wake budget", _length(spec.wake_budget) or "120s (default)"
-    yield "Metered", "yes" if spec.metered else "as the token says"
+    yield "Metered", _METERED if spec.metered else _NOT_METERED
     yield "Namespace", spec.namespace or "default"
     yield "Generation", f"{server.generation}, observed {server.observed_generation}"
     yield "Declared", when(server.create_time)

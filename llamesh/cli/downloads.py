@@ -1,4 +1,4 @@
-"""`llamesh downloads ls, cancel, retry, rm`: models on their way into the mesh."""
+"""`llamesh downloads ls, pause, resume, cancel, retry, rm`: models on their way into the mesh."""
 
 from __future__ import annotations
 
@@ -56,6 +56,29 @@ def list_(*, output: Output = "table") -> None:
     """List the downloads, newest first."""
     with connected() as mesh:
         show_list(mesh.models.downloads(), output, DOWNLOAD)
+
+
+@app.command
+def pause(model: ModelName, *, output: Output = "table") -> None:
+    """Stop a download until it is resumed; the parts that have come are kept for LLAMESH_DOWNLOAD_PAUSED_HOURS, a week by default."""
+    with connected() as mesh:
+        show_one(mesh.models.pause(_meant(mesh, model)), output, DOWNLOAD)
+
+
+@app.command
+def resume(model: ModelName, *, wait: bool = True, output: Output = "table") -> None:
+    """Let a paused download go on.
+
+    Parameters
+    ----------
+    wait
+        Wait until the model can be served.
+    """
+    with connected() as mesh:
+        pull = mesh.models.resume(_meant(mesh, model))
+        if wait:
+            followed(pull)
+        show_one(mesh.models.pulling(pull.model_uuid).download if wait else pull.download, output, DOWNLOAD)
 
 
 @app.command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -11,6 +11,8 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from cyclopts import Token
 
+NEVER, DEFAULT = "never", "default"
+"""Words for zero, in which the contract says that a server never sleeps, or has the default wake budget."""
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _PARTS = re.compile(r"(?:(\d+(?:\.\d+)?)d)?(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 MAX_SECONDS = 36500 * _UNITS["d"]
@@ -32,7 +34,16 @@ def _converted(_: object, tokens: Sequence[Token]) -> float:
     return seconds(tokens[0].value)
 
 
+def _or_zero(word: str) -> Callable[[object, Sequence[Token]], float]:
+    """A converter for which a word means zero, too."""
+    return lambda _, tokens: 0.0 if tokens[0].value.strip().lower() == word else seconds(tokens[0].value)
+
+
 Duration = Annotated[float, Parameter(converter=_converted, metavar="TIME")]
 """An option that is a length of time."""
-MaybeDuration = Annotated[float | None, Parameter(converter=_converted, metavar="TIME")]
+IdleSleep = Annotated[float, Parameter(converter=_or_zero(NEVER), metavar="TIME")]
+"""The option --idle-sleep: a length of time, or `never`."""
+MaybeIdleSleep = Annotated[float | None, Parameter(converter=_or_zero(NEVER), metavar="TIME")]
 """The same option, which may be absent."""
+MaybeWakeBudget = Annotated[float | None, Parameter(converter=_or_zero(DEFAULT), metavar="TIME")]
+"""The option --wake-budget, which may be absent: a length of time, or `default`."""

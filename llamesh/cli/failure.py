@@ -28,7 +28,14 @@ _BY_CODE = {
     "UNAVAILABLE": Exit.UNAVAILABLE,
     "DEADLINE_EXCEEDED": Exit.UNAVAILABLE,
 }
-_REFUSALS = {"DOES_NOT_FIT", "DOWNLOAD_NOT_ENDED", "MODEL_IN_USE", "CONTRACT_IN_USE", "LAST_ADMINISTRATOR"}
+_REFUSALS = {
+    "DOES_NOT_FIT",
+    "DOWNLOAD_ENDED",
+    "DOWNLOAD_NOT_ENDED",
+    "MODEL_IN_USE",
+    "CONTRACT_IN_USE",
+    "LAST_ADMINISTRATOR",
+}
 """Reasons with the exit code of a refusal by a rule, whatever their gRPC code."""
 _CODE_OF_HTTP = {
     400: "INVALID_ARGUMENT",

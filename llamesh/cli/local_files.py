@@ -118,8 +118,8 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
 
     `purpose` tells apart several fetches of one file: none removes the link of another.
     """
-    parts = _parts(path)
-    home = _home_of(profile, path)
+    parts = parts_beside(path)
+    home = home_for(profile, path)
     if path.is_relative_to((home / "import").resolve()):
         yield HandedOver(path.as_uri())
         return
@@ -148,7 +148,7 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
                 folder.parent.rmdir()
 
 
-def _parts(path: Path) -> list[Path]:
+def parts_beside(path: Path) -> list[Path]:
     """The files of the model that one of them names. CommandError if one is missing."""
     try:
         parts = [path.with_name(name) for name in parts_of(path.name)]
@@ -192,14 +192,14 @@ class HandedOver:
                 model = pull.model_uuid
                 command = again or f"llamesh pull --uuid {model}"
                 note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
-                note(f"`llamesh downloads` shows it, `llamesh downloads cancel {model}` ends it")
+                note(f"`llamesh downloads` shows it, `llamesh downloads pause {model}` and `cancel {model}` stop it")
             raise
         finally:
             self.kept = not pull.ended
 
 
-def _home_of(profile: Profile, path: Path) -> Path:
-    """Return the home of the selected mesh, if it runs on this machine."""
+def home_for(profile: Profile, path: Path) -> Path:
+    """Return the home of the selected mesh. CommandError if the mesh cannot be given a file of this machine."""
     here = running_here(os.environ)
     if on_this_machine(profile.url) and here and urlsplit(here.management).port == urlsplit(profile.url).port:
         return home_directory(os.environ)

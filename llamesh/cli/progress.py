@@ -103,7 +103,7 @@ class _Plain:
 
 
 class _Reasons:
-    """Says why a download waits, once until the reason changes."""
+    """Says why a download waits or that it is paused, once until the reason changes."""
 
     def __init__(self, shown: _Drawn | _Plain) -> None:
         self._shown = shown
@@ -114,6 +114,8 @@ class _Reasons:
         from llamesh.v1 import download_pb2
 
         reason = now.error.message if now.state == download_pb2.DOWNLOAD_STATE_QUEUED else ""
+        if now.state == download_pb2.DOWNLOAD_STATE_PAUSED:
+            reason = f"is paused: `llamesh downloads resume {now.model_uuid}` lets it go on"
         if reason and reason != self._said:
             self._said = reason
             self._shown.clear()
@@ -135,6 +137,8 @@ def _percent(now: Download) -> str:
 
     if now.state == download_pb2.DOWNLOAD_STATE_QUEUED:
         return "waits"
+    if now.state == download_pb2.DOWNLOAD_STATE_PAUSED:
+        return "paused"
     return f"{percent(now):3d}%" if now.bytes_total else ""
 
 

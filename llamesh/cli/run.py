@@ -15,7 +15,7 @@ from cyclopts.types import PositiveInt
 from llamesh.cli.chat import chat
 from llamesh.cli.connection import connected
 from llamesh.cli.declaring import declaring
-from llamesh.cli.durations import Duration
+from llamesh.cli.durations import Duration, IdleSleep
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
@@ -36,7 +36,7 @@ def run(
     prompt: str = "",
     *,
     ctx_size: PositiveInt | None = None,
-    idle_sleep: Duration = IDLE_SLEEP,
+    idle_sleep: IdleSleep = IDLE_SLEEP,
     timeout: Duration = 300.0,
     system: str = "",
     temperature: float | None = None,
@@ -54,7 +54,7 @@ def run(
     ctx_size
         Tokens of context, if the model is not served yet.
     idle_sleep
-        Time without a request after which a server that this command started sleeps; the next request wakes it.
+        Time without a request after which a server that this command started sleeps, or never; the next request wakes it.
     timeout
         How long to wait for a server that starts.
     system

@@ -16,7 +16,7 @@ from cyclopts.validators import Number
 
 from llamesh import runtime_parameters as parameters
 from llamesh.cli.connection import connected
-from llamesh.cli.durations import MaybeDuration
+from llamesh.cli.durations import MaybeIdleSleep, MaybeWakeBudget
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_one, size
 from llamesh.cli.printing import note
@@ -110,8 +110,8 @@ def serve(
     *flags: Flags,
     name: str = "",
     replicas: Replicas = 1,
-    idle_sleep: MaybeDuration = None,
-    wake_budget: MaybeDuration = None,
+    idle_sleep: MaybeIdleSleep = None,
+    wake_budget: MaybeWakeBudget = None,
     namespace: str = "",
     metered: Annotated[bool, Parameter(negative="")] = False,
     wait: bool = False,
@@ -129,13 +129,14 @@ def serve(
     replicas
         Engines wanted.
     idle_sleep
-        Time without a request after which the engines are stopped until the next one: 10m, 1h, or seconds.
+        Time without a request after which the engines are stopped until the next one: 10m, 1h, seconds, or never; never if not given.
     wake_budget
-        How long a request may wait for an engine that is starting: 30s, 2m, or seconds.
+        How long a request may wait for an engine that is starting: 30s, 2m, seconds, or default, which is 2m.
     namespace
-        Where on Kubernetes.
+        Namespace on Kubernetes, one of ALLOWED_NAMESPACES; "default" if not given. It cannot be changed later.
     metered
-        Ask for every request whether it may be, whatever the token says.
+        Ask the contract service about every request to this server. Otherwise it is asked only about tokens with a limited contract
+        and tokens that may have lost rights.
     wait
         Wait until every engine answers.
     """

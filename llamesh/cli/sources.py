@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.local_files import HandedOver, handed_over, is_path, model_file
+from llamesh.cli.local_files import HandedOver, handed_over, home_for, is_path, model_file, parts_beside
 from llamesh.client.profile import Profile
 from llamesh.model_addresses import FORMS, is_address, likely
 from llamesh.nearest import nearest
@@ -24,15 +24,31 @@ def is_source(word: str) -> bool:
 @contextmanager
 def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[HandedOver]:
     """Return the address from which the mesh can fetch a source. CommandError if there is none."""
+    path = _file(source)
+    if path is None:
+        yield HandedOver(source)
+    else:
+        with handed_over(path, profile, purpose=purpose) as file:
+            yield file
+
+
+def check_source(source: str, profile: Profile) -> None:
+    """CommandError if `fetchable` would refuse a source. Changes nothing."""
+    path = _file(source)
+    if path is not None:
+        parts_beside(path)
+        home_for(profile, path)
+
+
+def _file(source: str) -> Path | None:
+    """The file of this machine that a source names; None for an address or no source. CommandError if it is neither."""
     if _of_ollama(source):
         raise no_source(source)
     if is_address(source) or not source:
-        yield HandedOver(source)
-    elif is_path(source) or (source.endswith(".gguf") and not likely(source)):
-        with handed_over(model_file(source), profile, purpose=purpose) as file:
-            yield file
-    else:
-        raise no_source(source)
+        return None
+    if is_path(source) or (source.endswith(".gguf") and not likely(source)):
+        return model_file(source)
+    raise no_source(source)
 
 
 def no_source(word: str, known: Sequence[str] = ()) -> CommandError:

@@ -17,24 +17,17 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from llamesh.addresses import LOCALHOST, read_bind
 from llamesh.kit import limits
 from llamesh.kit.config_sources import ENCODING
+from llamesh.kit.config_types import BytesPerSecond, Directory, Host, HostAndPort, Origin, Port, Positive
 from llamesh.kit.exposure import is_loopback
-from llamesh.kit.origins import read_host, read_host_and_port, read_origin
 from llamesh.kit.postgres import read_address
 from llamesh.kit.source_places import HUB, HubEndpoint, S3Places, WebAddress
-from llamesh.locations import expanded, run_directory
+from llamesh.locations import run_directory
 
 
 def _named(name: str, default: object, description: str) -> Any:
     """Make a field that is read from the variable `name`, in upper or lower case."""
     return Field(default=default, validation_alias=AliasChoices(name, name.lower()), description=description)
 
-
-Port = Annotated[int, Field(ge=0, le=65535)]
-Positive = Annotated[float, Field(gt=0)]
-Host = Annotated[str, AfterValidator(read_host)]
-HostAndPort = Annotated[str, AfterValidator(read_host_and_port)]
-Directory = Annotated[Path, AfterValidator(lambda path: expanded(path).absolute())]
-Origin = Annotated[str, AfterValidator(read_origin)]
 
 MIN_ROTATION_DAYS = 1 / 24
 """Verifiers get each key pair until its last token has expired; a shorter rotation would make their number unbounded."""
@@ -185,6 +178,17 @@ class Settings(BaseSettings):
         "LLAMESH_DOWNLOAD_PARALLEL_PARTS",
         4,
         "Parts of one model that are fetched at the same time. At most this many are fetched again after a crash.",
+    )
+    download_bytes_per_second: BytesPerSecond = _named(
+        "LLAMESH_DOWNLOAD_BYTES_PER_SECOND",
+        0,
+        "Most bytes per second that all downloads of this process together read, in equal shares; files of this machine do not count."
+        " 0: no limit; the least is 65536.",
+    )
+    download_paused_hours: Annotated[Positive, Field(le=87_600)] = _named(
+        "LLAMESH_DOWNLOAD_PAUSED_HOURS",
+        168.0,
+        "Hours for which the parts of a paused download are kept. After that the download stays paused, and begins anew once resumed.",
     )
     hf_endpoint: HubEndpoint = _named(
         "HF_ENDPOINT", HUB, "Address of the Hugging Face Hub or of a mirror, for hf: sources."

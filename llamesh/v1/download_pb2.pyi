@@ -43,6 +43,8 @@ class _DownloadStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """
     DOWNLOAD_STATE_CANCELLED: _DownloadState.ValueType  # 6
     """Stopped on request; nothing of it is left."""
+    DOWNLOAD_STATE_PAUSED: _DownloadState.ValueType  # 7
+    """Stopped on request until it is resumed, or its model is asked for again."""
 
 class DownloadState(_DownloadState, metaclass=_DownloadStateEnumTypeWrapper):
     """How a download is."""
@@ -63,6 +65,8 @@ damaged.
 """
 DOWNLOAD_STATE_CANCELLED: DownloadState.ValueType  # 6
 """Stopped on request; nothing of it is left."""
+DOWNLOAD_STATE_PAUSED: DownloadState.ValueType  # 7
+"""Stopped on request until it is resumed, or its model is asked for again."""
 Global___DownloadState: typing_extensions.TypeAlias = DownloadState
 
 @typing.final
@@ -181,6 +185,42 @@ class CancelDownloadRequest(google.protobuf.message.Message):
 Global___CancelDownloadRequest: typing_extensions.TypeAlias = CancelDownloadRequest
 
 @typing.final
+class PauseDownloadRequest(google.protobuf.message.Message):
+    """Request of PauseDownload."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The model."""
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid"]) -> None: ...
+
+Global___PauseDownloadRequest: typing_extensions.TypeAlias = PauseDownloadRequest
+
+@typing.final
+class ResumeDownloadRequest(google.protobuf.message.Message):
+    """Request of ResumeDownload."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The model."""
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid"]) -> None: ...
+
+Global___ResumeDownloadRequest: typing_extensions.TypeAlias = ResumeDownloadRequest
+
+@typing.final
 class DeleteDownloadRequest(google.protobuf.message.Message):
     """Request of DeleteDownload."""
 
@@ -226,7 +266,7 @@ class Download(google.protobuf.message.Message):
     state: Global___DownloadState.ValueType
     """How it is."""
     bytes_done: builtins.int
-    """Bytes that have come."""
+    """Bytes that have come; while PAUSED, those that are kept."""
     bytes_total: builtins.int
     """Bytes in all. 0: the source does not say."""
     bytes_per_second: builtins.int
@@ -234,7 +274,7 @@ class Download(google.protobuf.message.Message):
     sha256: builtins.str
     """SHA-256 of the first file, once SUCCEEDED."""
     resume_count: builtins.int
-    """Times it was started again after an interruption."""
+    """Times it was started again after an interruption or a pause."""
     revision: builtins.str
     """The revision of the source, if it has revisions: the commit of a repository of Hugging Face. Known once RUNNING."""
     @property

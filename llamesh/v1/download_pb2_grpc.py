@@ -56,6 +56,16 @@ class DownloadServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_download__pb2.CancelDownloadRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_download__pb2.Download.FromString,
                 _registered_method=True)
+        self.PauseDownload = channel.unary_unary(
+                '/llamesh.v1.DownloadService/PauseDownload',
+                request_serializer=llamesh_dot_v1_dot_download__pb2.PauseDownloadRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_download__pb2.Download.FromString,
+                _registered_method=True)
+        self.ResumeDownload = channel.unary_unary(
+                '/llamesh.v1.DownloadService/ResumeDownload',
+                request_serializer=llamesh_dot_v1_dot_download__pb2.ResumeDownloadRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_download__pb2.Download.FromString,
+                _registered_method=True)
         self.DeleteDownload = channel.unary_unary(
                 '/llamesh.v1.DownloadService/DeleteDownload',
                 request_serializer=llamesh_dot_v1_dot_download__pb2.DeleteDownloadRequest.SerializeToString,
@@ -69,7 +79,7 @@ class DownloadServiceServicer(object):
 
     def StartDownload(self, request, context):
         """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
-        after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
+        a PAUSED one goes on, after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
         recorded, before any byte has arrived. If the model is there already, it looks for the model's object first, for 3 s at most. A
         download outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
         """
@@ -93,6 +103,22 @@ class DownloadServiceServicer(object):
 
     def CancelDownload(self, request, context):
         """Stops a download and discards the bytes that have arrived. No effect once it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseDownload(self, request, context):
+        """Stops a download until it is resumed. It needs no slot meanwhile, and survives a restart. The parts that have arrived are kept for
+        LLAMESH_DOWNLOAD_PAUSED_HOURS, a week by default; then they are removed, and the download begins at the first byte once it is resumed.
+        No effect on a download that is paused. DOWNLOAD_ENDED after its end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeDownload(self, request, context):
+        """Queues a paused download again, as StartDownload does. No effect on a download that is not paused. DOWNLOAD_ENDED after its end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +154,16 @@ def add_DownloadServiceServicer_to_server(servicer, server):
             'CancelDownload': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelDownload,
                     request_deserializer=llamesh_dot_v1_dot_download__pb2.CancelDownloadRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_download__pb2.Download.SerializeToString,
+            ),
+            'PauseDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseDownload,
+                    request_deserializer=llamesh_dot_v1_dot_download__pb2.PauseDownloadRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_download__pb2.Download.SerializeToString,
+            ),
+            'ResumeDownload': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeDownload,
+                    request_deserializer=llamesh_dot_v1_dot_download__pb2.ResumeDownloadRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_download__pb2.Download.SerializeToString,
             ),
             'DeleteDownload': grpc.unary_unary_rpc_method_handler(
@@ -244,6 +280,60 @@ class DownloadService(object):
             target,
             '/llamesh.v1.DownloadService/CancelDownload',
             llamesh_dot_v1_dot_download__pb2.CancelDownloadRequest.SerializeToString,
+            llamesh_dot_v1_dot_download__pb2.Download.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.DownloadService/PauseDownload',
+            llamesh_dot_v1_dot_download__pb2.PauseDownloadRequest.SerializeToString,
+            llamesh_dot_v1_dot_download__pb2.Download.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeDownload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.DownloadService/ResumeDownload',
+            llamesh_dot_v1_dot_download__pb2.ResumeDownloadRequest.SerializeToString,
             llamesh_dot_v1_dot_download__pb2.Download.FromString,
             options,
             channel_credentials,

@@ -90,6 +90,38 @@ _DownloadServiceCancelDownloadType = typing_extensions.TypeVar(
     ],
 )
 
+_DownloadServicePauseDownloadType = typing_extensions.TypeVar(
+    '_DownloadServicePauseDownloadType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.PauseDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.PauseDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.PauseDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+)
+
+_DownloadServiceResumeDownloadType = typing_extensions.TypeVar(
+    '_DownloadServiceResumeDownloadType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ResumeDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ResumeDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ResumeDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+)
+
 _DownloadServiceDeleteDownloadType = typing_extensions.TypeVar(
     '_DownloadServiceDeleteDownloadType',
     grpc.UnaryUnaryMultiCallable[
@@ -106,7 +138,7 @@ _DownloadServiceDeleteDownloadType = typing_extensions.TypeVar(
     ],
 )
 
-class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _DownloadServiceGetDownloadType, _DownloadServiceListDownloadsType, _DownloadServiceCancelDownloadType, _DownloadServiceDeleteDownloadType]):
+class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _DownloadServiceGetDownloadType, _DownloadServiceListDownloadsType, _DownloadServiceCancelDownloadType, _DownloadServicePauseDownloadType, _DownloadServiceResumeDownloadType, _DownloadServiceDeleteDownloadType]):
     """Brings models in: streamed, hashed, checked, published in one step, recorded."""
 
     @typing.overload
@@ -125,6 +157,14 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.CancelDownloadRequest,
+            llamesh.v1.download_pb2.Download,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.PauseDownloadRequest,
+            llamesh.v1.download_pb2.Download,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.ResumeDownloadRequest,
             llamesh.v1.download_pb2.Download,
         ],
         grpc.UnaryUnaryMultiCallable[
@@ -152,6 +192,14 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
             llamesh.v1.download_pb2.Download,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.PauseDownloadRequest,
+            llamesh.v1.download_pb2.Download,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.ResumeDownloadRequest,
+            llamesh.v1.download_pb2.Download,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.DeleteDownloadRequest,
             llamesh.v1.download_pb2.Download,
         ],
@@ -159,7 +207,7 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
 
     StartDownload: _DownloadServiceStartDownloadType
     """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
-    after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
+    a PAUSED one goes on, after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
     recorded, before any byte has arrived. If the model is there already, it looks for the model's object first, for 3 s at most. A
     download outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
     """
@@ -172,6 +220,15 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
 
     CancelDownload: _DownloadServiceCancelDownloadType
     """Stops a download and discards the bytes that have arrived. No effect once it has ended."""
+
+    PauseDownload: _DownloadServicePauseDownloadType
+    """Stops a download until it is resumed. It needs no slot meanwhile, and survives a restart. The parts that have arrived are kept for
+    LLAMESH_DOWNLOAD_PAUSED_HOURS, a week by default; then they are removed, and the download begins at the first byte once it is resumed.
+    No effect on a download that is paused. DOWNLOAD_ENDED after its end.
+    """
+
+    ResumeDownload: _DownloadServiceResumeDownloadType
+    """Queues a paused download again, as StartDownload does. No effect on a download that is not paused. DOWNLOAD_ENDED after its end."""
 
     DeleteDownload: _DownloadServiceDeleteDownloadType
     """Removes the record of a download that has ended; a model that it brought stays, and can be fetched again as before.
@@ -197,6 +254,14 @@ DownloadServiceAsyncStub: typing_extensions.TypeAlias = DownloadServiceStub[
         llamesh.v1.download_pb2.Download,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.PauseDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ResumeDownloadRequest,
+        llamesh.v1.download_pb2.Download,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.DeleteDownloadRequest,
         llamesh.v1.download_pb2.Download,
     ],
@@ -212,7 +277,7 @@ class DownloadServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.download_pb2.Download, collections.abc.Awaitable[llamesh.v1.download_pb2.Download]]:
         """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
-        after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
+        a PAUSED one goes on, after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
         recorded, before any byte has arrived. If the model is there already, it looks for the model's object first, for 3 s at most. A
         download outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
         """
@@ -240,6 +305,25 @@ class DownloadServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.download_pb2.Download, collections.abc.Awaitable[llamesh.v1.download_pb2.Download]]:
         """Stops a download and discards the bytes that have arrived. No effect once it has ended."""
+
+    @abc.abstractmethod
+    def PauseDownload(
+        self,
+        request: llamesh.v1.download_pb2.PauseDownloadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.download_pb2.Download, collections.abc.Awaitable[llamesh.v1.download_pb2.Download]]:
+        """Stops a download until it is resumed. It needs no slot meanwhile, and survives a restart. The parts that have arrived are kept for
+        LLAMESH_DOWNLOAD_PAUSED_HOURS, a week by default; then they are removed, and the download begins at the first byte once it is resumed.
+        No effect on a download that is paused. DOWNLOAD_ENDED after its end.
+        """
+
+    @abc.abstractmethod
+    def ResumeDownload(
+        self,
+        request: llamesh.v1.download_pb2.ResumeDownloadRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.download_pb2.Download, collections.abc.Awaitable[llamesh.v1.download_pb2.Download]]:
+        """Queues a paused download again, as StartDownload does. No effect on a download that is not paused. DOWNLOAD_ENDED after its end."""
 
     @abc.abstractmethod
     def DeleteDownload(

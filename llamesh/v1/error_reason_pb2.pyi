@@ -86,6 +86,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """No source was given and no Quant service is configured."""
     ERROR_REASON_DOWNLOAD_NOT_ENDED: _ErrorReason.ValueType  # 37
     """The record of a download is kept until the download has ended."""
+    ERROR_REASON_DOWNLOAD_ENDED: _ErrorReason.ValueType  # 38
+    """A download that has ended is neither paused nor resumed."""
     ERROR_REASON_SERVER_NOT_FOUND: _ErrorReason.ValueType  # 40
     """No declared server has this id."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 41
@@ -200,6 +202,8 @@ ERROR_REASON_QUANT_NOT_CONFIGURED: ErrorReason.ValueType  # 36
 """No source was given and no Quant service is configured."""
 ERROR_REASON_DOWNLOAD_NOT_ENDED: ErrorReason.ValueType  # 37
 """The record of a download is kept until the download has ended."""
+ERROR_REASON_DOWNLOAD_ENDED: ErrorReason.ValueType  # 38
+"""A download that has ended is neither paused nor resumed."""
 ERROR_REASON_SERVER_NOT_FOUND: ErrorReason.ValueType  # 40
 """No declared server has this id."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 41

@@ -119,7 +119,9 @@ class KeySpec(google.protobuf.message.Message):
     expire_days: builtins.int
     """Days until a new key ends. 0: 90."""
     secret_file: builtins.str
-    """File that a new key's token is written to, readable by its owner only; relative to the manifest. It must not have content yet."""
+    """File that a new key's token is written to, readable by its owner only; relative to the manifest. It must have no
+    content yet, or only the token of a key that has ended.
+    """
     @property
     def scopes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """What it may do: "manage", "infer:*", "infer:<model name>", "infer:<server uuid>". Empty: "infer:*"."""

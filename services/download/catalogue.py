@@ -13,7 +13,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import PageQuery
 from services.download.model_search import ModelSearch, set_tags
-from services.download.tables import ACTIVE, ModelRow, TransferRow
+from services.download.tables import UNENDED, ModelRow, TransferRow, TransferState
 from services.download.unowned_objects import UnownedObjects, lock_bytes
 
 
@@ -84,8 +84,7 @@ def _digests(model: ModelRow) -> list[str]:
 
 
 def _absent(model_uuid: str, transfer: TransferRow | None) -> MeshError:
-    if transfer is not None and transfer.state in ACTIVE:
-        return MeshError(
-            Reason.ERROR_REASON_MODEL_NOT_READY, f"{model_uuid} is still being fetched", {"modelUuid": model_uuid}
-        )
+    if transfer is not None and transfer.state in UNENDED:
+        why = "the download of {} is paused" if transfer.state == TransferState.PAUSED else "{} is still being fetched"
+        return MeshError(Reason.ERROR_REASON_MODEL_NOT_READY, why.format(model_uuid), {"modelUuid": model_uuid})
     return MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, f"there is no model {model_uuid}", {"modelUuid": model_uuid})

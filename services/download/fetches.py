@@ -15,6 +15,7 @@ from functools import partial
 
 from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import StagedObject, StoreError
+from services.download.bandwidth import Bandwidth
 from services.download.continuation import continued
 from services.download.early_check import read_header
 from services.download.model_parts import PartsCheck, check_part
@@ -29,6 +30,10 @@ MAX_NAME = 1024
 """Maximum length of the recorded name of a file."""
 
 
+Opened = Callable[[TransferRow, SourceObject], Awaitable[None]]
+"""Records what the first file of a transfer says once it is open."""
+
+
 @dataclass(frozen=True, slots=True)
 class StagedFile:
     """A file of a model whose bytes are in the store, not published yet."""
@@ -39,30 +44,27 @@ class StagedFile:
 
 
 class Fetches:
-    """Fetches models. `opened` gets each transfer with its first file once it is open; `clock` is monotonic, in seconds."""
+    """Fetches models. `clock` is monotonic, in seconds."""
 
-    def __init__(
-        self,
-        source: Source,
-        staging: Staging,
-        opened: Callable[[TransferRow, SourceObject], Awaitable[None]],
-        clock: Callable[[], float],
-    ) -> None:
+    def __init__(self, source: Source, staging: Staging, bandwidth: Bandwidth, clock: Callable[[], float]) -> None:
         self._source = source
         self._staging = staging
-        self._opened = opened
+        self._bandwidth = bandwidth
         self._clock = clock
         self.running: dict[str, tuple[TransferRow, Progress]] = {}
         """The transfers whose bytes arrive, by model."""
 
-    async def fetch(self, row: TransferRow, retries: StoreRetries) -> list[StagedFile]:
-        """Stage all files of a transfer. The caller discards them. Raises SourceError, StoreError, GgufError and MeshError."""
+    async def fetch(self, row: TransferRow, retries: StoreRetries, opened: Opened) -> list[StagedFile]:
+        """Stage all files of a transfer. The caller discards them. `opened` gets the first file once it is open.
+
+        Raises SourceError, StoreError, GgufError and MeshError.
+        """
         staged: list[StagedFile] = []
         try:
             files = await self._source.files(row.source)
             total = await self._survey(files) if len(files) > 1 else 0
             for number in range(1, len(files) + 1):
-                await self._stage(row, files, number, total, retries, staged)
+                await self._stage(row, files, number, total, retries, opened, staged)
         except BaseException:
             # The source's close can fail or be cancelled when all bytes are staged.
             await discard(staged)
@@ -77,7 +79,7 @@ class Fetches:
         parts, complete = PartsCheck(len(files)), True
         for file in files:
             async with self._source.open(file.address) as found:
-                async with aclosing(continued(found, self._clock)) as chunks:
+                async with aclosing(continued(self._bandwidth.limited(found), self._clock)) as chunks:
                     header = await read_header(chunks, found.size)
                 found.end_stream()
                 sizes.append(found.size)
@@ -96,6 +98,7 @@ class Fetches:
         number: int,
         total: int,
         retries: StoreRetries,
+        opened: Opened,
         staged: list[StagedFile],
     ) -> None:
         """Stage one file and add it to `staged`."""
@@ -103,7 +106,7 @@ class Fetches:
             required = row.expected_sha256 if number == 1 else ""
             check_digest(found.sha256, required)
             if number == 1:
-                await self._opened(row, found)
+                await opened(row, found)
                 size = total if len(files) > 1 else found.size or 0
                 self.running[row.model_uuid] = (row, Progress(size, self._clock))
             progress = self.running[row.model_uuid][1]
@@ -122,11 +125,11 @@ class Fetches:
                 retries.add(0)
             check = partial(check_part, number=number, count=len(files))
             name = "".join(filter(str.isprintable, found.name))[:MAX_NAME]
-            staged.append(
-                StagedFile(FileRole.WEIGHTS, name, await self._staging.stage(row, number, found, check, count, present))
-            )
+            limited = self._bandwidth.limited(found)
+            done = await self._staging.stage(row, number, limited, check, count, present)
+            staged.append(StagedFile(FileRole.WEIGHTS, name, done))
             retries.staged()
-            check_digest(staged[-1].staged.sha256, required or found.sha256)
+            check_digest(done.sha256, required or found.sha256)
 
 
 async def discard(files: Iterable[StagedFile]) -> None:

@@ -1,7 +1,7 @@
 """Removes the files that the command has handed over for a fetch that has ended.
 
 The command links a file of its user into LLAMESH_HOME/import/handed-over and removes the link after the fetch. If the command was
-interrupted or killed, this module removes it. Invariant: a file that an active transfer reads, or that was linked a moment ago, stays.
+interrupted or killed, this module removes it. Invariant: a file of a transfer that has not ended, or that was linked a moment ago, stays.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ GRACE_SECONDS = 300.0
 """Seconds for which a file without a transfer stays: its command may be about to start one."""
 
 
-def remove_unused(directory: Path, active_sources: Collection[str], now: float | None = None) -> list[Path]:
-    """Remove the folders of `directory` that contain no active source, and return them."""
+def remove_unused(directory: Path, sources: Collection[str], now: float | None = None) -> list[Path]:
+    """Remove the folders of `directory` that contain none of the sources, and return them."""
     now = time.time() if now is None else now
-    used = {Path(unquote(urlsplit(source).path)).parent for source in active_sources if source.startswith("file:")}
+    used = {Path(unquote(urlsplit(source).path)).parent for source in sources if source.startswith("file:")}
     removed = []
     for folder in sorted(directory.iterdir()) if directory.is_dir() else ():
         if folder not in used and now - _changed(folder) > GRACE_SECONDS:

@@ -3,8 +3,8 @@
 The row of an object is written before the object is created and removed after the object, so an object without a row has no transfer.
 A part is recorded when the store has it durably. A transfer that begins again, in this process or another, opens its object by the row.
 
-Invariant: an object lives as long as its attempt of a transfer is active. What ended that attempt does not matter: success, failure,
-cancellation and a new attempt all leave a row whose attempt is not active, and `remove_ended` removes row and object.
+Invariant: an object lives as long as its attempt of a transfer has not ended; a paused one has not. What ended that attempt does not
+matter: success, failure, cancellation and a new attempt all leave a row whose attempt has ended, and `remove_ended` removes row and object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import ObjectNotFoundError, PartedObject, PartedObjects, PartLayout
 from services.download.sources import SourceObject
-from services.download.tables import ACTIVE, ObjectPartRow, PartialObjectRow, TransferRow
+from services.download.tables import UNENDED, ObjectPartRow, PartialObjectRow, TransferRow
 
 
 def same_object(row: PartialObjectRow, found: SourceObject) -> bool:
@@ -42,6 +42,8 @@ class PartialObjects:
         Return its name too.
         """
         for row, recorded in await self._of(transfer.model_uuid, number):
+            if row.attempt > transfer.attempt:
+                continue  # the transfer was paused or started again since this run began: the object belongs to a later run
             if row.attempt == transfer.attempt and same_object(row, found):
                 try:
                     opened = await self._parts.open(row.name, row.upload, PartLayout(row.size, row.part_size), recorded)
@@ -93,14 +95,14 @@ class PartialObjects:
             await session.merge(ObjectPartRow(name=name, number=number, tag=tag))
 
     async def remove_ended(self, busy: Collection[str]) -> None:
-        """Remove the objects whose attempts are not active. Those of `busy` models wait: their tasks have not ended."""
-        active = exists().where(
+        """Remove the objects whose attempts have ended. Those of `busy` models wait: their tasks have not ended."""
+        unended = exists().where(
             TransferRow.model_uuid == PartialObjectRow.model_uuid,
             TransferRow.attempt == PartialObjectRow.attempt,
-            TransferRow.state.in_(ACTIVE),
+            TransferRow.state.in_(UNENDED),
         )
         async with self._database.read() as session:
-            rows = (await session.scalars(select(PartialObjectRow).where(~active))).all()
+            rows = (await session.scalars(select(PartialObjectRow).where(~unended))).all()
         for row in rows:
             if row.model_uuid not in busy:
                 await self._try_remove(row)

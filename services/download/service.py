@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from time import monotonic
 
 import grpc
@@ -23,15 +24,18 @@ from llamesh.kit.quant_place import quant_place
 from llamesh.kit.serving import Member
 from llamesh.locations import handed_over_directory, parts_directory, variants_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
+from services.download.bandwidth import Bandwidth
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.delivery import SWEEP_SECONDS, Delivery
+from services.download.fetches import Fetches
 from services.download.handed_over import SWEEP_SECONDS as HANDED_OVER_SECONDS
 from services.download.handed_over import remove_unused
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
 from services.download.part_links import PartLinks
 from services.download.partial_objects import PartialObjects
+from services.download.pauses import Pauses
 from services.download.peers import PeerChanges
 from services.download.publications import Publications
 from services.download.retry_waits import RetryWaits
@@ -102,8 +106,11 @@ async def run(member: Member) -> None:
         partial_objects = PartialObjects(database, store.parts) if store.parts is not None else None
         part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
         staging = Staging(store, partial_objects, part_size, parallel, monotonic)
-        runs = TransferRuns(transfers, publications, staging, health, sources, changes, waits)
-        worker = Worker(transfers, runs, objects, health, waits, partial_objects)
+        bandwidth = Bandwidth(settings.download_bytes_per_second, monotonic)
+        fetches = Fetches(sources, staging, bandwidth, monotonic)
+        runs = TransferRuns(transfers, publications, health, fetches, changes, waits)
+        pauses = Pauses(database, utc_now, timedelta(hours=settings.download_paused_hours))
+        worker = Worker(transfers, runs, objects, health, waits, partial_objects, pauses)
 
         def show_store() -> None:
             member.show_part("store", health.usable)
@@ -112,7 +119,7 @@ async def run(member: Member) -> None:
         health.on_change(show_store)
         pages = open_pages(settings)
         has_quant = settings.quant or bool(settings.quant_service_url)
-        downloads = DownloadServicer(transfers, integrity, worker, sources, changes, has_quant, pages)
+        downloads = DownloadServicer(transfers, pauses, integrity, worker, sources, changes, has_quant, pages)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
         models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
@@ -138,8 +145,8 @@ def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTa
     """Return the task that removes the files that commands have handed over for fetches that have ended."""
 
     async def remove() -> None:
-        rows = await transfers.workable()
-        await asyncio.to_thread(remove_unused, handed_over_directory(settings.home), [row.source for row in rows])
+        sources = await transfers.unended_sources()
+        await asyncio.to_thread(remove_unused, handed_over_directory(settings.home), sources)
 
     return BackgroundTask("remove handed over files", remove, report_failure, every=HANDED_OVER_SECONDS)
 

@@ -26,6 +26,8 @@ from llamesh.v1.download_pb2 import (
     ListDownloadsResponse,
     LocateModelRequest,
     LocateModelResponse,
+    PauseDownloadRequest,
+    ResumeDownloadRequest,
     StartDownloadRequest,
     WatchCatalogueRequest,
     WatchCatalogueResponse,
@@ -37,9 +39,11 @@ from services.download.changes import Changes
 from services.download.delivery import Delivery
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message, search_of
+from services.download.pauses import Pauses
 from services.download.sources import Source, SourceRefusedError
 from services.download.tables import MAX_SUBJECT, TransferRow
-from services.download.transfers import TransferRequest, Transfers
+from services.download.transfer_requests import TransferRequest
+from services.download.transfers import Transfers
 from services.download.verification import source_refusal
 from services.download.worker import Worker
 
@@ -52,6 +56,7 @@ class DownloadServicer(DownloadServiceServicer):
     def __init__(
         self,
         transfers: Transfers,
+        pauses: Pauses,
         integrity: Integrity,
         worker: Worker,
         source: Source,
@@ -60,6 +65,7 @@ class DownloadServicer(DownloadServiceServicer):
         pages: Pages,
     ) -> None:
         self._transfers = transfers
+        self._pauses = pauses
         self._integrity = integrity
         self._worker = worker
         self._source = source
@@ -78,9 +84,7 @@ class DownloadServicer(DownloadServiceServicer):
             if error.reason != Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
                 raise
             row = await self._transfers.start(self._transfer_request(request, self._quant_source(request.model_uuid)))
-        self._worker.wake()
-        self._changes.download(self._message(row))
-        return self._message(row)
+        return self._changed(row)
 
     async def GetDownload(self, request: GetDownloadRequest, context: Context) -> Download:
         """See download.proto."""
@@ -93,16 +97,27 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        row = await self._transfers.cancel(request.model_uuid)
-        self._worker.wake()
-        self._changes.download(self._message(row))
-        return self._message(row)
+        return self._changed(await self._transfers.cancel(request.model_uuid))
+
+    async def PauseDownload(self, request: PauseDownloadRequest, context: Context) -> Download:
+        """See download.proto."""
+        return self._changed(await self._pauses.pause(request.model_uuid))
+
+    async def ResumeDownload(self, request: ResumeDownloadRequest, context: Context) -> Download:
+        """See download.proto."""
+        return self._changed(await self._pauses.resume(request.model_uuid))
 
     async def DeleteDownload(self, request: DeleteDownloadRequest, context: Context) -> Download:
         """See download.proto."""
         row = await self._transfers.delete(request.model_uuid)
         self._changes.removed_download(row.model_uuid)
         return download_message(row)
+
+    def _changed(self, row: TransferRow) -> Download:
+        """Tell the worker and the watchers that a call has changed a transfer, and encode it."""
+        self._worker.wake()
+        self._changes.download(self._message(row))
+        return self._message(row)
 
     def _message(self, row: TransferRow) -> Download:
         return download_message(row, self._worker.progress(row.model_uuid))

@@ -33,9 +33,12 @@ class TransferState(enum.StrEnum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
+    PAUSED = "PAUSED"
 
 
 ACTIVE = (TransferState.QUEUED, TransferState.RUNNING, TransferState.VERIFYING)
+"""States of a transfer that runs or waits for its turn."""
+UNENDED = (*ACTIVE, TransferState.PAUSED)
 """States of a transfer that has not ended."""
 
 
@@ -57,7 +60,8 @@ class TransferRow(Base):
     """The SHA-256 that the caller requires; empty if any is accepted."""
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempt: Mapped[int]
-    """Starts at a random number and increases with each start by a caller. A run of an earlier attempt or deleted row changes nothing."""
+    """Starts at a random number and increases with each start and pause by a caller. A run of an earlier attempt or deleted row changes
+    nothing."""
     resume_count: Mapped[int]
     bytes_done: Mapped[int]
     bytes_total: Mapped[int]
@@ -70,7 +74,7 @@ class TransferRow(Base):
     claim_expires: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
     """When another process may take the transfer over, by the clock of the database."""
     hidden: Mapped[bool] = mapped_column(default=False)
-    """Whether a caller removed the record; the row stays for its model. Never true of an active transfer."""
+    """Whether a caller removed the record; the row stays for its model. Never true of a transfer that has not ended."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
 

@@ -34,9 +34,8 @@ from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedFile
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MAX_TRIES, SourceRetries
-from services.download.sources import Source, SourceError, SourceObject
+from services.download.sources import SourceError, SourceObject
 from services.download.sources.shown_texts import shown_text
-from services.download.staging import Staging
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
@@ -56,18 +55,17 @@ class TransferRuns:
         self,
         transfers: Transfers,
         publications: Publications,
-        staging: Staging,
         health: StoreHealth,
-        source: Source,
+        fetches: Fetches,
         changes: Changes,
         waits: RetryWaits,
     ) -> None:
         self._transfers = transfers
         self._publications = publications
         self._health = health
+        self._fetches = fetches
         self._changes = changes
         self._waits = waits
-        self._fetches = Fetches(source, staging, self._opened, waits.clock)
 
     def progress(self, model_uuid: str) -> Progress | None:
         """Return the progress of a transfer that is being fetched; None if it is not."""
@@ -171,7 +169,7 @@ class TransferRuns:
             self._health.report(error)
 
     async def _transfer(self, row: TransferRow, retries: StoreRetries) -> None:
-        files = await self._fetches.fetch(row, retries)
+        files = await self._fetches.fetch(row, retries, self._opened)
         try:
             size = sum(file.staged.size for file in files)
             verifying = await _until_written(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Update, or_, select, update
@@ -21,43 +20,15 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
-from services.download.source_names import same_source, shown_source
-from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
+from services.download.source_names import same_source
+from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
+from services.download.transfer_requests import TransferRequest, must_start
 
 _MAX_MESSAGE = 2_000
 
 _LISTING = Listing("downloads", BY_TIME)
 _ORDER = (TransferRow.create_time, TransferRow.model_uuid)
 _SHOWN = TransferRow.hidden.is_(False)
-
-
-@dataclass(frozen=True, slots=True)
-class TransferRequest:
-    """A request for a transfer. An empty field means the value of the previous request, or the default."""
-
-    model_uuid: str
-    source: str = ""
-    shown_source: str = ""
-    name: str = ""
-    sha256: str = ""
-    requested_by: str = ""
-
-
-def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
-    """Return whether a request starts a transfer; False if the present one serves it. Raises DOWNLOAD_CONFLICT if they differ."""
-    if row is None or not (row.state in ACTIVE or (row.state == TransferState.SUCCEEDED and has_model)):
-        return True
-    known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
-    if not same_source(request.source, row.source) or request.sha256 not in ("", known):
-        source = shown_source(row.shown_source)
-        raise MeshError(
-            Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
-            f"{row.model_uuid} is or was fetched from {source}"
-            + (f" with SHA-256 {known}" if known else "")
-            + ", which differs from this request",
-            {"modelUuid": row.model_uuid, "source": source},
-        )
-    return False
 
 
 class Transfers:
@@ -83,6 +54,8 @@ class Transfers:
             if not must_start(row, has_model, request):
                 assert row is not None
                 row.hidden = False
+                if row.state == TransferState.PAUSED:
+                    queue_paused(row, self._clock())
                 return row
             if row is None and not request.source:
                 raise _not_found(request.model_uuid)
@@ -133,6 +106,11 @@ class Transfers:
         async with self._database.read() as session:
             return (await session.scalars(select(TransferRow).where(_SHOWN).order_by(TransferRow.create_time))).all()
 
+    async def unended_sources(self) -> Sequence[str]:
+        """Return the sources of all transfers that have not ended."""
+        async with self._database.read() as session:
+            return (await session.scalars(select(TransferRow.source).where(TransferRow.state.in_(UNENDED)))).all()
+
     async def workable(self) -> Sequence[TransferRow]:
         """Return the active transfers that this process runs or may claim, by time of request."""
         query = select(TransferRow).where(*self._workable()).order_by(TransferRow.create_time)
@@ -165,8 +143,8 @@ class Transfers:
     async def cancel(self, model_uuid: str) -> TransferRow:
         """Cancel a transfer. Idempotent, and without effect on a transfer that has ended. Raises DOWNLOAD_NOT_FOUND."""
         async with self._database.begin() as session:
-            row = await self._shown(session, model_uuid)
-            if row.state in ACTIVE:
+            row = await shown_row(session, model_uuid)
+            if row.state in UNENDED:
                 row.state = TransferState.CANCELLED
                 row.bytes_done = 0
                 row.update_time = self._clock()
@@ -179,8 +157,8 @@ class Transfers:
         the source repairs the model.
         """
         async with self._database.begin() as session:
-            row = await self._shown(session, model_uuid)
-            if row.state in ACTIVE:
+            row = await shown_row(session, model_uuid)
+            if row.state in UNENDED:
                 raise MeshError(
                     Reason.ERROR_REASON_DOWNLOAD_NOT_ENDED,
                     f"the download of {model_uuid} is {row.state}: cancel it first",
@@ -191,12 +169,6 @@ class Transfers:
             else:
                 await session.delete(row)
             return row
-
-    async def _shown(self, session: AsyncSession, model_uuid: str) -> TransferRow:
-        row = await session.get(TransferRow, model_uuid, with_for_update=True)
-        if row is None or row.hidden:
-            raise _not_found(model_uuid)
-        return row
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
         """Claim a transfer and begin at its first byte. `resume_count` increases if the transfer was interrupted.
@@ -274,6 +246,21 @@ class Transfers:
                 row.error_message = error.message[:_MAX_MESSAGE]
                 row.update_time = self._clock()
             return row
+
+
+async def shown_row(session: AsyncSession, model_uuid: str) -> TransferRow:
+    """Return the locked row of a transfer that callers see. Raises DOWNLOAD_NOT_FOUND."""
+    row = await session.get(TransferRow, model_uuid, with_for_update=True)
+    if row is None or row.hidden:
+        raise _not_found(model_uuid)
+    return row
+
+
+def queue_paused(row: TransferRow, now: datetime) -> None:
+    """Let a paused transfer go on."""
+    row.state = TransferState.QUEUED
+    row.resume_count += 1
+    row.update_time = now
 
 
 async def current(session: AsyncSession, model_uuid: str, attempt: int, owner_id: str) -> TransferRow | None:

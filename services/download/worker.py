@@ -1,9 +1,9 @@
 """The worker: decides which transfers run in this process, and starts and stops them.
 
 Level-triggered: `_follow_rows` compares the rows of the transfer table with its tasks, starts a task for each active row without one, and
-cancels the tasks whose row has changed (cancelled, started again, taken over). It is woken by a call that changed a row, the end of a task,
-the end of a wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs seconds. It runs one
-pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all others.
+cancels the tasks whose row has changed (cancelled, paused, started again, taken over). It is woken by a call that changed a row, the end of
+a task, the end of a wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs seconds. It
+runs one pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all others.
 
 Several processes on one database and store share the work: each claims the rows that it runs (see `transfers`).
 
@@ -22,6 +22,7 @@ from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
 from services.download.partial_objects import PartialObjects
+from services.download.pauses import Pauses
 from services.download.progress import Progress
 from services.download.retry_waits import RetryWaits
 from services.download.slots import MAX_RUNNING, next_transfers
@@ -36,7 +37,7 @@ POLL_SECONDS = 5.0
 BROADCAST_SECONDS = 0.5
 """Seconds between two broadcasts of progress."""
 SWEEP_SECONDS = 60.0
-"""Seconds between two sweeps, which remove objects without a record and drop the waits of ended attempts."""
+"""Seconds between two sweeps, which remove objects without a record, and drop old parts of paused transfers and waits of ended attempts."""
 
 
 class Worker:
@@ -50,6 +51,7 @@ class Worker:
         health: StoreHealth,
         waits: RetryWaits,
         partial_objects: PartialObjects | None,
+        pauses: Pauses,
     ) -> None:
         self._transfers = transfers
         self._runs = runs
@@ -57,6 +59,7 @@ class Worker:
         self._health = health
         self._waits = waits
         self._partial = partial_objects
+        self._pauses = pauses
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._stopped: set[str] = set()
@@ -176,6 +179,9 @@ class Worker:
 
     async def _sweep(self) -> None:
         await self._forget_waits()
+        for row in await self._pauses.give_up_old_parts():
+            log.info("the parts of a paused transfer are given up", model_uuid=row.model_uuid)
+            self._runs.broadcast(row)
         if self._health.usable:
             await self._sweep_objects()
 

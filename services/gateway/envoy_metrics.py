@@ -23,7 +23,7 @@ _ANSWERS = {
     ),
     "envoy_llamesh_time_to_first_token": (
         "gen_ai_server_time_to_first_token_seconds",
-        "Seconds from the first byte of a request to the first byte of a streamed answer, including the wait for an engine.",
+        "Seconds from the head of a request to the first token of a streamed answer, including the wait for an engine.",
     ),
     "envoy_llamesh_time_per_output_token": (
         "gen_ai_server_time_per_output_token_seconds",
@@ -62,19 +62,13 @@ def exposed(families: Iterable[Metric]) -> Iterator[Metric]:
     for family in families:
         if family.name in _ANSWERS:
             name, words = _ANSWERS[family.name]
-            kept = _streamed(family) if "token" in name else family
-            yield _by_target(renamed(kept, name, words, 1e6))
+            yield _by_target(renamed(family, name, words, 1e6))
         elif family.name in _TOKENS:
             counted = renamed(family, tokens.name, tokens.documentation)
             tokens.samples += _by_target(labelled(counted, {"gen_ai_token_type": _TOKENS[family.name]})).samples
         elif family.name in _FRONT_DOOR:
             yield _by_target(renamed(family, *_FRONT_DOOR[family.name]))
     yield tokens
-
-
-def _streamed(family: Metric) -> Metric:
-    """Return only the samples of streamed answers: the first byte of any other answer says nothing about the first token."""
-    return with_samples(family, [each for each in family.samples if each.labels.get("content", "").startswith(_STREAM)])
 
 
 def _by_target(family: Metric) -> Metric:

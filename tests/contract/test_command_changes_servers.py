@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
+from llamesh import runtime_parameters
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.v1 import server_pb2
@@ -60,6 +62,93 @@ def test_unset_gives_a_parameter_its_default_again(gateway: FakeGateway) -> None
 
 
 @pytest.mark.usefixtures("served")
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["--idle-sleep", "never"], "idle_sleep", {}),
+        (["--idle-sleep", "0"], "idle_sleep", {}),
+        (["--unset", "idle-sleep"], "idle_sleep", {}),
+        (["--unset", "--idle_sleep"], "idle_sleep", {}),
+        (["--wake-budget", "default"], "wake_budget", {}),
+        (["--unset", "wake-budget"], "wake_budget", {}),
+        (["--unset", "metered"], "metered", False),
+        (["--no-metered"], "metered", False),
+        (["--unset", "replicas"], "replicas", 1),
+        (["--unset", "-r"], "replicas", 1),
+        (["--unset", "name"], "model_name", "Found"),
+        (["--unset", "alias"], "model_name", "Found"),
+    ],
+)
+def test_every_option_of_serve_gets_its_default_again(
+    gateway: FakeGateway, arguments: list[str], field: str, value: object
+) -> None:
+    assert run(["set", "smol", *arguments]) == Exit.OK
+    (request,) = gateway.updated
+    ((changed, found),) = request.changes.ListFields()
+    assert changed.name == field
+    assert found == (Duration() if value == {} else value)
+
+
+@pytest.mark.parametrize("command", [["serve", "m0"], ["set", "smol"]])
+@pytest.mark.parametrize("option", [["--idle-sleep", "never"], ["--wake-budget", "default"]])
+@pytest.mark.usefixtures("served")
+def test_serve_and_set_take_the_same_words(command: list[str], option: list[str]) -> None:
+    assert run([*command, *option]) == Exit.OK
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [("parallel", "-np"), ("gpu_layers", "ngl"), ("load_mode", "--no-mmap"), ("load_mode", "load-mode")],
+)
+def test_unset_takes_every_flag_of_a_parameter(
+    gateway: FakeGateway, served: server_pb2.Server, given: str, word: str
+) -> None:
+    setattr(served.spec.parameters, given, 1)
+    assert run(["set", "smol", "--unset", word]) == Exit.OK
+    (request,) = gateway.updated
+    assert not request.changes.parameters.HasField(given)
+    assert request.changes.parameters.ctx_size == 2048
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "word"),
+    [
+        (item.name, item.flag, word)
+        for item in runtime_parameters.all_parameters().values()
+        for word in sorted(item.absent)
+    ],
+)
+def test_a_value_that_means_the_default_replaces_the_present_one(
+    gateway: FakeGateway, served: server_pb2.Server, name: str, flag: str, word: str
+) -> None:
+    setattr(served.spec.parameters, name, "high" if name == "reasoning_effort" else 1)
+    assert run(["set", "smol", f"{flag}={word}"]) == Exit.OK
+    assert not gateway.updated[0].changes.parameters.HasField(name)
+
+
+@pytest.mark.usefixtures("served")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--namespace", "prod"], "--namespace cannot be changed"),
+        (["--unset", "namespace"], "--namespace cannot be changed"),
+        (["--unset", "ctx-sise"], "did you mean ctx-size?"),
+        (["--unset", "idle-slep"], "did you mean idle-sleep?"),
+        (["--unset", "ctx-size", "-c", "1024"], "--ctx-size is given and unset at once"),
+        (["--unset", "idle-sleep", "--idle-sleep", "1m"], "--idle-sleep is given and unset at once"),
+        (["--unset", "ctx-size", "--", "-np", "2"], "none is left to unset"),
+        (["--replicas", "0"], "replicas"),
+    ],
+)
+def test_set_refuses_a_change_that_cannot_be_meant(
+    gateway: FakeGateway, arguments: list[str], said: str, capsys: Capture
+) -> None:
+    assert run(["set", "smol", *arguments]) == Exit.USAGE
+    assert gateway.updated == []
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("served")
 @pytest.mark.parametrize("arguments", [[], ["--unset", "ctx-sise"], ["--ctx-size", "1", "--", "-c", "9"]])
 def test_set_refuses_arguments_without_a_change(gateway: FakeGateway, arguments: list[str]) -> None:
     assert run(["set", "smol", *arguments]) == Exit.USAGE
@@ -75,7 +164,7 @@ def test_describe_shows_everything_in_force(capsys: Capture) -> None:
         "Memory      369.0 MiB estimated for 1 engine; each: weights 92.0 MiB, KV cache 180.0 MiB, overhead 97.0 MiB",
         "Idle sleep  never",
         "Wake budget 30s",
-        "Metered     as the token says",
+        "Metered     no: the contract service is asked about tokens with a limited contract or with rights that may have ended",
         "Namespace   default",
     ):
         assert line in shown

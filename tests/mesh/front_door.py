@@ -81,6 +81,8 @@ class StubEngine:
     location: str
     name: str = "engine"
     handler: Handler | None = None
+    first_token: asyncio.Event | None = None
+    """The head of a stream is sent at once, its first token when this is set."""
     received: list[Received] = field(default_factory=list)
     _server: asyncio.Server | None = None
     _open: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -133,6 +135,9 @@ class StubEngine:
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nkeep-alive: timeout=5\r\n\r\n"
         )
+        await writer.drain()
+        if self.first_token:
+            await self.first_token.wait()
         last = {"choices": [], "timings": {"prompt_n": 3, "cache_n": 2, "predicted_n": 3}}
         for event in ('{"choices":[{"delta":{"content":"hi"}}]}', written(last), "[DONE]"):
             data = f"data: {event}\n\n".encode()

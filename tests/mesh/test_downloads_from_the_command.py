@@ -182,6 +182,29 @@ def test_a_download_is_cancelled_tried_again_and_removed(user: dict[str, str], s
         assert (missing.returncode, "there is no download" in missing.stderr) == (Exit.NOT_FOUND, True), missing.stderr
 
 
+def test_a_download_is_paused_and_resumed_while_a_command_waits_for_it(
+    mesh: RunningMesh, user: dict[str, str], source: SlowSource
+) -> None:
+    model = "paused.gguf"
+    with waiting(user, "pull", source.url(model)) as pull:
+        half_there(user, model)
+        assert json.loads(llamesh(user, "downloads", "pause", model, "-o", "json").stdout)["state"] == "PAUSED"
+        assert shown(user, model)["state"] == "PAUSED"
+        assert pull.stderr is not None
+        said = iter(pull.stderr.readline, "")
+        assert any(f"{model} is paused: `llamesh downloads resume {model}` lets it go on" in line for line in said)
+        source.go_on.set()
+        assert "SUCCEEDED" in llamesh(user, "downloads", "resume", model).stdout
+        pull.communicate(timeout=COMMAND_SECONDS)
+        assert pull.returncode == Exit.OK
+    assert shown(user, model)["resume_count"] == 1
+    verified(user, source, model)
+    for verb in ("pause", "resume"):
+        late = llamesh(user, "downloads", verb, model)
+        assert (late.returncode, "cannot be" in late.stderr) == (Exit.REFUSED, True), late.stderr
+        assert "DOWNLOAD_ENDED" in mesh.call("POST", f"/downloads/{model}:{verb}", "download", json={}).text
+
+
 def test_a_record_is_removed_by_rest(mesh: RunningMesh) -> None:
     mesh.add_model("rest")
     for port in ("download", "gateway"):

@@ -151,6 +151,26 @@ def test_a_manifest_is_applied_changed_and_removed(llamesh: Command, folder: Pat
     ]
 
 
+def test_a_revoked_key_is_made_again_in_its_file(llamesh: Command, folder: Path) -> None:
+    (folder / "key.yaml").write_text(MANIFEST.split("---\n")[0].replace(", contract: manifest-team", ""))
+    llamesh("apply", "-f", "key.yaml")
+    first = (folder / "ci.token").read_text()
+    llamesh("delete", "-f", "key.yaml")
+    assert llamesh("apply", "-f", "key.yaml").stdout.splitlines() == ["Key/manifest-ci created"]
+    assert (folder / "ci.token").read_text() != first
+    llamesh("delete", "-f", "key.yaml")
+
+
+def test_an_empty_password_file_is_refused_before_anything_is_created(llamesh: Command, folder: Path) -> None:
+    text = (folder / "mesh.yaml").read_text().replace("{env: ADA_PASSWORD}", "{file: password}")
+    (folder / "mesh.yaml").write_text(text)
+    (folder / "password").touch()
+    failed = llamesh("apply", "-f", "mesh.yaml", code=2)
+    assert failed.stdout == ""
+    assert "nothing was changed" in failed.stderr
+    assert "spec.password_from.file: password holds no password" in failed.stderr
+
+
 def test_resources_printed_as_yaml_are_applied_without_a_change(llamesh: Command, folder: Path) -> None:
     llamesh("apply", "-f", "mesh.yaml", "--wait")
     commands = (

@@ -10,6 +10,8 @@ from typing import Any
 from lupa.luajit21 import LuaRuntime
 
 _HANDLE = """
+EnvoyTimestampResolution = { MICROSECOND = "us" }
+
 local function object(values)
   return { values = values, get = function(self, name) return self.values[name] end }
 end
@@ -44,6 +46,10 @@ function handle(headers, settings, metadata, body)
       end
       return all
     end) }
+  end
+  function request:timestampString(resolution)
+    assert(resolution == EnvoyTimestampResolution.MICROSECOND)
+    return "1795000000000000"
   end
   function request:body()
     fetched = fetched + 1

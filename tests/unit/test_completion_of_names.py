@@ -52,7 +52,7 @@ def silent(path: str) -> object:
         (["downloads", "retry", "m1", ""], []),
         (["run", "s"], ["small", "smol"]),
         (["show", "s"], ["smol"]),
-        (["downloads", ""], ["cancel", "list", "ls", "retry", "rm"]),
+        (["downloads", ""], ["cancel", "list", "ls", "pause", "resume", "retry", "rm"]),
         (["scale", "smol", ""], []),
         (["nonsense", "-"], []),
         (["set", "sm"], ["smol"]),

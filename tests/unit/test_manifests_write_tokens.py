@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +18,29 @@ from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest import reader
 from llamesh.cli.manifest.executor import carry_out, without_token
 from llamesh.cli.manifest.holdings import Holdings
+from llamesh.cli.manifest.outside import unusable
 from llamesh.cli.manifest.plan import Action, plan
+from llamesh.client.profile import Profile
 from llamesh.v1 import contract_pb2
 
 KEY = "apiVersion: llamesh.dev/v1alpha1\nkind: Key\nmetadata: {name: ci}\nspec: {scopes: [manage], secretFile: ci.token}\n"
 
 
+def token_of(key_id: str, *, ends: int = 4_000_000_000) -> str:
+    """A token with the claims of a key, not signed."""
+    claims = base64.urlsafe_b64encode(json.dumps({"jti": key_id, "exp": ends}).encode()).decode().rstrip("=")
+    return f"e30.{claims}.c2ln"
+
+
+def ended(state: contract_pb2.KeyState = contract_pb2.KEY_STATE_REVOKED) -> contract_pb2.Key:
+    return contract_pb2.Key(key_id="key_0", display_name="ci", scopes=["manage"], state=state)
+
+
 class Keys:
     """The keys of a mesh."""
 
-    def __init__(self) -> None:
-        self.held: list[contract_pb2.Key] = []
+    def __init__(self, *held: contract_pb2.Key) -> None:
+        self.held: list[contract_pb2.Key] = list(held)
         self.revoked: list[str] = []
 
     def create(self, name: str, **_: object) -> Any:
@@ -45,6 +59,11 @@ def planned(folder: Path, keys: Keys) -> Action:
     (folder / "mesh.yaml").write_text(KEY)
     (action,) = plan(reader.read([str(folder / "mesh.yaml")]), Holdings(keys=keys.held))
     return action
+
+
+def checked(folder: Path, keys: Keys) -> dict[tuple[str, int], str]:
+    (folder / "mesh.yaml").write_text(KEY)
+    return unusable(reader.read([str(folder / "mesh.yaml")]), Holdings(keys=keys.held), Profile("http://mesh:8200"))
 
 
 def applied(folder: Path, keys: Keys) -> None:
@@ -138,3 +157,51 @@ def test_a_key_whose_token_is_lost_is_not_called_unchanged(tmp_path: Path, empty
     said = without_token(planned(tmp_path, keys))
     assert "ci.token does not hold its token" in said
     assert "llamesh keys revoke key_1" in said
+
+
+@pytest.mark.parametrize(
+    "state", [contract_pb2.KEY_STATE_REVOKED, contract_pb2.KEY_STATE_EXPIRED, contract_pb2.KEY_STATE_OWNER_REMOVED]
+)
+def test_a_key_that_ended_is_made_again_in_its_file(tmp_path: Path, state: contract_pb2.KeyState) -> None:
+    (tmp_path / "ci.token").write_text(token_of("key_0") + "\n")
+    keys = Keys(ended(state))
+    assert checked(tmp_path, keys) == {}
+    applied(tmp_path, keys)
+    assert (tmp_path / "ci.token").read_text() == "secret\n"
+
+
+def test_the_token_of_a_key_that_is_listed_no_more_is_replaced_after_its_end(tmp_path: Path) -> None:
+    (tmp_path / "ci.token").write_text(token_of("key_0", ends=1))
+    applied(tmp_path, Keys())
+    assert (tmp_path / "ci.token").read_text() == "secret\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "known"),
+    [
+        (token_of("key_0"), ended(contract_pb2.KEY_STATE_OWNER_DISABLED)),
+        (token_of("key_0"), ended(contract_pb2.KEY_STATE_WORKS)),
+        (token_of("key_of_another_mesh"), ended()),
+        (token_of("login", ends=1), ended()),
+        (f"{token_of('key_0')}\nand more", ended()),
+        ("not a token", ended()),
+    ],
+)
+def test_a_file_that_may_be_needed_is_refused_before_any_change(
+    tmp_path: Path, content: str, known: contract_pb2.Key
+) -> None:
+    (tmp_path / "ci.token").write_text(content)
+    known.display_name = "another"
+    (problem,) = checked(tmp_path, Keys(known)).values()
+    assert "spec.secret_file" in problem
+    assert "File exists" in problem
+    with pytest.raises(CommandError, match="File exists"):
+        applied(tmp_path, Keys(known))
+    assert (tmp_path / "ci.token").read_text() == content
+
+
+def test_a_file_with_the_token_of_an_ended_key_is_not_called_that_of_a_present_key(tmp_path: Path) -> None:
+    (tmp_path / "ci.token").write_text(token_of("key_0"))
+    keys = Keys(ended())
+    keys.create("ci")
+    assert "does not hold its token" in without_token(planned(tmp_path, keys))

@@ -14,8 +14,6 @@ envoy_llamesh_time_to_first_token_bucket{target="m:qwen3.gguf",content="text/eve
 envoy_llamesh_time_to_first_token_bucket{target="m:qwen3.gguf",content="text/event-stream",le="+Inf"} 2
 envoy_llamesh_time_to_first_token_sum{target="m:qwen3.gguf",content="text/event-stream"} 2500000
 envoy_llamesh_time_to_first_token_count{target="m:qwen3.gguf",content="text/event-stream"} 2
-envoy_llamesh_time_to_first_token_bucket{target="m:qwen3.gguf",content="application/json",le="+Inf"} 9
-envoy_llamesh_time_to_first_token_count{target="m:qwen3.gguf",content="application/json"} 9
 # TYPE envoy_llamesh_input_tokens counter
 envoy_llamesh_input_tokens{target="s:0b1e",content="application/json"} 7
 # TYPE envoy_llamesh_output_tokens counter

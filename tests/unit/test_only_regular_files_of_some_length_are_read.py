@@ -10,7 +10,8 @@ import pytest
 from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.conversation import Conversation, content
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.manifest import executor, reader
+from llamesh.cli.manifest import reader
+from llamesh.cli.manifest.references import password_of
 
 
 def test_a_device_and_a_pipe_are_refused_at_once(tmp_path: Path) -> None:
@@ -48,9 +49,9 @@ def test_a_password_file_is_a_short_regular_file(tmp_path: Path) -> None:
         )
         (document,) = reader.read([str(manifest)])
         if not words:
-            assert executor._secret(document, document.spec.password_from) == "correct horse"
+            assert password_of(document) == "correct horse"
             continue
         with pytest.raises(CommandError, match=words) as raised:
-            executor._secret(document, document.spec.password_from)
+            password_of(document)
         assert raised.value.code == Exit.USAGE
         assert raised.value.hint

@@ -1,4 +1,4 @@
-"""The filter that reads what an answer used, in LuaJIT without Envoy, on answers as llama.cpp gives them."""
+"""The filter that reads the usage of an answer, in LuaJIT without Envoy, on answers as llama.cpp gives them."""
 
 from __future__ import annotations
 
@@ -9,39 +9,7 @@ from typing import Any
 import pytest
 from lupa.luajit21 import LuaRuntime
 
-from controller.xds import scripts
-
-_HANDLE = """
-function handle(status, kind, request, pieces, leaves)
-  local said, at = {}, 0
-  local metadata = {
-    get = function(_, name) return name == "llamesh" and request or nil end,
-    set = function(_, namespace, name, value) assert(namespace == "llamesh.usage"); said[name] = value end,
-  }
-  local info = { dynamicMetadata = function() return metadata end }
-  coroutine.wrap(envoy_on_response)({
-    headers = function()
-      return { get = function(_, name) return ({ [":status"] = status, ["content-type"] = kind })[name] end }
-    end,
-    streamInfo = function() return info end,
-    timestamp = function() return tostring(1795000000000 + 30 * at) end, -- 30 ms between two pieces
-    bodyChunks = function()
-      return function()
-        at = at + 1
-        local piece = pieces[at]
-        if not piece and leaves then
-          coroutine.yield() -- the client has left: Envoy never resumes the script
-        end
-        return piece and {
-          length = function() return #piece end,
-          getBytes = function(_, _, count) assert(count > 0, "Envoy ends here") return piece end,
-        }
-      end
-    end,
-  })
-  return said
-end
-"""
+from tests.unit.lua_answer import measured, runtime
 
 FAKE = 'He said: "usage":{"prompt_tokens":9} and "timings":{"prompt_n":9,"predicted_n":9}\n\ndata: {"usage":{}}'
 TIMINGS = {"cache_n": 40, "prompt_n": 6, "prompt_ms": 1.5, "predicted_n": 15, "predicted_ms": 2.25}
@@ -91,10 +59,7 @@ BODY = "application/json; charset=utf-8"
 
 @pytest.fixture(scope="module")
 def lua() -> LuaRuntime:
-    runtime = LuaRuntime(encoding=None)
-    runtime.execute(scripts.answers().encode())
-    runtime.execute(_HANDLE.encode())
-    return runtime
+    return runtime()
 
 
 def read(
@@ -107,10 +72,9 @@ def read(
     timed: bool = False,
     **request: Any,
 ) -> dict[str, int]:
-    asked = lua.table_from({key.encode(): value for key, value in ({"counted": True} | request).items()})
-    said = lua.globals()[b"handle"](status.encode(), kind.encode(), asked, lua.table_from(list(pieces)), leaves)
-    numbers = {key.decode().removesuffix("_tokens"): int(value) for key, value in said.items()}
-    return {key: value for key, value in numbers.items() if timed or key != "token_microseconds"}
+    numbers = measured(lua, kind, pieces, status, leaves=leaves, **({"counted": True} | request)).numbers
+    named = {key.removesuffix("_tokens"): value for key, value in numbers.items()}
+    return {key: value for key, value in named.items() if timed or not key.endswith("_microseconds")}
 
 
 def split(answer: bytes, size: int) -> list[bytes]:

@@ -32,6 +32,11 @@ class Document:
         return label_of(self.kind, self.name)
 
     @property
+    def position(self) -> tuple[str, int]:
+        """File and number, which no other document has."""
+        return self.file, self.number
+
+    @property
     def folder(self) -> Path:
         """The folder that paths in the document are relative to."""
         return Path.cwd() if self.file == "-" else Path(self.file).parent

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llamesh.cli.bounded_file import read_bounded
-from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest import holdings
-from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.holdings import identity
 from llamesh.cli.manifest.plan import Action
-from llamesh.cli.manifest.token_file import is_free, reserved
+from llamesh.cli.manifest.references import password_of, source_of, token_path
+from llamesh.cli.manifest.token_file import ended_tokens, holds_token, reserved
 from llamesh.cli.sources import fetchable
-from llamesh.locations import expanded
-from llamesh.model_addresses import is_address
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
 if TYPE_CHECKING:
@@ -42,10 +37,7 @@ def remove(mesh: Client, kind: str, item: Any) -> None:
 
 def _model(mesh: Client, action: Action) -> object:
     spec = action.desired
-    source = spec.source
-    if source and not is_address(source):
-        path = expanded(source, action.document.place("spec.source"))
-        source = str((action.document.folder / path).absolute())
+    source = source_of(action.document)
     name = spec.name or (action.present.name if action.present else "")
     sha256 = spec.sha256 or (action.present.sha256 if action.present else "")
     uuid = action.document.name
@@ -67,7 +59,7 @@ def _user(mesh: Client, action: Action) -> object:
     spec, name = action.desired, action.document.name
     role, contract = gateway_pb2.Role.Name(spec.role).removeprefix("ROLE_"), _contract_id(mesh, action)
     if action.present is None:
-        made = mesh.users.create(name, _secret(action.document, spec.password_from), role=role, contract=contract)
+        made = mesh.users.create(name, password_of(action.document), role=role, contract=contract)
         return mesh.users.update(name, disabled=True) if spec.disabled else made
     return mesh.users.update(name, role=role, contract=contract, disabled=spec.disabled)
 
@@ -109,7 +101,7 @@ def changes_of(action: Action) -> server_pb2.ServerChanges:
 
 def _key(mesh: Client, action: Action) -> object:
     spec = action.desired
-    with reserved(action.document, token_path(action)) as file:
+    with reserved(action.document, ended_tokens(mesh.keys.list())) as file:
         made = mesh.keys.create(
             action.document.name,
             scopes=list(spec.scopes),
@@ -155,18 +147,13 @@ def _age(item: Any) -> tuple[int, str]:
     return item.create_time.ToNanoseconds(), identity(item)
 
 
-def token_path(action: Action) -> Path:
-    """The file that a key's token is written to."""
-    return action.document.folder / expanded(action.desired.secret_file, action.document.place("spec.secret_file"))
-
-
 def without_token(action: Action) -> str:
     """Describe a key that exists while its file holds no token; empty for everything else."""
     if action.document.kind != "Key" or action.present is None or not action.desired.secret_file:
         return ""
-    path = token_path(action)
+    path = token_path(action.document)
     try:
-        if not is_free(path):
+        if holds_token(path, action.present.key_id):
             return ""
     except OSError:
         return ""
@@ -190,29 +177,6 @@ def _contract_id(mesh: Client, action: Action) -> str:
 
 def _seconds(spec: Any, name: str) -> float | None:
     return getattr(spec, name).ToNanoseconds() / 1e9 if spec.HasField(name) else None
-
-
-MAX_SECRET_FILE = 4096
-"""Bytes of a file that holds a password."""
-
-
-def _secret(document: Document, reference: Any) -> str:
-    place = document.place("spec.password_from")
-    if reference.env:
-        value = os.environ.get(reference.env, "")
-        if not value:
-            raise CommandError(f"{place}: the environment variable {reference.env} is not set", code=Exit.USAGE)
-        return value
-    path = document.folder / expanded(reference.file, document.place("spec.password_from.file"))
-    try:
-        return read_bounded(path, MAX_SECRET_FILE).decode().removesuffix("\n").removesuffix("\r")
-    except CommandError as error:
-        raise CommandError(
-            f"{place}: {error.cause}", hint="name a file that holds the password only", code=Exit.USAGE
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        words = getattr(error, "strerror", None) or "is not UTF-8"
-        raise CommandError(f"{place}: {path}: {words}", code=Exit.USAGE) from error
 
 
 _HANDLERS: dict[str, Callable[[Client, Action], object]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,7 @@ def kind_of(item: Message) -> str:
     }.get(item.DESCRIPTOR.full_name, "")
 
 
-def read(mesh: Client, kinds: set[str]) -> Holdings:
+def read(mesh: Client, kinds: Set[str]) -> Holdings:
     """Read from the mesh the objects that a plan for these kinds needs."""
     found = Holdings()
     if kinds & {"Model", "ModelServe"}:

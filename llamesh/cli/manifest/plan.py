@@ -5,7 +5,7 @@ A document is the whole spec: a field that is absent has its default, it does no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +30,8 @@ FIXED = {
     "Key": ("scopes", "contract"),
 }
 """Fields that no call changes."""
+_USES_REFERENCES: dict[str, tuple[Verb, ...]] = {"Model": ("create", "update"), "User": ("create",), "Key": ("create",)}
+"""When an action of a kind uses what its document refers to outside the manifest."""
 DEFAULT_WAKE_BUDGET = 120
 _INFER = "infer:"
 _INFER_ANY = "infer:*"
@@ -61,8 +63,13 @@ class Action:
     changes: tuple[FieldChange, ...] = ()
 
 
-def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
-    """An action for each document. CommandError that lists every document that cannot be applied."""
+def plan(
+    documents: Sequence[Document], held: Holdings, unusable: Mapping[tuple[str, int], str] | None = None
+) -> list[Action]:
+    """An action for each document. CommandError that lists every document that cannot be applied.
+
+    `unusable` holds the problem of each document, by its position, that refers to something outside the manifest that cannot be used.
+    """
     problems: list[str] = []
     actions: list[Action] = []
     taken: dict[tuple[str, str], Document] = {}
@@ -78,7 +85,10 @@ def plan(documents: Sequence[Document], held: Holdings) -> list[Action]:
         if other is not document:
             words = f"means the same object as {other.place('metadata.name')}"
             problems.append(f"{document.place('metadata.name')}: {words}{_HINTS.get(document.kind, '')}")
-        problems.extend(_refusals(action))
+        refusals = list(_refusals(action))
+        if not refusals and action.verb in _USES_REFERENCES.get(document.kind, ()):
+            refusals = [words for position, words in (unusable or {}).items() if position == document.position]
+        problems.extend(refusals)
         actions.append(action)
     if problems:
         raise CommandError("the manifest cannot be applied; nothing was changed", parts=problems, code=Exit.USAGE)

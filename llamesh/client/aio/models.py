@@ -106,6 +106,18 @@ class AsyncModels(AsyncPart):
         request = download_pb2.CancelDownloadRequest(model_uuid=model_uuid_of(model))
         return await self._call(f"{DOWNLOAD}/CancelDownload", request, download_pb2.Download, timeout)
 
+    async def pause(self, model: Model, *, timeout: float | None = None) -> download_pb2.Download:
+        """Stop a download until it is resumed; what has come is kept for a time. Raises DownloadEnded after its end."""
+        request = download_pb2.PauseDownloadRequest(model_uuid=model_uuid_of(model))
+        return await self._call(f"{DOWNLOAD}/PauseDownload", request, download_pb2.Download, timeout)
+
+    async def resume(self, model: Model, *, timeout: float | None = None) -> AsyncPull:
+        """Let a paused download go on. Raises DownloadEnded after its end."""
+        request = download_pb2.ResumeDownloadRequest(model_uuid=model_uuid_of(model))
+        return AsyncPull(
+            self._mesh, await self._call(f"{DOWNLOAD}/ResumeDownload", request, download_pb2.Download, timeout)
+        )
+
     async def delete_download(self, model: Model, *, timeout: float | None = None) -> download_pb2.Download:
         """Remove the record of a download that has ended; its model stays. Raises DownloadNotEnded if it is still running."""
         request = download_pb2.DeleteDownloadRequest(model_uuid=model_uuid_of(model))

@@ -50,6 +50,7 @@ class FileSource(NamedParts):
                 etag=f"{stats.st_ino}-{stats.st_size}-{stats.st_mtime_ns}",
                 chunks=_read(fd, path, stats, 0, stats.st_size),
                 read=partial(_read, fd, path, stats),
+                local=True,
             )
         finally:
             os.close(fd)

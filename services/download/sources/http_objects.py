@@ -7,11 +7,11 @@ Content-Range are checked, because some caches ignore If-Match. A body that is s
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from time import monotonic
 
 import aiohttp
 from yarl import URL
@@ -40,6 +40,7 @@ class HttpObjects:
     """Opens objects of at most `max_bytes`. A body with less than `least_bytes_per_minute` is an error.
 
     `digest_header` is the response header in which a server gives the SHA-256 of an object; empty if there is none.
+    `clock` is monotonic, in seconds.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class HttpObjects:
         max_bytes: int = MAX_OBJECT_BYTES,
         least_bytes_per_minute: int = 60 * 1024,
         digest_header: str = "",
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._digest_header = digest_header
+        self._clock = clock
         self._client = client
         self._max_bytes = max_bytes
         self._least_bytes_per_minute = least_bytes_per_minute
@@ -103,19 +106,21 @@ class HttpObjects:
     async def _body(self, response: aiohttp.ClientResponse, size: int | None) -> AsyncGenerator[bytes, None]:
         """Yield the body: `size` bytes, or all bytes if `size` is None."""
         where = shown(response.url)
-        done = 0
-        clock = asyncio.get_running_loop().time
-        minute_ends, minute_started_at = clock() + 60, 0
+        done = counted = 0
+        waited, since = 0.0, self._clock()
         try:
             async for chunk in response.content.iter_chunked(CHUNK):
+                # Only the time counts in which this reader waits for the server, not that in which it is held up itself.
+                waited += self._clock() - since
                 done += len(chunk)
                 if done > self._max_bytes:
                     raise SourceRefusedError(f"more than the allowed {self._max_bytes} bytes", rule="size")
-                yield chunk
-                if clock() > minute_ends:
-                    if done - minute_started_at < self._least_bytes_per_minute:
+                if waited > 60:
+                    if done - counted < self._least_bytes_per_minute:
                         raise SourceError(f"{where} sends less than {self._least_bytes_per_minute} bytes a minute")
-                    minute_ends, minute_started_at = clock() + 60, done
+                    waited, counted = 0.0, done
+                yield chunk
+                since = self._clock()
         except aiohttp.ClientPayloadError as error:
             raise SourceTruncatedError(
                 f"{where} ended after {done} of {'unknown' if size is None else size} bytes",

@@ -83,6 +83,7 @@ class SourceObject:
     `size` is in bytes, or None if unknown; `name` is the file's name; `sha256`, `revision` and `etag` are "" if the source has none.
     `chunks` yields all bytes in order, once. `read` returns ranges; it is None if the source has no ranges or cannot identify the object.
     `end_stream` ends `chunks`, for a caller that only uses `read`: an open answer without a reader would occupy the server.
+    `local`: the bytes are on this machine.
     """
 
     size: int | None
@@ -93,6 +94,7 @@ class SourceObject:
     sha256: str = ""
     revision: str = ""
     end_stream: Callable[[], None] = lambda: None
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,17 @@ from typing import Any
 import pytest
 
 from llamesh.kit.config import Settings
+from llamesh.kit.database import Database
 from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from services.download.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
+from tests.contract.download.in_parts import DATA, PARALLEL, PART, PARTS, SIZE
+from tests.contract.download.killing import HEADER, counted, opened, until
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.patience import PATIENCE
+from tests.contract.ranged_source import RangedServer, ranged_server
 from tests.files import files_below
 
 TINY = model_bytes()
@@ -55,6 +59,14 @@ class Service:
     async def cancel(self, model_uuid: str) -> pb.Download:
         return await self.downloads.CancelDownload(
             pb.CancelDownloadRequest(model_uuid=model_uuid), metadata=self.caller
+        )
+
+    async def pause(self, model_uuid: str) -> pb.Download:
+        return await self.downloads.PauseDownload(pb.PauseDownloadRequest(model_uuid=model_uuid), metadata=self.caller)
+
+    async def resume(self, model_uuid: str) -> pb.Download:
+        return await self.downloads.ResumeDownload(
+            pb.ResumeDownloadRequest(model_uuid=model_uuid), metadata=self.caller
         )
 
     async def state(self, model_uuid: str, *states: int) -> pb.Download:
@@ -127,6 +139,53 @@ async def service(open_service: Open) -> Service:
 async def sqlite_service(one_settings: Settings, open_with: OpenWith) -> Service:
     """For tests in which the database plays no part."""
     return await open_with(one_settings)
+
+
+@pytest.fixture
+async def source() -> AsyncIterator[RangedServer]:
+    async with ranged_server(DATA) as server:
+        yield server
+
+
+@pytest.fixture
+async def journal(settings: Settings) -> AsyncIterator[Database]:
+    async with opened(settings) as database:
+        yield database
+
+
+@pytest.fixture
+def parted(settings: Settings, open_with: OpenWith, source: RangedServer) -> OpenWith:
+    """Starts the service with small parts, and with settings of the test's."""
+
+    def start(**changes: object) -> Awaitable[Service]:
+        parts = {"download_part_bytes": PART, "download_parallel_parts": PARALLEL}
+        return open_with(settings, **(parts | {"http_source_hosts": (source.host,)} | changes))
+
+    return start
+
+
+@pytest.fixture
+def open_half(parted: OpenWith, source: RangedServer, journal: Database) -> OpenWith:
+    """Starts a service that has about half of the model, with settings of the test's."""
+
+    async def start(**changes: object) -> Service:
+        source.stop_at = HEADER + SIZE // 2
+        service = await parted(**changes)
+        await service.start("m1", source.url)
+        await source.stopped.wait()
+
+        async def recorded() -> bool:
+            return (await counted(journal))[1] >= PARTS // 2 - PARALLEL
+
+        await until(recorded)
+        return service
+
+    return start
+
+
+@pytest.fixture
+async def half(open_half: OpenWith) -> Service:
+    return await open_half()
 
 
 def import_file(service: Service, name: str, data: bytes) -> str:

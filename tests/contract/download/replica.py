@@ -73,6 +73,16 @@ class Replica:
         request = pb.CancelDownloadRequest(model_uuid=model_uuid)
         return await stub.CancelDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
 
+    async def pause(self, model_uuid: str) -> pb.Download:
+        stub = DownloadServiceStub(self._connect(self.settings, "download"))
+        request = pb.PauseDownloadRequest(model_uuid=model_uuid)
+        return await stub.PauseDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+
+    async def resume(self, model_uuid: str) -> pb.Download:
+        stub = DownloadServiceStub(self._connect(self.settings, "download"))
+        request = pb.ResumeDownloadRequest(model_uuid=model_uuid)
+        return await stub.ResumeDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+
     async def delete(self, model_uuid: str) -> None:
         stub = CatalogueServiceStub(self._connect(self.settings, "download"))
         request = pb.DeleteCatalogueModelRequest(model_uuid=model_uuid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -15,32 +15,12 @@ from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.conftest import OpenWith, Service
+from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, PARALLEL, PART, SIZE, nothing_left
 from tests.contract.download.killing import HEADER, KILLS, counted, killed, opened, until
 from tests.contract.download.replica import Replica
-from tests.contract.ranged_source import RangedServer, large_model, ranged_server
+from tests.contract.ranged_source import RangedServer, large_model
 
-PART = 1 << 20
-PARALLEL = 3
-PARTS = 20
 SEEDS = range(2)
-
-SIZE = PARTS * PART
-DATA = large_model(SIZE - PART // 2, seed=3)
-DIGEST = hashlib.sha256(DATA).hexdigest()
-AGAIN = PARALLEL * PART + HEADER
-"""Most bytes that one kill costs."""
-
-
-@pytest.fixture
-async def source() -> AsyncIterator[RangedServer]:
-    async with ranged_server(DATA) as server:
-        yield server
-
-
-@pytest.fixture
-async def journal(settings: Settings) -> AsyncIterator[Database]:
-    async with opened(settings) as database:
-        yield database
 
 
 def files(settings: Settings) -> list[Path]:
@@ -80,36 +60,6 @@ async def test_a_killed_process_costs_at_most_the_parts_that_were_on_their_way(
         await replica.end(signal.SIGKILL)
 
 
-@pytest.fixture
-async def parted(settings: Settings, open_with: OpenWith, source: RangedServer) -> Callable[[], Awaitable[Service]]:
-    """Starts the service with small parts."""
-    return lambda: open_with(
-        settings, download_part_bytes=PART, download_parallel_parts=PARALLEL, http_source_hosts=(source.host,)
-    )
-
-
-@pytest.fixture
-async def half(parted: Callable[[], Awaitable[Service]], source: RangedServer, journal: Database) -> Service:
-    """A service that has about half of the model."""
-    source.stop_at = HEADER + SIZE // 2
-    service = await parted()
-    await service.start("m1", source.url)
-    await source.stopped.wait()
-
-    async def recorded() -> bool:
-        return (await counted(journal))[1] >= PARTS // 2 - PARALLEL
-
-    await until(recorded)
-    return service
-
-
-async def nothing_left(service: Service, journal: Database) -> None:
-    async def none() -> bool:
-        return await counted(journal) == (0, 0) and not service.stored
-
-    await until(none)
-
-
 async def test_a_cancelled_transfer_in_parts_leaves_nothing(half: Service, journal: Database) -> None:
     await half.cancel("m1")
     await nothing_left(half, journal)
@@ -119,7 +69,7 @@ async def test_a_stopped_service_goes_on_after_its_restart(
     half: Service,
     source: RangedServer,
     journal: Database,
-    parted: Callable[[], Awaitable[Service]],
+    parted: OpenWith,
     stop_member: Callable[[Member], Awaitable[None]],
 ) -> None:
     await stop_member(half.member)
@@ -147,7 +97,7 @@ async def test_a_transfer_begins_anew_if_the_object_was_replaced(
 
 
 async def test_a_file_that_is_no_model_costs_the_read_of_its_header(
-    parted: Callable[[], Awaitable[Service]], source: RangedServer, journal: Database
+    parted: OpenWith, source: RangedServer, journal: Database
 ) -> None:
     source.data = b"<html>" + DATA[6:]
     service = await parted()
@@ -157,9 +107,7 @@ async def test_a_file_that_is_no_model_costs_the_read_of_its_header(
     await nothing_left(service, journal)
 
 
-async def test_parts_of_an_earlier_database_are_removed(
-    parted: Callable[[], Awaitable[Service]], settings: Settings
-) -> None:
+async def test_parts_of_an_earlier_database_are_removed(parted: OpenWith, settings: Settings) -> None:
     orphan = settings.home / "objects" / "staging" / f"{'a' * 32}.parts"
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"x" * 100)

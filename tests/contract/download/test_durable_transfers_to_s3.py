@@ -119,3 +119,27 @@ async def test_a_cancelled_transfer_leaves_no_upload(new_replica: NewReplica, so
             return await counted(database) == (0, 0) and not s3.uploads and not s3.objects
 
         await until(nothing)
+
+
+async def test_a_paused_transfer_keeps_its_upload_over_a_kill_until_it_is_resumed_by_another_process(
+    new_replica: NewReplica, source: RangedServer, s3: FakeS3, postgres: Callable[[], str]
+) -> None:
+    url = postgres()
+    one, two = new_replica("one", DATABASE_URL=url), new_replica("two", DATABASE_URL=url)
+    source.stop_at = len(DATA) // 2
+    await one.start()
+    await one.download("m1", source.url)
+    async with asyncio.timeout(SECONDS):
+        await source.stopped.wait()
+    paused = await one.pause("m1")
+    assert (paused.state, paused.bytes_done % PART) == (pb.DOWNLOAD_STATE_PAUSED, 0)
+    await one.end(signal.SIGKILL)
+    source.go_on_until(len(DATA) * 100)
+    await two.start()
+    assert (await two.state("m1")).state == pb.DOWNLOAD_STATE_PAUSED
+    assert len(s3.uploads) == 1
+    await two.resume("m1")
+    found = await two.ended("m1")
+    assert (found.state, found.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, DIGEST)
+    assert source.sent <= len(DATA) + HEADER + AGAIN
+    await only_the_model_is_left(Settings(home=two.settings.home, database_url=SecretStr(url)), s3)

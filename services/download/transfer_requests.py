@@ -1,0 +1,38 @@
+"""Requests for transfers, and whether one starts a transfer. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamesh.kit.errors import MeshError, Reason
+from services.download.source_names import same_source, shown_source
+from services.download.tables import UNENDED, TransferRow, TransferState
+
+
+@dataclass(frozen=True, slots=True)
+class TransferRequest:
+    """A request for a transfer. An empty field means the value of the previous request, or the default."""
+
+    model_uuid: str
+    source: str = ""
+    shown_source: str = ""
+    name: str = ""
+    sha256: str = ""
+    requested_by: str = ""
+
+
+def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
+    """Return whether a request starts a transfer; False if the present one serves it. Raises DOWNLOAD_CONFLICT if they differ."""
+    if row is None or not (row.state in UNENDED or (row.state == TransferState.SUCCEEDED and has_model)):
+        return True
+    known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
+    if not same_source(request.source, row.source) or request.sha256 not in ("", known):
+        source = shown_source(row.shown_source)
+        raise MeshError(
+            Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
+            f"{row.model_uuid} is or was fetched from {source}"
+            + (f" with SHA-256 {known}" if known else "")
+            + ", which differs from this request",
+            {"modelUuid": row.model_uuid, "source": source},
+        )
+    return False
