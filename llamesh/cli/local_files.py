@@ -132,9 +132,11 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
     try:
         for part in parts:
             _place(part.resolve(), folder / part.name)
-    except OSError as error:
+    except BaseException as error:
         rmtree(folder, ignore_errors=True)
-        raise _not_placed(path, home, error) from error
+        if isinstance(error, OSError):
+            raise _not_placed(path, home, error) from error
+        raise
     handed = HandedOver(target.as_uri())
     try:
         yield handed
@@ -167,7 +169,10 @@ def parts_beside(path: Path) -> list[Path]:
 
 def _may_be_accepted(error: BaseException) -> bool:
     """Whether the mesh may have started the download although the call failed: the answer did not arrive."""
-    return isinstance(error, KeyboardInterrupt) or getattr(error, "code", "") in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
+    return isinstance(error, KeyboardInterrupt | SystemExit) or getattr(error, "code", "") in {
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+    }
 
 
 class HandedOver:

@@ -15,6 +15,7 @@ from llamesh.kit.objects import StagedObject, StoreError
 from services.download.model_parts import Header, PartsCheck
 from services.download.sources import SourceChangedError, SourceError, SourceRefusedError, SourceTruncatedError
 from services.download.sources.shown_texts import shown_text
+from services.download.sources.source import NO_QUANT
 
 
 def check_digest(actual: str, expected: str) -> None:
@@ -42,8 +43,10 @@ def _read(staged: StagedObject) -> Header:
 
 
 def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
-    """Return SOURCE_REFUSED for a source that may not be used."""
+    """Return SOURCE_REFUSED for a source that may not be used; QUANT_NOT_CONFIGURED for one of a Quant service that is not there."""
     words = shown_text(str(error))
+    if error.rule == NO_QUANT:
+        return MeshError(Reason.ERROR_REASON_QUANT_NOT_CONFIGURED, words, {"source": shown_source})
     return MeshError(
         Reason.ERROR_REASON_SOURCE_REFUSED,
         words,

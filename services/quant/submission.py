@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 
+from llamesh.installation import install_command
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.sizes import size
 from llamesh.v1.model_pb2 import Model
@@ -63,10 +64,9 @@ def check_quantiser(llama_quantize_bin: str) -> None:
             raise _refused("quantiser", f"LLAMA_QUANTIZE_BIN is {llama_quantize_bin}, which is not a program")
         missing = [name for name in missing if name != "cyllama"]
     if missing:
-        raise _refused(
-            "quantiser",
-            f"{', '.join(missing)} not installed: `pip install 'llamesh[engine,quant]'` on the mesh's machine",
-        )
+        installs = f"`{install_command('engine', 'quant')}` on the mesh's machine"
+        program = ", or a llama-quantize in LLAMA_QUANTIZE_BIN" if "cyllama" in missing else ""
+        raise _refused("quantiser", f"{', '.join(missing)} not installed: {installs}{program}")
 
 
 def check_space(needed: int, free: int) -> None:

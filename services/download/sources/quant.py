@@ -14,6 +14,7 @@ from services.download.sources.file import FileSource
 from services.download.sources.quant_models import QuantModel, QuantModels
 from services.download.sources.s3 import S3Bucket, check_key
 from services.download.sources.source import (
+    NO_QUANT,
     CheckedSource,
     SourceChangedError,
     SourceError,
@@ -69,7 +70,7 @@ class QuantSource:
     def _parts(self, source: str) -> tuple[QuantModels, str]:
         if self._models is None:
             raise SourceRefusedError(
-                "no Quant service is configured: set QUANT_SERVICE_URL, or start the mesh with --quant", rule="quant"
+                "no Quant service is configured: set QUANT_SERVICE_URL, or start the mesh with --quant", rule=NO_QUANT
             )
         model_uuid = source.partition(":")[2].removeprefix("//")
         if not _MODEL.fullmatch(model_uuid):

@@ -34,6 +34,10 @@ class SourceError(Exception):
         self.retry_after = retry_after
 
 
+NO_QUANT = "quant"
+"""Rule of a refusal: the address names the Quant service, and none is configured."""
+
+
 class SourceRefusedError(SourceError):
     """The source may not be used. `rule` names the rule that it breaks: scheme, host, address, credentials, folder, ..."""
 
