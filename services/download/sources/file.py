@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from services.download.sources.named_parts import NamedParts
 from services.download.sources.source import (
-    CHUNK,
+    MAX_CHUNK,
     CheckedSource,
     SourceChangedError,
     SourceError,
@@ -109,7 +109,9 @@ def _path(source: str) -> Path:
 async def _read(fd: int, path: Path, opened: os.stat_result, offset: int, length: int) -> AsyncIterator[bytes]:
     """See RangedRead."""
     done = 0
-    while done < length and (block := await asyncio.to_thread(os.pread, fd, min(CHUNK, length - done), offset + done)):
+    while done < length and (
+        block := await asyncio.to_thread(os.pread, fd, min(MAX_CHUNK, length - done), offset + done)
+    ):
         done += len(block)
         yield block
     now = os.fstat(fd)

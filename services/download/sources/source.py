@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-CHUNK = 1 << 20
+MAX_CHUNK = 1 << 20
 """Maximum size of one read in bytes."""
 
 MAX_OBJECT_BYTES = 2 << 40
