@@ -52,6 +52,11 @@ def handed_over_directory(home: Path) -> Path:
     return home / "import" / "handed-over"
 
 
+def parts_directory(home: Path) -> Path:
+    """Return the directory of the links to the parts of models."""
+    return home / "parts"
+
+
 def variants_directory(home: Path) -> Path:
     """Return the directory in which the Quant service publishes if no S3 server is set."""
     return home / "llm-models"

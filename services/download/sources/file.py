@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from services.download.sources.named_parts import NamedParts
 from services.download.sources.source import (
     MAX_CHUNK,
     CheckedSource,
@@ -25,7 +26,7 @@ from services.download.sources.source import (
 )
 
 
-class FileSource:
+class FileSource(NamedParts):
     """Reads regular files below the allowed directories."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
