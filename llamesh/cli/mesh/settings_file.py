@@ -5,6 +5,7 @@ Invariant: only the lines that change are written anew; comments and all other l
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,8 +69,10 @@ def _moved(value: str, old: Path, new: Path) -> str:
     """Replace the path of the old home at the beginning of each path in a value."""
     quote = value[:1] if value[:1] in {'"', "'"} else ""
     spellings = [str(old)]
-    if old.is_relative_to(Path.home()):
-        spellings.append(f"~/{old.relative_to(Path.home())}")
+    # It stays ~ if the system does not know it.
+    user = os.path.expanduser("~")  # noqa: PTH111
+    if old.is_relative_to(user):
+        spellings.append(f"~/{old.relative_to(user)}")
     for spelling in spellings:
         pattern = _BEGINNING + re.escape(_escaped(spelling, quote)) + _END
         value = re.sub(pattern, lambda _: _escaped(str(new), quote), value)
