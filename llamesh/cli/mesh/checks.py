@@ -28,7 +28,7 @@ from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.installation import install_command
 from llamesh.local_mesh import running_here
-from llamesh.locations import MAX_SOCKET_NAME, UNIX_SOCKET_LIMIT
+from llamesh.locations import MAX_SOCKET_NAME, MAX_UNIX_SOCKET_PATH
 
 ENVOY_VERSION = "1.40."
 """Beginning of the versions of Envoy that llamesh is tested with."""
@@ -196,14 +196,14 @@ def run_directory(settings: MeshSettings) -> Finding:
     """Check that the path of the folder of sockets is short enough, and that this user owns the folder."""
     folder = settings.run_dir
     length = len(os.fsencode(folder)) + MAX_SOCKET_NAME
-    if length > UNIX_SOCKET_LIMIT:
+    if length > MAX_UNIX_SOCKET_PATH:
         fix = "set XDG_RUNTIME_DIR or LLAMESH_HOME to a shorter path"
-        return Finding("sockets", "problem", f"{folder} is too long: {length} of {UNIX_SOCKET_LIMIT} bytes", fix)
+        return Finding("sockets", "problem", f"{folder} is too long: {length} of {MAX_UNIX_SOCKET_PATH} bytes", fix)
     if folder.exists() and folder.stat().st_uid != os.getuid():
         return Finding(
             "sockets", "problem", f"{folder} belongs to another user", f"remove {folder}, or set LLAMESH_HOME"
         )
-    return Finding("sockets", "ok", f"{folder} ({length} of {UNIX_SOCKET_LIMIT} bytes)")
+    return Finding("sockets", "ok", f"{folder} ({length} of {MAX_UNIX_SOCKET_PATH} bytes)")
 
 
 def free_ports(settings: MeshSettings) -> Finding:
