@@ -5,11 +5,12 @@ Invariant: only the lines that change are written anew; comments and all other l
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from llamesh.locations import expanded
 from llamesh.private_files import write_private
 
 MAX_BYTES = 1 << 20
@@ -69,10 +70,10 @@ def _moved(value: str, old: Path, new: Path) -> str:
     """Replace the path of the old home at the beginning of each path in a value."""
     quote = value[:1] if value[:1] in {'"', "'"} else ""
     spellings = [str(old)]
-    # It stays ~ if the system does not know it.
-    user = os.path.expanduser("~")  # noqa: PTH111
-    if old.is_relative_to(user):
-        spellings.append(f"~/{old.relative_to(user)}")
+    with suppress(ValueError):
+        user = expanded("~")
+        if old.is_relative_to(user):
+            spellings.append(f"~/{old.relative_to(user)}")
     for spelling in spellings:
         pattern = _BEGINNING + re.escape(_escaped(spelling, quote)) + _END
         value = re.sub(pattern, lambda _: _escaped(str(new), quote), value)
