@@ -47,6 +47,7 @@ MODEL = (
     Column("LICENSE", lambda model: model.gguf.license, wide=True),
     Column("TAGS", lambda model: ",".join(model.gguf.tags), wide=True),
     Column("SOURCE", lambda model: model.source, wide=True),
+    Column("FILES", lambda model: len(model.files), wide=True),
     Column("REVISION", lambda model: model.revision[:12], wide=True),
     Column("PROBLEM", lambda model: model.problem, wide=True),
     Column("ADDED", lambda model: when(model.create_time), wide=True),

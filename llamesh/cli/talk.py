@@ -210,14 +210,14 @@ def _editor() -> Read:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import InMemoryHistory
 
-    asked = _history()
-    session: PromptSession[str] = PromptSession(history=InMemoryHistory(asked))
+    lines = _history()
+    session: PromptSession[str] = PromptSession(history=InMemoryHistory(lines))
 
     def read(prompt: str) -> str:
         line = str(session.prompt(prompt))
-        if line.strip() and line[:MAX_LETTERS] not in asked[-1:]:
-            asked.append(line[:MAX_LETTERS])
-            _keep(asked)
+        if line.strip() and line[:MAX_LETTERS] not in lines[-1:]:
+            lines.append(line[:MAX_LETTERS])
+            _keep(lines)
         return line
 
     return read
@@ -253,11 +253,11 @@ def _history() -> list[str]:
         return []
 
 
-def _keep(asked: list[str]) -> None:
+def _keep(lines: list[str]) -> None:
     """Write the history. A disk that is full or read-only does not end a conversation."""
-    del asked[:-MAX_QUESTIONS]
+    del lines[:-MAX_QUESTIONS]
     try:
         history_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        keep(history_file(), encoded(asked))
+        keep(history_file(), encoded(lines))
     except (OSError, ValueError, CommandError):
         return

