@@ -153,7 +153,7 @@ def _listen_for_the_end(supervisor: Supervisor, manager: ServiceManager) -> None
     Ctrl-C twice, and SIGQUIT, end it at once."""
     interrupts = 0
 
-    def asked(number: signal.Signals) -> None:
+    def stop_on(number: signal.Signals) -> None:
         nonlocal interrupts
         interrupts += number is signal.SIGINT
         if number is signal.SIGQUIT or interrupts > 1:
@@ -167,7 +167,7 @@ def _listen_for_the_end(supervisor: Supervisor, manager: ServiceManager) -> None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
             continue  # nohup: the end of the terminal is not the end of the mesh
-        asyncio.get_running_loop().add_signal_handler(number, asked, number)
+        asyncio.get_running_loop().add_signal_handler(number, stop_on, number)
 
 
 def _end_without_home(settings: MeshSettings, supervisor: Supervisor) -> Callable[[], Awaitable[None]]:

