@@ -132,6 +132,7 @@ class Model(google.protobuf.message.Message):
     PROBLEM_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     FETCHED_BY_FIELD_NUMBER: builtins.int
+    ALIASES_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """Chosen by who fetched it, or by the download service. 1 to 128 characters of [A-Za-z0-9._-]."""
     name: builtins.str
@@ -158,6 +159,10 @@ class Model(google.protobuf.message.Message):
     def create_time(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the record appeared."""
 
+    @property
+    def aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Further names, oldest first. Each is unique among the aliases, ids and names of all models."""
+
     def __init__(
         self,
         *,
@@ -171,9 +176,10 @@ class Model(google.protobuf.message.Message):
         problem: builtins.str = ...,
         revision: builtins.str = ...,
         fetched_by: builtins.str = ...,
+        aliases: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "fetched_by", b"fetched_by", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "create_time", b"create_time", "fetched_by", b"fetched_by", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 

@@ -54,6 +54,7 @@ def model_message(row: ModelRow) -> Model:
         gguf=GgufMetadata(**row.gguf),
         problem=row.problem,
         fetched_by=row.fetched_by,
+        aliases=row.aliases or (),
     )
     message.create_time.FromDatetime(row.create_time)
     return message

@@ -30,6 +30,7 @@ from services.download.changes import Changes
 from services.download.handed_over import SWEEP_SECONDS, remove_unused
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
+from services.download.old_headers import READ_AGAIN_SECONDS, OldHeaders
 from services.download.partial_objects import PartialObjects
 from services.download.pauses import Pauses
 from services.download.peers import PeerChanges
@@ -114,7 +115,7 @@ async def run(member: Member) -> None:
         health.on_change(show_store)
         pages = open_pages(settings)
         has_quant = settings.quant or bool(settings.quant_service_url)
-        downloads = DownloadServicer(transfers, pauses, integrity, worker, sources, changes, has_quant, pages)
+        downloads = DownloadServicer(transfers, pauses, integrity, worker, sources, changes, has_quant, pages, store)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         models = CatalogueServicer(catalogue, integrity, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
@@ -126,6 +127,14 @@ async def run(member: Member) -> None:
             peers = PeerChanges(transfers, catalogue, changes)
             peers.start()
             stack.push_async_callback(peers.close)
+        headers = BackgroundTask(
+            "read headers of old models",
+            OldHeaders(database, store, broadcast_model).read_again,
+            report_failure,
+            every=READ_AGAIN_SECONDS,
+        )
+        headers.start()
+        stack.push_async_callback(headers.close)
         handed_over = _handed_over_files(settings, transfers)
         handed_over.start()
         stack.push_async_callback(handed_over.close)

@@ -103,7 +103,7 @@ class UnownedObjects:
 async def lock_bytes(database: Database, session: AsyncSession, sha256: str) -> None:
     """Make transactions that decide about objects with these bytes run one at a time. A SQLite file has a single writer anyway.
 
-    All callers lock in the same order: the bytes, the transfer, the model.
+    All callers lock in the same order: the names of models, the bytes, the transfer, the model.
     """
     if database.schema:
         await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sha256, 0))))
