@@ -40,7 +40,7 @@ def for_each(names: Sequence[str], act: Callable[[str], None]) -> Exit:
 
 
 def _failure(error: Exception) -> CommandError | None:
-    """Return the failure of a name; None if the error is another one. A name that cannot be sent, such as bytes that are no UTF-8, fails."""
+    """Return the failure of a name; None if the error is another one. A name that cannot be sent, such as one that is no UTF-8, fails."""
     if isinstance(error, CommandError):
         return error
     return translate(error) or (unforeseen(error) if isinstance(error, ValueError) else None)
