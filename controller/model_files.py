@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +44,10 @@ class Availability(enum.Enum):
     """The download service does not answer, or cannot fetch the model."""
 
 
+Version = tuple[tuple[int, int, int], ...]
+"""Inode, length and modification time of each file."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFile:
     """Last known availability and path of a model's file."""
@@ -55,8 +59,10 @@ class ModelFile:
     """Number of tokens that the model was trained for; 0 if unknown."""
     asked_at: float = 0.0
     """Monotonic time of the answer."""
-    version: tuple[int, int, int] | None = None
-    """Inode, length and modification time of the file at the time of the answer."""
+    files: tuple[str, ...] = ()
+    """Paths of all files of the model."""
+    version: Version | None = None
+    """Version of these files at the time of the answer."""
     failures: int = 0
     """Number of consecutive failures."""
 
@@ -100,7 +106,7 @@ class ModelFiles:
     def get(self, model_uuid: str) -> ModelFile:
         """Return the cached entry. The entry of a file that has vanished or changed is dropped, so that it is verified again."""
         known = self._files.get(model_uuid, _NOTHING)
-        if known.availability is Availability.AVAILABLE and _version(known.path) != known.version:
+        if known.availability is Availability.AVAILABLE and _version(known.files) != known.version:
             del self._files[model_uuid]
             return _NOTHING
         return known
@@ -141,12 +147,13 @@ class ModelFiles:
             return ModelFile(availability, message, asked_at=self._clock(), failures=failures + 1)
         self._answered = True
         context = found.model.gguf.context_length
-        version = _version(found.path)
+        files = tuple(found.file_paths)
+        version = _version(files)
         if version is None:
-            # The file was removed after the answer was sent.
-            message = f"the file {found.path} is not there"
+            # A file was removed after the answer was sent.
+            message = f"a file of {found.path} is not there"
             return ModelFile(Availability.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
-        return ModelFile(Availability.AVAILABLE, "", found.path, context, self._clock(), version)
+        return ModelFile(Availability.AVAILABLE, "", found.path, context, self._clock(), files, version)
 
     def _is_starting(self, error: MeshError) -> bool:
         """Return whether a failed request means that the download service is starting, as this process is."""
@@ -159,10 +166,10 @@ def needed_models(spec: ServerSpec) -> tuple[str, ...]:
     return spec.model_uuid, *models(spec.parameters).values()
 
 
-def _version(path: str) -> tuple[int, int, int] | None:
-    """Return an identity of the file that changes if it is replaced or modified; None if there is no file."""
+def _version(paths: Iterable[str]) -> Version | None:
+    """Return an identity of files that changes if one is replaced or modified; None if one is missing."""
     try:
-        found = Path(path).stat()
+        found = [Path(path).stat() for path in paths]
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in found)

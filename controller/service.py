@@ -41,7 +41,7 @@ from llamesh.kit.serving import Member
 from llamesh.kit.standings import StandingReflector
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 
-_LISTS_SECONDS = 5.0
+_MAX_LISTS_SECONDS = 5.0
 """Longest wait for the lists of ids that Envoy must ask Admission about, in seconds."""
 
 
@@ -113,7 +113,7 @@ async def _follow_lists(stack: AsyncExitStack, reflectors: Sequence[Reflector[An
     for reflector in reflectors:
         reflector.start()
         stack.push_async_callback(reflector.close)
-    if not all(await asyncio.gather(*(reflector.first(_LISTS_SECONDS) for reflector in reflectors))):
+    if not all(await asyncio.gather(*(reflector.first(_MAX_LISTS_SECONDS) for reflector in reflectors))):
         log.warning(
             "no list of changed tokens from the gateway or the contract service: Envoy asks Admission about all tokens until it arrives"
         )

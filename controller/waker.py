@@ -37,7 +37,7 @@ from llamesh.server_conditions import is_being_removed
 from llamesh.v1.server_pb2 import Server
 
 _CHUNK = 1 << 16
-_HEADER_BYTES = 1 << 16
+_MAX_HEADER_BYTES = 1 << 16
 """Maximum length of a header in bytes: Envoy's own limit."""
 _END_SECONDS = 0.1
 """Seconds that a shutdown waits for responses that are being sent. For aiohttp, 0 means no limit."""
@@ -66,7 +66,7 @@ class Waker:
             handler_cancellation=True,
             access_log=None,
             shutdown_timeout=_END_SECONDS,
-            max_field_size=_HEADER_BYTES,
+            max_field_size=_MAX_HEADER_BYTES,
         )
         self._site: web.UnixSite | None = None
         self._watch = SocketWatch(socket, self._listen)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO
 
 from engine import sentence
+from llamesh.installation import install_command
+from llamesh.shutdown import unwound
 
 NAME = "SmolLM2-135M-Instruct"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -58,7 +60,7 @@ def demo_model(cache: Path) -> DemoModel:
             stand_in = sentence.write(cache / "sentence.gguf")
         except ModuleNotFoundError as missing:
             raise UnavailableError(
-                f"{problem}; the fallback needs {missing.name}: pip install 'llamesh[demo]'"
+                f"{problem}; the fallback needs {missing.name}: {install_command('demo')}"
             ) from problem
         return DemoModel(
             str(stand_in), "sentence", _sha256(stand_in), f"written here, because {NAME} is not available: {problem}"
@@ -123,14 +125,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def main() -> None:
+def main() -> int:
     """Run the command. Its one argument is the cache directory. Exit 1 with the reason if there is no model."""
     try:
         found = demo_model(Path(sys.argv[1]))
     except UnavailableError as problem:
         sys.exit(str(problem))
     sys.stdout.write(json.dumps(asdict(found)) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(unwound(main))

@@ -18,9 +18,13 @@ from typing import Any
 
 from llamesh.locations import expanded
 from llamesh.private_files import write_private
+from llamesh.regular_files import NotRegularError, open_regular
 
 SECRET = "front_door"  # noqa: S105 the name, not the content
 """Name under which Envoy knows the certificate."""
+
+MAX_BYTES = 1 << 20
+"""Bytes of a file with a certificate or a key."""
 
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----(?:(?!-----).)*-----END \1-----", re.DOTALL)
 """One whole block of PEM."""
@@ -50,6 +54,8 @@ class Certificate:
     """The private key, as PEM."""
     leaf: bytes
     """The server's own certificate, as DER, as clients see it."""
+    signs: bool = False
+    """Whether it is the certificate of an authority, which signs others. One that signs itself may be that of a server too."""
 
     def days_left(self, now: datetime) -> float:
         """Days until it expires; negative afterwards."""
@@ -126,28 +132,42 @@ def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
 
 def _content(file: str, setting: str) -> str:
     try:
-        return expanded(file, setting).read_text("ascii")
+        with open_regular(expanded(file, setting)) as opened:
+            content = opened.read(MAX_BYTES + 1)
+    except NotRegularError as error:
+        raise CertificateError(f"{setting}: {file} is no regular file", f"correct {setting}") from error
     except PermissionError as error:
         raise CertificateError(
-            f"{setting}: {file} cannot be read by this user", f"let this user read it: chown {os.getuid()} {file}"
+            f"{setting}: {file} cannot be read by this user", f"let user {os.getuid()} read it, and enter its folders"
         ) from error
     except OSError as error:
         raise CertificateError(f"{setting}: {file} cannot be read: {error.strerror}", f"correct {setting}") from error
-    except UnicodeDecodeError as error:
-        raise CertificateError(
-            f"{setting}: {file} is not PEM", f"convert it: openssl x509 -inform der -in {file}"
-        ) from error
     except ValueError as error:
         raise CertificateError(str(error), f"correct {setting}") from error
+    if not content.strip():
+        raise CertificateError(f"{setting}: {file} is empty", f"write the file again, or correct {setting}")
+    if len(content) > MAX_BYTES:
+        raise CertificateError(f"{setting}: {file} has more than {MAX_BYTES} bytes", f"correct {setting}")
+    try:
+        return content.decode("ascii")
+    except UnicodeDecodeError as error:
+        form = "x509" if setting.endswith("CERTIFICATE") else "pkey"
+        raise CertificateError(
+            f"{setting}: {file} is not PEM", f"convert it: openssl {form} -inform der -in {file}"
+        ) from error
 
 
 def _parse(chain: str, secret: str, certificate: str, key: str) -> Certificate:
     from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
     _check_whole(chain, certificate)
     try:
         leaf = x509.load_pem_x509_certificates(chain.encode())[0]
+        public, names = leaf.public_key(), _names(leaf)
+    except UnsupportedAlgorithm as error:
+        raise _kind_refused(certificate) from error
     except ValueError as error:
         raise CertificateError(
             f"LLAMESH_TLS_CERTIFICATE: {certificate} holds no PEM certificate",
@@ -159,22 +179,28 @@ def _parse(chain: str, secret: str, certificate: str, key: str) -> Certificate:
         raise CertificateError(
             f"LLAMESH_TLS_KEY: {key} is encrypted", f"decrypt it: openssl pkey -in {key} -out server.key"
         ) from error
+    except UnsupportedAlgorithm as error:
+        raise _kind_refused(key) from error
     except ValueError as error:
         raise CertificateError(
             f"LLAMESH_TLS_KEY: {key} holds no PEM key", "it begins with -----BEGIN PRIVATE KEY-----"
         ) from error
-    if private.public_key() != leaf.public_key():
+    if private.public_key() != public:
         raise CertificateError(
             f"the key {key} does not belong to the certificate {certificate}",
             "name the two files of one pair; in a chain the server's own certificate comes first",
         )
     if not _usable(private):
-        raise CertificateError(
-            f"Envoy takes no key of the kind of {key}",
-            "make one of ECDSA (P-256, P-384 or P-521), Ed25519, or RSA with at least 2048 bits",
-        )
+        raise _kind_refused(key)
     der = leaf.public_bytes(Encoding.DER)
-    return Certificate(_names(leaf), leaf.not_valid_before_utc, leaf.not_valid_after_utc, chain, secret, der)
+    return Certificate(names, leaf.not_valid_before_utc, leaf.not_valid_after_utc, chain, secret, der, _signs(leaf))
+
+
+def _kind_refused(file: str) -> CertificateError:
+    return CertificateError(
+        f"Envoy takes no key of the kind of {file}",
+        "make one of ECDSA (P-256, P-384 or P-521), Ed25519, or RSA with at least 2048 bits",
+    )
 
 
 def _check_whole(chain: str, certificate: str) -> None:
@@ -195,6 +221,15 @@ def _usable(private: Any) -> bool:
     if isinstance(private, ec.EllipticCurvePrivateKey):
         return isinstance(private.curve, ec.SECP256R1 | ec.SECP384R1 | ec.SECP521R1)
     return isinstance(private, ed25519.Ed25519PrivateKey)
+
+
+def _signs(leaf: Any) -> bool:
+    from cryptography import x509
+
+    try:
+        return bool(leaf.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
+    except x509.ExtensionNotFound:
+        return False
 
 
 def _names(leaf: Any) -> tuple[str, ...]:

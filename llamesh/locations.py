@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-UNIX_SOCKET_LIMIT = 107
+MAX_UNIX_SOCKET_PATH = 107
 """Maximum length of a Unix socket's path on Linux, in bytes (sys/un.h)."""
 
 MAX_SOCKET_NAME = len("/engines/00000000-00.sock")
@@ -39,7 +39,7 @@ def home_directory(environment: Mapping[str, str]) -> Path:
 def run_directory(home: Path, environment: Mapping[str, str]) -> Path:
     """Return the directory of sockets: LLAMESH_HOME/run, or a short path if that exceeds the limit of Unix sockets."""
     usual = home / "run"
-    if len(os.fsencode(usual)) + MAX_SOCKET_NAME <= UNIX_SOCKET_LIMIT:
+    if len(os.fsencode(usual)) + MAX_SOCKET_NAME <= MAX_UNIX_SOCKET_PATH:
         return usual
     import tempfile
 
@@ -50,6 +50,11 @@ def run_directory(home: Path, environment: Mapping[str, str]) -> Path:
 def handed_over_directory(home: Path) -> Path:
     """Return the directory below LLAMESH_HOME/import into which the command links files for the mesh to fetch."""
     return home / "import" / "handed-over"
+
+
+def parts_directory(home: Path) -> Path:
+    """Return the directory of the links to the parts of models."""
+    return home / "parts"
 
 
 def variants_directory(home: Path) -> Path:

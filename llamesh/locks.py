@@ -35,6 +35,13 @@ def take(descriptor: int) -> bool:
     return True
 
 
+def wait(descriptor: int) -> None:
+    """Take the lock until the descriptor is closed; wait while another process holds it."""
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
 def is_held(descriptor: int) -> bool:
     """Whether another process holds the lock of an open file."""
     import fcntl

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from llamesh.hub_addresses import HUB_HOSTS, read_hub_address, read_hub_page
 from llamesh.nearest import nearest
+from llamesh.part_names import whole_name
 
 ADDRESSES = "https://HOST/PATH/FILE.gguf, hf:OWNER/REPO:Q4_K_M, s3://NAME/KEY, quant:MODEL"
 """The forms of an address, for messages."""
@@ -59,17 +60,17 @@ def likely(word: str) -> str:
 
 
 def default_name(address: str) -> str:
-    """Return the default name of a model: that of its file, if the canonical address contains one; else ""."""
+    """Return the default name of a model: that of its file without the number of a part, if the canonical address has one; else ""."""
     if address.startswith("hf:"):
         try:
-            return read_hub_address(address).model_name
+            return whole_name(read_hub_address(address).model_name)
         except ValueError:
             return ""
     if address.startswith("quant:"):
         return address.partition(":")[2]
     # Only URLs are escaped, not S3 keys and paths.
     path = unquote(urlsplit(address).path) if "://" in address and not address.startswith("s3:") else address
-    return path.rpartition("/")[2]
+    return whole_name(path.rpartition("/")[2])
 
 
 def _written(scheme: str, rest: str) -> str:

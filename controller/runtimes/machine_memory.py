@@ -17,7 +17,7 @@ from pathlib import Path
 
 from controller.footprint import MachineMemory
 
-AGE_SECONDS = 0.25
+MAX_AGE_SECONDS = 0.25
 """Maximum age of a reading, in seconds."""
 _UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number of this size."""
@@ -34,7 +34,7 @@ def machine_memory(root: Path = Path("/")) -> MachineMemory:
 
 
 class RecentMemory:
-    """Cache of `machine_memory`, read again after AGE_SECONDS. With a limit in bytes the total is at most the limit; 0: no limit."""
+    """Cache of `machine_memory`, read again after MAX_AGE_SECONDS. With a limit in bytes the total is at most the limit; 0: no limit."""
 
     def __init__(
         self, clock: Callable[[], float], limit_bytes: int = 0, read: Callable[[], MachineMemory] = machine_memory
@@ -46,9 +46,9 @@ class RecentMemory:
         self._last = MachineMemory(0, 0)
 
     def read(self) -> MachineMemory:
-        """Return the memory as it was at most AGE_SECONDS ago."""
+        """Return the memory as it was at most MAX_AGE_SECONDS ago."""
         now = self._clock()
-        if now >= self._read_at + AGE_SECONDS:
+        if now >= self._read_at + MAX_AGE_SECONDS:
             memory = self._read()
             total = min(memory.total_bytes, self._limit_bytes or memory.total_bytes)
             self._read_at, self._last = now, replace(memory, total_bytes=total)

@@ -16,11 +16,11 @@ from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from controller.xds.digest import NOTHING, DigestMetadata
 from controller.xds.listeners import HEADER_LIMITS, cors_filter, cors_policy, listening
 from controller.xds.restarts import (
-    HEALTH_RETRIES,
     HEALTH_TIMEOUT,
+    MAX_HEALTH_RETRIES,
+    MAX_RESTART_RETRIES,
     RESTART_BACKOFF,
     RESTART_BUDGET_SECONDS,
-    RESTART_RETRIES,
 )
 from controller.xds.tokens import ANY_BEARER, API_KEY, TO_METADATA, TokenSettings, jwt_provider
 from llamesh.kit import limits
@@ -54,7 +54,7 @@ class InferenceSettings:
     """Seconds that a client may take to send its request."""
     admission_timeout_seconds: int = RESTART_BUDGET_SECONDS
     """Seconds that Admission may take to answer, including a restart of the contract service."""
-    restart_retries: int = RESTART_RETRIES
+    restart_retries: int = MAX_RESTART_RETRIES
     """Maximum number of retries at a member that does not listen."""
 
 
@@ -136,7 +136,7 @@ def inference_routes(
         "restart_retries": settings.restart_retries,
         "restart_backoff": RESTART_BACKOFF,
         "restart_budget": f"{RESTART_BUDGET_SECONDS}s",
-        "health_retries": min(HEALTH_RETRIES, settings.restart_retries),
+        "health_retries": min(MAX_HEALTH_RETRIES, settings.restart_retries),
         "health_timeout": HEALTH_TIMEOUT,
     }
     return templates.render("routes/inference.yaml", ROUTES, values)

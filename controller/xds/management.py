@@ -14,7 +14,7 @@ from typing import Any
 from controller.xds import anonymous_callers, replies, scripts, templates, tls
 from controller.xds.listeners import HEADER_LIMITS, cors_policy, listening
 from controller.xds.public_api import Method, PublicApi
-from controller.xds.restarts import HEALTH_RETRIES, HEALTH_TIMEOUT, RESTART_BACKOFF, RESTART_RETRIES
+from controller.xds.restarts import HEALTH_TIMEOUT, MAX_HEALTH_RETRIES, MAX_RESTART_RETRIES, RESTART_BACKOFF
 from controller.xds.tokens import ANY_BEARER, BEARER, SCHEME_IS_BEARER, TO_HEADER, TokenSettings, jwt_provider
 from llamesh import names
 
@@ -68,7 +68,7 @@ class ManagementSettings:
     """The number of proxies in front of Envoy that set x-forwarded-for."""
     grpc_services: tuple[tuple[str, str], ...] = ()
     """More services, served as gRPC and gRPC-Web only, because their REST paths would be ambiguous at this port."""
-    restart_retries: int = RESTART_RETRIES
+    restart_retries: int = MAX_RESTART_RETRIES
     """How often a service that does not listen is tried again."""
 
 
@@ -112,7 +112,7 @@ def _method_route(method: Method, cluster: str, retries: int) -> Any:
     return _route(
         {"path": method.path},
         cluster,
-        HEALTH_RETRIES if health else retries,
+        MAX_HEALTH_RETRIES if health else retries,
         reads=method.reads,
         timeout=HEALTH_TIMEOUT if health else "0s",
     )
@@ -121,7 +121,7 @@ def _method_route(method: Method, cluster: str, retries: int) -> Any:
 def _open_route(service: OpenService, retries: int) -> Any:
     """Return the route of an open service: all its methods only read. Health has few retries, like GetHealth."""
     match = {"prefix": f"/{service.name}/"}
-    route = _route(match, service.cluster, HEALTH_RETRIES if service.upstream_name else retries, reads=True)
+    route = _route(match, service.cluster, MAX_HEALTH_RETRIES if service.upstream_name else retries, reads=True)
     if service.upstream_name:
         route["route"]["prefix_rewrite"] = f"/{service.upstream_name}/"
     return route

@@ -38,14 +38,15 @@ def backup(
     models
         Include the models. Without them they are fetched again after a restore.
     force
-        Overwrite the file if it is there.
+        Overwrite the file if it is there. Only a regular file is overwritten.
     """
     home, target = home_directory(os.environ), expanded(file, "FILE").absolute()
-    if not force and os.path.lexists(target) and not target.is_dir():
-        overwrites = shlex.join(["llamesh", "backup", file, *(["--models"] if models else []), "--force"])
-        raise CommandError(f"{target} is there already", hint=f"`{overwrites}` overwrites it", code=Exit.USAGE)
     settings = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
     try:
+        archive.check_replaceable(target)
+        if not force and target.exists():
+            overwrites = shlex.join(["llamesh", "backup", file, *(["--models"] if models else []), "--force"])
+            raise CommandError(f"{target} is there already", hint=f"`{overwrites}` overwrites it", code=Exit.USAGE)
         manifest = archive.write(home, target, __version__, settings, models=models, dump=tables.dump)
     except archive.ArchiveError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
@@ -70,7 +71,8 @@ def restore(file: str, /) -> None:
     """Make the home of a mesh of a backup; only where there is none. Then `llamesh up` starts it.
 
     Tables of PostgreSQL go to the database of DATABASE_URL (else that of the backup's settings), which must be empty.
-    Trust a backup as you trust a program: its settings, which may name programs to run, are restored as they are.
+    Trust a backup as you trust a program: its settings may name programs to run. Paths in them that lie below the home of the backup
+    are changed to this one.
 
     Parameters
     ----------
@@ -79,14 +81,17 @@ def restore(file: str, /) -> None:
     """
     home, source = home_directory(os.environ), expanded(file, "FILE").absolute()
     try:
-        manifest = restoration.restore(source, home, __version__, tables.load)
+        restored = restoration.restore(source, home, __version__, tables.load)
     except archive.ArchiveError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
         # Without a file it is one that is read; the files below the work folder become the home.
         place = _shown(error, home) if error.filename else source
         raise CommandError(f"{place}: {error.strerror or error}", code=Exit.USAGE) from error
+    manifest = restored.manifest
     note(f"{home} is as it was on {manifest.made} (llamesh {manifest.version}): llamesh up")
+    if restored.moved:
+        note(f"paths below {manifest.home} lie below {home} now, in config.env: {', '.join(restored.moved)}")
     if not manifest.models:
         note("models are not in this backup; after the start, fetch those that you need again:")
         for command in pulls(home):

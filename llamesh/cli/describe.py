@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.context import model_context
-from llamesh.cli.output import Output, show_one, size, text, when, word
+from llamesh.cli.output import Output, show_one, size, text, when, word, wrapped
 from llamesh.cli.printing import say
 from llamesh.cli.servers import SERVER
 
@@ -89,11 +89,7 @@ def _say(line: str, indent: int) -> None:
         return
     from shutil import get_terminal_size
 
-    from llamesh.cli.wrapping import Wrapper
-
-    wrapper = Wrapper(get_terminal_size().columns)
-    wrapper.hang(" " * indent)
-    say(wrapper.feed(line) + wrapper.flush())
+    say(wrapped(line, get_terminal_size().columns, indent))
 
 
 def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:

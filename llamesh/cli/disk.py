@@ -1,6 +1,6 @@
 """`llamesh df`, and the models that no declared server uses: how many bytes the catalogue has and which of them could be freed.
 
-Invariant: bytes are those of objects. Models with the same bytes share one object, which goes with the last of them.
+Invariant: bytes are those of objects: one for each file of a model. Files with the same bytes share one object, which goes with the last.
 """
 
 from __future__ import annotations
@@ -65,8 +65,11 @@ def df(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name=("-
 def shares(models: Sequence[Model], used: set[str]) -> list[Share]:
     """Return the parts of the catalogue in the order of `Share.models`."""
     by_object: dict[str, list[Model]] = {}
+    sizes: dict[str, int] = {}
     for model in models:
-        by_object.setdefault(model.sha256, []).append(model)
+        for file in model.files:
+            by_object.setdefault(file.sha256, []).append(model)
+            sizes[file.sha256] = file.size_bytes
     held = {key for key, those in by_object.items() if any(model.model_uuid in used for model in those)}
     parts = {
         "all": set(by_object),
@@ -77,9 +80,9 @@ def shares(models: Sequence[Model], used: set[str]) -> list[Share]:
     return [
         Share(
             name,
-            sum(len(by_object[key]) for key in keys),
+            len({model.model_uuid for key in keys for model in by_object[key]}),
             len(keys),
-            sum(by_object[key][0].size_bytes for key in keys),
+            sum(sizes[key] for key in keys),
         )
         for name, keys in parts.items()
     ]
@@ -110,7 +113,7 @@ def agreed(models: Sequence[Model], yes: bool) -> bool:
         return True
     if not sys.stdin.isatty():
         raise CommandError("there is no terminal to ask in", hint="llamesh rm --unused --yes", code=Exit.USAGE)
-    freed = {model.sha256: model.size_bytes for model in models}
+    freed = {file.sha256: file.size_bytes for model in models for file in model.files}
     sys.stderr.write(f"Remove {len(models)} models, at most {size(sum(freed.values()))}? [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

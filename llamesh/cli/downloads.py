@@ -39,7 +39,7 @@ DOWNLOAD = (
     Column("DONE", _done),
     Column("RATE", lambda download: f"{size(download.bytes_per_second)}/s" if download.bytes_per_second else ""),
     Column("LEFT", left),
-    Column("WHY", lambda download: download.error.message, spare=True),
+    Column("WHY", lambda download: download.error.message, below=True),
     Column("SOURCE", lambda download: download.source, wide=True),
     Column("STARTED", lambda download: when(download.create_time), wide=True),
 )

@@ -1,9 +1,9 @@
 """Model files of this machine: validates a path and links the file into the mesh's import folder.
 
-A mesh on this machine reads files below LLAMESH_HOME/import only. `handed_over` links the file into `import/handed-over` (a copy if the
-file is on another file system) and removes the link when the fetch has ended; if the command ends earlier, the download service removes
-it. Invariant: the link's path depends on the identity and the
-time of change of the file, so that the same file is the same source, and a changed file is another one.
+A mesh on this machine reads files below LLAMESH_HOME/import only. `handed_over` links the file, or all parts of a model, into
+`import/handed-over` (copies if the file is on another file system) and removes the links when the fetch has ended; if the command ends
+earlier, the download service removes them. Invariant: a link's path depends on the identity and the time of change of the files, so that
+the same files are the same source, and changed files are another one.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from llamesh.client.profile import Profile, on_this_machine
 from llamesh.local_mesh import running_here
 from llamesh.locations import expanded, handed_over_directory, home_directory
 from llamesh.nearest import nearest
+from llamesh.part_names import part_of, parts_of
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Pull
 
 MAGIC = b"GGUF"
 _BEGINNINGS = ("/", "./", "../", "~")
+_MAX_LISTED = 5
 _LARGE = 256 * 2**20
 """Size in bytes from which a copy is announced, because it takes long."""
 
@@ -48,7 +50,10 @@ def is_path(word: str) -> bool:
 
 
 def model_file(word: str) -> Path:
-    """The GGUF file that a path names, with symbolic links resolved. CommandError if there is none."""
+    """The GGUF file that a path names, with symbolic links resolved. CommandError if there is none.
+
+    A part of a model keeps its name, and is a link if it was one: the name leads to the other parts.
+    """
     try:
         path = expanded(word).absolute()
         found = path.resolve(strict=True)
@@ -66,7 +71,7 @@ def model_file(word: str) -> Path:
     if not found.is_file():
         raise CommandError(f"{word} is no regular file", hint="name a GGUF file", code=Exit.USAGE)
     _check_content(word, found)
-    return found
+    return path.parent.resolve() / path.name if part_of(path.name)[1] > 1 else found
 
 
 def _check_content(word: str, path: Path) -> None:
@@ -107,25 +112,31 @@ def _listing(directory: Path) -> list[Path]:
 
 @contextmanager
 def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[HandedOver]:
-    """Put a file where the mesh may read it, for as long as the block lasts. CommandError if the mesh is not on this machine.
+    """Put a file where the mesh may read it, for as long as the block lasts; of a model in parts, all parts.
+
+    CommandError if a part is missing, or the mesh is not on this machine.
 
     `purpose` tells apart several fetches of one file: none removes the link of another.
     """
+    parts = parts_beside(path)
     home = home_for(profile, path)
     if path.is_relative_to((home / "import").resolve()):
         yield HandedOver(path.as_uri())
         return
     from shutil import rmtree
 
-    stats = path.stat()
-    words = f"{stats.st_dev}-{stats.st_ino}-{stats.st_size}-{stats.st_mtime_ns}-{purpose}"
+    words = "-".join(f"{each.st_dev}-{each.st_ino}-{each.st_size}-{each.st_mtime_ns}" for each in map(Path.stat, parts))
+    words += f"-{purpose}"
     folder = handed_over_directory(home) / hashlib.sha256(words.encode()).hexdigest()[:16]
     target = folder / path.name
     try:
-        _place(path, target)
-    except OSError as error:
+        for part in parts:
+            _place(part.resolve(), folder / part.name)
+    except BaseException as error:
         rmtree(folder, ignore_errors=True)
-        raise _not_placed(path, home, error) from error
+        if isinstance(error, OSError):
+            raise _not_placed(path, home, error) from error
+        raise
     handed = HandedOver(target.as_uri())
     try:
         yield handed
@@ -139,9 +150,29 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
                 folder.parent.rmdir()
 
 
+def parts_beside(path: Path) -> list[Path]:
+    """The files of the model that one of them names. CommandError if one is missing."""
+    try:
+        parts = [path.with_name(name) for name in parts_of(path.name)]
+    except ValueError as error:
+        raise CommandError(f"{path.name}: {error}", code=Exit.USAGE) from None
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise CommandError(
+            f"{len(missing)} of {len(parts)} parts of the model are missing beside {path.name}",
+            parts=missing[:_MAX_LISTED],
+            hint=f"put them into {path.parent}",
+            code=Exit.NOT_FOUND,
+        )
+    return parts
+
+
 def _may_be_accepted(error: BaseException) -> bool:
     """Whether the mesh may have started the download although the call failed: the answer did not arrive."""
-    return isinstance(error, KeyboardInterrupt) or getattr(error, "code", "") in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}
+    return isinstance(error, KeyboardInterrupt | SystemExit) or getattr(error, "code", "") in {
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+    }
 
 
 class HandedOver:

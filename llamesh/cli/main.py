@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from llamesh import __version__
 from llamesh.cli.failure import CommandError, Exit, unforeseen
 from llamesh.cli.printing import note, say
+from llamesh.shutdown import unwound
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -76,7 +77,7 @@ ALIASES = {"ps": "status", "list": "models", "ls": "models", "show": "describe",
 
 def main() -> None:
     """The program."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(unwound(lambda: run(sys.argv[1:])))
 
 
 def run(arguments: list[str]) -> int:

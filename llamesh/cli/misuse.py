@@ -33,6 +33,9 @@ def misuse(error: CycloptsError) -> CommandError:
         cause, hint = _missing(error, command)
     elif isinstance(error, UnknownOptionError):
         cause, hint = _unknown(error, cause, hint)
+        if error.token.keyword is None and error.token.value == "-":
+            words = f"{command} neither reads standard input nor writes to standard output by the name -"
+            cause, hint = words, _usage(command, error.target)
     elif isinstance(error, CoercionError) and error.msg is None and error.token is not None:
         kind = getattr(error.target_type, "__name__", "")
         if kind in _KINDS:

@@ -48,6 +48,7 @@ MODEL = (
     Column("TAGS", lambda model: ",".join(model.gguf.tags), wide=True),
     Column("ALIASES", lambda model: ",".join(model.aliases), wide=True),
     Column("SOURCE", lambda model: model.source, wide=True),
+    Column("FILES", lambda model: len(model.files), wide=True),
     Column("REVISION", lambda model: model.revision[:12], wide=True),
     Column("PROBLEM", lambda model: model.problem, wide=True),
     Column("ADDED", lambda model: when(model.create_time), wide=True),

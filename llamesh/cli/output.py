@@ -36,6 +36,8 @@ class Column:
     """Only in `--output wide`."""
     spare: bool = False
     """Omitted if the terminal is too narrow for the whole table."""
+    below: bool = False
+    """Printed below the table if the terminal is too narrow for the whole table: a line for each value that is not empty."""
 
 
 def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column]) -> None:
@@ -85,7 +87,10 @@ def show_table(items: Sequence[object], columns: Sequence[Column], *, keep: bool
         from rich.console import Console
 
         width = get_terminal_size().columns
-        Console().print(table(items, columns if keep else fitting(items, columns, width), width))
+        shown = columns if keep else fitting(items, columns, width)
+        Console().print(table(items, shown, width))
+        for words in below(items, columns, shown):
+            say(wrapped(words, width))
         return
     for line in zip(*(_padded(cells) for cells in _cells(items, columns)), strict=True):
         say("  ".join(line).rstrip())
@@ -112,7 +117,23 @@ def table(items: Sequence[object], columns: Sequence[Column], width: int) -> Any
 def fitting(items: Sequence[object], columns: Sequence[Column], width: int) -> list[Column]:
     """Return the columns that fit the terminal; spare columns are omitted if the table is too wide."""
     whole = _width(items, columns)
-    return [column for column in columns if whole <= width or not column.spare]
+    return [column for column in columns if whole <= width or not (column.spare or column.below)]
+
+
+def below(items: Sequence[object], columns: Sequence[Column], shown: Sequence[Column]) -> list[str]:
+    """Return the lines below a table that shows some of its columns: the first cell of a row and a value that has no room."""
+    omitted = [column for column in columns if column.below and column not in shown]
+    found = [(row, column.value(row)) for row in items for column in omitted]
+    return [f"{text(columns[0].value(row))}: {text(value)}" for row, value in found if value]
+
+
+def wrapped(line: str, width: int, indent: int = 2) -> str:
+    """Return a line broken between words at a width, its further lines indented."""
+    from llamesh.cli.wrapping import Wrapper
+
+    wrapper = Wrapper(width)
+    wrapper.hang(" " * indent)
+    return wrapper.feed(line) + wrapper.flush()
 
 
 def _width(items: Sequence[object], columns: Sequence[Column]) -> int:

@@ -11,6 +11,7 @@ from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
+from llamesh.cli.quant_connection import calls_quant, quant_connected
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -60,7 +61,7 @@ JOB = (
     Column("TYPES", lambda job: ", ".join(job.types)),
     Column("STATE", _state),
     Column("NOW", _now),
-    Column("WHY", lambda job: job.error.message, spare=True),
+    Column("WHY", lambda job: job.error.message, below=True),
     Column("STARTED", lambda job: when(job.create_time), wide=True),
     Column("OWNER", lambda job: job.owner, wide=True),
 )
@@ -69,14 +70,14 @@ STEP = (
     Column("TYPE", lambda step: step.type),
     Column("STATE", _step_state),
     Column("TRIES", lambda step: step.tries),
-    Column("WHY", lambda step: step.error.message),
+    Column("WHY", lambda step: step.error.message, below=True),
 )
 ESTIMATE = (
     Column("TYPE", lambda item: item.type),
     Column("SIZE", lambda item: size(item.size_bytes)),
     Column("BITS", lambda item: f"{item.bits_per_weight:.1f}"),
     Column("MAX KL", lambda item: f"{item.max_kl_divergence:g}"),
-    Column("WHY NOT", lambda item: item.refusal.message, spare=True),
+    Column("WHY NOT", lambda item: item.refusal.message, below=True),
 )
 VARIANT = (
     Column("MODEL", lambda model: model.model_uuid),
@@ -128,7 +129,7 @@ def quantize(
             hint=f"llamesh quantize {model} --types Q4_K_M,Q8_0; --dry-run shows all",
             code=Exit.USAGE,
         )
-    with connected() as mesh:
+    with quant_connected() as mesh:
         if dry_run:
             return _estimated(
                 mesh.quant.estimate(mesh.models.find(model), wanted, allow_requantize=allow_requantize), output
@@ -200,14 +201,14 @@ def show_jobs(*, output: Output = "table") -> None:
 @jobs.command(name="ls", alias="list")
 def list_jobs(*, output: Output = "table") -> None:
     """List the jobs, newest first."""
-    with connected() as mesh:
+    with quant_connected() as mesh:
         show_list(mesh.quant.jobs(), output, JOB)
 
 
 @jobs.command
 def show(job: JobId, *, output: Output = "table") -> None:
     """Show a job and its steps, and what a failed step wrote last."""
-    with connected() as mesh:
+    with quant_connected() as mesh:
         found = mesh.quant.job(job)
         if output != "table":
             show_one(found, output, JOB)
@@ -222,7 +223,7 @@ def show(job: JobId, *, output: Output = "table") -> None:
 @jobs.command
 def cancel(job: JobId, *, output: Output = "table") -> None:
     """Stop a job; variants that are published stay."""
-    with connected() as mesh:
+    with quant_connected() as mesh:
         show_one(mesh.quant.cancel(job), output, JOB)
 
 
@@ -235,7 +236,7 @@ def retry(job: JobId, *, wait: bool = False, output: Output = "table") -> int:
     wait
         Wait until the job has ended, and show the variants.
     """
-    with connected() as mesh:
+    with quant_connected() as mesh:
         again = mesh.quant.retry(job)
         if wait:
             return _waited(mesh, job, output)
@@ -249,7 +250,12 @@ def rm(job: JobId, /, *jobs: JobId) -> int:
     from llamesh.cli.several import for_each
 
     with connected() as mesh:
-        return for_each([job, *jobs], lambda name: note(f"removed {mesh.quant.delete(name).job_id}"))
+
+        def remove(name: str) -> None:
+            with calls_quant(mesh):
+                note(f"removed {mesh.quant.delete(name).job_id}")
+
+        return for_each([job, *jobs], remove)
 
 
 @variants.default
@@ -261,7 +267,7 @@ def show_variants(*, output: Output = "table") -> None:
 @variants.command(name="ls", alias="list")
 def list_variants(*, output: Output = "table") -> None:
     """List the published variants."""
-    with connected() as mesh:
+    with quant_connected() as mesh:
         show_list(mesh.quant.variants(), output, VARIANT)
 
 
@@ -273,7 +279,8 @@ def rm_variant(variant: VariantId, /, *variants: VariantId) -> int:
     with connected() as mesh:
 
         def remove(name: str) -> None:
-            gone = mesh.quant.delete_variant(name)
+            with calls_quant(mesh):
+                gone = mesh.quant.delete_variant(name)
             note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
 
         return for_each([variant, *variants], remove)

@@ -27,6 +27,12 @@ REMEDIES = {
     "MODEL_NOT_IN_CONTRACT": "an administrator sets the models of a contract: `llamesh contracts update {contractId} --models NAME`",
     "CONTRACT_IN_USE": "`llamesh users update NAME --contract ID` gives a user another; `llamesh keys revoke KEY` ends a key",
     "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
+    "QUANT_NOT_CONFIGURED": "start the mesh with `llamesh up --quant`, or set QUANT_SERVICE_URL; `llamesh pull ADDRESS` needs neither",
+    "QUANT_JOB_NOT_FOUND": "`llamesh jobs` lists the jobs",
+    "QUANT_JOB_NOT_ENDED": "`llamesh jobs cancel {jobId}` ends it first",
+    "QUANT_MODEL_EXISTS": "use it, give another --name, or remove it: `llamesh variants rm {modelUuid}`",
+    "QUANTISATION_FAILED": "`llamesh jobs show {jobId}` shows the log of the step; `llamesh jobs retry {jobId}` tries again",
+    "SOURCE_UNAVAILABLE": "check the address and the network of the mesh's machine, then pull again; or `llamesh pull PATH` of a file",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
 """Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
@@ -51,7 +57,9 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         parts.append(f"details: llamesh why {decision}")
     cause, hint = error.message, error.remedy
     if error.reason in REMEDIES:
-        hint = REMEDIES[error.reason].format_map({"modelUuid": "MODEL", "username": "NAME", **error.metadata})
+        hint = REMEDIES[error.reason].format_map(
+            {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", **error.metadata}
+        )
     if error.code == "UNAVAILABLE" and not error.reason:
         # gRPC's message names sockets and attempts; the user needs the address.
         cause = f"{_mesh(url)} does not answer"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.local_files import HandedOver, handed_over, home_for, is_path, model_file
+from llamesh.cli.local_files import HandedOver, handed_over, home_for, is_path, model_file, parts_beside
 from llamesh.client.profile import Profile
 from llamesh.model_addresses import FORMS, is_address, likely
 from llamesh.nearest import nearest
@@ -36,6 +36,7 @@ def check_source(source: str, profile: Profile) -> None:
     """CommandError if `fetchable` would refuse a source. Changes nothing."""
     path = _file(source)
     if path is not None:
+        parts_beside(path)
         home_for(profile, path)
 
 

@@ -13,6 +13,7 @@ from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.printing import note, say
 from llamesh.client.trust import Authority, authorities, kept_authority
+from llamesh.installation import install_command
 from llamesh.locations import expanded, home_directory, make_private
 
 app = App(name="tls", help="Certificates for the ports of a mesh.")
@@ -26,6 +27,7 @@ _MAX_FILE = 1 << 20
 def init(
     *,
     name: Annotated[list[str] | None, Parameter(negative="")] = None,
+    drop: Annotated[list[str] | None, Parameter(negative="")] = None,
     renew: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Make an authority of this mesh's own and a certificate for this machine, and let the mesh use it.
@@ -36,33 +38,46 @@ def init(
     Parameters
     ----------
     name
-        A further host name or address at which clients reach the mesh; may be repeated.
+        A further host name or address at which clients reach the mesh, or *.example.com; may be repeated.
+    drop
+        A name that the certificate has and a new one does not get; may be repeated. A name of this machine comes back with the next run.
     renew
         Make a new certificate of the server in any case. The authority stays.
     """
-    from llamesh.certificates import CertificateError
-    from llamesh.cli.mesh import authority
+    from llamesh import certificates
+    from llamesh.cli.mesh import authority, host_names, restore_mark
 
     home = home_directory(os.environ)
     files = authority.Files(home)
-    try:
-        make_private(home)
-        certificate, made = authority.issue(
-            files, [*authority.names_of_this_machine(), *(name or ())], datetime.now(UTC), renew=renew
+    names, without = name or [], drop or []
+    if both := [each for each in names if each in without]:
+        raise CommandError(
+            f"--name and --drop both name {', '.join(both)}", hint="leave one of them out", code=Exit.USAGE
         )
+    try:
+        restore_mark.check(home)
+        make_private(home)
+        before = certificates.names(files.certificate)
+        certificate, made = authority.issue(
+            files, [*host_names.names_of_this_machine(), *names], datetime.now(UTC), renew=renew, without=without
+        )
+        fingerprint = authority.fingerprint(files.authority)
         said = _use(home, files.certificate, files.key)
     except ModuleNotFoundError as error:
         raise CommandError(
-            "this installation is the client only: it makes no certificates", hint="pip install 'llamesh[mesh,engine]'"
+            "this installation is the client only: it makes no certificates", hint=install_command("mesh", "engine")
         ) from error
-    except CertificateError as error:
+    except (certificates.CertificateError, restore_mark.HalfRestoredError) as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
-        raise CommandError(f"{error.filename}: {error.strerror}", hint="LLAMESH_HOME names another folder") from error
+        words = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
+        raise CommandError(words, hint="LLAMESH_HOME names another folder") from error
     verb = "made" if made else "still valid"
     note(f"{verb}: {files.certificate}, until {certificate.ends:%Y-%m-%d}, for {', '.join(certificate.names)}")
+    if gone := [each for each in before if each not in certificate.names]:
+        note(f"no longer for {', '.join(gone)}")
     note(said)
-    say(_trust(files.authority, authority.fingerprint(files.authority)))
+    say(_trust(files.authority, fingerprint))
 
 
 @app.command
@@ -108,22 +123,42 @@ def _kept(file: Path) -> list[Authority]:
 
 
 def _use(home: Path, certificate: Path, key: Path) -> str:
-    """Name the files in the settings, unless the settings name some. Return what the settings name then."""
+    """Name the files in the settings, unless the settings name others that exist. Return what is used then."""
+    from llamesh.cli.mesh import settings_file
+    from llamesh.cli.mesh.settings import read_settings
     from llamesh.private_files import write_private
 
-    config = Path(os.environ.get("LLAMESH_CONFIG") or home / "config.env")
-    content = config.read_text("utf-8-sig") if config.exists() else ""
-    lines = [line.strip().upper() for line in content.splitlines()]
+    # A link to the file stays.
+    config = Path(os.path.realpath(os.environ.get("LLAMESH_CONFIG") or home / "config.env"))
+    content = config.read_bytes().decode("utf-8-sig") if config.exists() else ""
+    found = read_settings(os.environ, tolerant=True)
+    named = (found.tls_certificate, found.tls_key)
+    if named == (str(certificate), str(key)):
+        return "the settings name it already: a mesh that runs takes a renewed certificate by itself"
+    both, missing = " and ".join(SETTINGS), [file for file in named if file and _is_missing(file)]
     by_environment = any(os.environ.get(setting) for setting in SETTINGS)
-    if not by_environment and f'{SETTINGS[0]}="{certificate}"' in content.splitlines():
-        return f"{config} names it already: a mesh that runs takes a renewed certificate by itself"
-    if by_environment or any(line.startswith(SETTINGS) for line in lines):
+    if any(named) and not missing:
         where = "the environment" if by_environment else config
-        return f"{where} names another certificate, which stays in use; {' and '.join(SETTINGS)} decide"
-    added = f'{SETTINGS[0]}="{certificate}"\n{SETTINGS[1]}="{key}"\n'
-    separator = "" if not content or content.endswith("\n") else "\n"
-    write_private(config, f"{content}{separator}{added}".encode())
-    return f"{config} names it: the next `llamesh up` speaks https"
+        return f"{where} names another certificate, which stays in use; {both} decide"
+    if by_environment:
+        return f"the environment names {' and '.join(missing)}, which is missing: unset {both}, then run `llamesh tls init` again"
+    write_private(
+        config,
+        settings_file.with_values(content, dict(zip(SETTINGS, map(str, (certificate, key)), strict=True))).encode(),
+    )
+    instead = f" instead of {' and '.join(missing)}, which is missing" if missing else ""
+    return f"{config} names it{instead}: the next `llamesh up` speaks https"
+
+
+def _is_missing(file: str) -> bool:
+    """Whether there is no such file. One that cannot be seen is none that is missing."""
+    try:
+        expanded(file).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _trust(file: Path, fingerprint: str) -> str:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from llamesh.background import BackgroundTask
 from llamesh.cli.durations import Duration
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import checks, detached, leftovers, open_files, ports, renewal
+from llamesh.cli.mesh import (
+    before_start,
+    certificate_checks,
+    checks,
+    detached,
+    leftovers,
+    open_files,
+    renewal,
+    restore_mark,
+)
 from llamesh.cli.mesh.components import components
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone
 from llamesh.cli.mesh.progress import READY_SECONDS, Waits, lacking_of
@@ -25,16 +32,12 @@ from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.cli.mesh.supervisor import Supervisor
 from llamesh.cli.mesh.welcome import show_addresses, warning_of_clear_passwords
 from llamesh.cli.printing import note
-from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError
 from llamesh.local_mesh import Addresses
-from llamesh.locations import home_directory, make_private, run_directory
+from llamesh.locations import home_directory, run_directory
 
 HOME_SECONDS = 2.0
 """Seconds between two checks that the folder of the mesh still exists."""
-
-MIN_FREE_BYTES = 200 * 1024 * 1024
-"""Minimum free space for a start."""
 
 
 def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
@@ -58,18 +61,21 @@ def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
     for warning in () if detach else (*settings.warnings, warning_of_clear_passwords(settings)):
         if warning:
             _say(f"warning: {warning}")
-    for folder in (settings.home, settings.logs):
-        _usable(folder)
     try:
+        # First of all: what a start writes would keep a restore from making the home whole.
+        restore_mark.check(settings.home)
+        for folder in (settings.home, settings.logs):
+            before_start.make_usable(folder)
         if detach:
             return _detached(settings, demo=demo, began=began)
         with held(settings.home, settings.addresses):
             open_files.raise_limit()
-            _usable(settings.run_dir)
+            before_start.make_usable(settings.run_dir)
             if forced := leftovers.clear(settings.home, settings.run_dir):
                 _say(f"ended {forced} processes of an earlier mesh")
-            _check_machine(settings)
-            _usable(settings.run_dir)
+            for warning in before_start.check_machine(settings):
+                _say(f"warning: {warning}")
+            before_start.make_usable(settings.run_dir)
             try:
                 return asyncio.run(_supervise(settings, demo=demo, began=began))
             finally:
@@ -81,6 +87,8 @@ def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
             f"a mesh is running already for {settings.home}{by}",
             hint="`llamesh status` shows it, `llamesh down` ends it; LLAMESH_HOME names another home",
         ) from None
+    except restore_mark.HalfRestoredError as error:
+        raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except EnvoyNotFoundError as error:
         raise CommandError(str(error), hint="`llamesh doctor` shows what else is missing", code=Exit.USAGE) from error
 
@@ -109,44 +117,6 @@ def down(*, timeout: Duration = 60.0) -> int:
             leftovers.clear(home, run_directory(home, os.environ))
     _say("stopped")
     return Exit.OK
-
-
-def _usable(folder: Path) -> None:
-    """Create a folder of the mesh; CommandError with the reason if that fails."""
-    try:
-        make_private(folder)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "this user may not write there", str(folder))
-    except OSError as error:
-        raise CommandError(
-            f"{folder} cannot be used: {error.strerror or error}",
-            hint="set LLAMESH_HOME to a folder that this user may write to",
-            # Only a disk may have space again by itself.
-            code=Exit.FAILED if error.errno in (errno.ENOSPC, errno.EDQUOT) else Exit.USAGE,
-        ) from error
-
-
-def _check_machine(settings: MeshSettings) -> None:
-    """Check for problems that would only appear later, in some log."""
-    renewal.take(settings)
-    problems = ports.taken(settings.listens_on, settings.ports)
-    if problems:
-        wrong = any(problem.by_setting for problem in problems)
-        raise CommandError(
-            "Envoy cannot listen",
-            parts=[problem.words for problem in problems],
-            hint=ports.remedy(problems),
-            code=Exit.USAGE if wrong else Exit.FAILED,
-        )
-    openmp = checks.openmp()
-    if openmp.state != "ok":
-        _say(f"warning: {openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}")
-    free = free_bytes(settings.home)
-    if free < MIN_FREE_BYTES:
-        raise CommandError(
-            f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {MIN_FREE_BYTES // 2**20} are needed",
-            hint="free some space, or set LLAMESH_HOME to a folder on another disk",
-        )
 
 
 async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int:
@@ -286,7 +256,8 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
     _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
     show_addresses(settings)
     # In the background no user sees the log: without this warning the mesh would be up and could serve nothing.
-    for finding in checks.engine({**os.environ, **settings.engine_environment}):
+    found = checks.engine({**os.environ, **settings.engine_environment})
+    for finding in (*certificate_checks.of_files(settings), *found):
         if finding.state != "ok":
             _say(f"warning: {finding.check}: {finding.found}\n    -> {finding.fix}")
     return Exit.OK

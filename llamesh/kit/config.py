@@ -101,7 +101,7 @@ class Settings(BaseSettings):
     quant_minio_access_key: SecretStr = _named("QUANT_MINIO_ACCESS_KEY", SecretStr(""), "Its S3 access key.")
     quant_minio_secret_key: SecretStr = _named("QUANT_MINIO_SECRET_KEY", SecretStr(""), "Its S3 secret key.")
     llama_quantize_bin: str = _named(
-        "LLAMA_QUANTIZE_BIN", "", "Path of llama-quantize. Unset: the package cyllama, `pip install 'llamesh[quant]'`."
+        "LLAMA_QUANTIZE_BIN", "", "Path of llama-quantize. Unset: the package cyllama (extra `quant`)."
     )
 
     jwt_secret: SecretStr | None = _named(

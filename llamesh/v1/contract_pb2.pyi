@@ -115,6 +115,7 @@ class CheckResponse(google.protobuf.message.Message):
     PARAMETERS_FIELD_NUMBER: builtins.int
     RUNTIME_PARAMS_FIELD_NUMBER: builtins.int
     DECISION_ID_FIELD_NUMBER: builtins.int
+    MODEL_NAME_FIELD_NUMBER: builtins.int
     allowed: builtins.bool
     """Whether it would be served."""
     free_bytes: builtins.int
@@ -123,6 +124,8 @@ class CheckResponse(google.protobuf.message.Message):
     """The parameters as flags, in canonical form."""
     decision_id: builtins.str
     """Where the decision is recorded."""
+    model_name: builtins.str
+    """Name of the model in the catalogue."""
     @property
     def refusals(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Refusal]:
         """Every rule that speaks against it."""
@@ -145,9 +148,10 @@ class CheckResponse(google.protobuf.message.Message):
         parameters: llamesh.v1.server_pb2.RuntimeParameters | None = ...,
         runtime_params: builtins.str = ...,
         decision_id: builtins.str = ...,
+        model_name: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["memory", b"memory", "parameters", b"parameters"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["allowed", b"allowed", "decision_id", b"decision_id", "free_bytes", b"free_bytes", "memory", b"memory", "parameters", b"parameters", "refusals", b"refusals", "runtime_params", b"runtime_params"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allowed", b"allowed", "decision_id", b"decision_id", "free_bytes", b"free_bytes", "memory", b"memory", "model_name", b"model_name", "parameters", b"parameters", "refusals", b"refusals", "runtime_params", b"runtime_params"]) -> None: ...
 
 Global___CheckResponse: typing_extensions.TypeAlias = CheckResponse
 

@@ -108,13 +108,14 @@ class StartDownloadRequest(google.protobuf.message.Message):
     source: builtins.str
     """"https://host/path/file.gguf", "hf:owner/repo:Q4_K_M" or any page of a model on huggingface.co, "s3://name/key" of LLAMESH_S3_SOURCES,
     "quant:model", or "file:///path/file.gguf" below LLAMESH_IMPORT_DIRS. Empty: as before, or else the Quant service.
+    If the file's name ends in -00001-of-00003.gguf or another number, all parts are fetched as one model.
     """
     name: builtins.str
     """The model's name. Default: the file's name in the source, or the repository's with the type. MODEL_NAME_TAKEN if it is another model's
     alias.
     """
     sha256: builtins.str
-    """Expected SHA-256, 64 hexadecimal digits. Empty: whatever comes, recorded."""
+    """Expected SHA-256 of the first file, 64 hexadecimal digits. Empty: whatever comes, recorded."""
     def __init__(
         self,
         *,
@@ -340,7 +341,7 @@ class Download(google.protobuf.message.Message):
     bytes_per_second: builtins.int
     """Bytes a second over the last seconds. 0 unless RUNNING."""
     sha256: builtins.str
-    """SHA-256 of the bytes, once SUCCEEDED."""
+    """SHA-256 of the first file, once SUCCEEDED."""
     resume_count: builtins.int
     """Times it was started again after an interruption or a pause."""
     revision: builtins.str
@@ -571,20 +572,26 @@ class LocateModelResponse(google.protobuf.message.Message):
 
     PATH_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
+    FILE_PATHS_FIELD_NUMBER: builtins.int
     path: builtins.str
-    """Absolute path of a file that is complete and stays while the record stays."""
+    """Absolute path of the first file, for llama.cpp: the other parts lie beside it. Complete, and stays while the record stays."""
     @property
     def model(self) -> llamesh.v1.model_pb2.Model:
         """The model."""
+
+    @property
+    def file_paths(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Absolute paths of all files, in the order of Model.files."""
 
     def __init__(
         self,
         *,
         path: builtins.str = ...,
         model: llamesh.v1.model_pb2.Model | None = ...,
+        file_paths: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["model", b"model"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model", b"model", "path", b"path"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["file_paths", b"file_paths", "model", b"model", "path", b"path"]) -> None: ...
 
 Global___LocateModelResponse: typing_extensions.TypeAlias = LocateModelResponse
 

@@ -25,7 +25,7 @@ from services.contract.settlement import TokenUsage
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger
 
-SHOWN_MODELS = 8
+MAX_SHOWN_MODELS = 8
 """Maximum number of granted models that a refusal names."""
 RETRY_SECONDS = 1
 """Seconds after which a client that was refused for concurrency may retry."""
@@ -112,7 +112,7 @@ def _limits(terms: Mapping[str, Terms | None], target: str) -> dict[str, int]:
 
 def _not_granted(terms: Terms, target: str) -> MeshError:
     """Return the refusal of a model that a contract does not grant; it names some of the models that the contract grants."""
-    shown = terms.models[:SHOWN_MODELS]
+    shown = terms.models[:MAX_SHOWN_MODELS]
     more = len(terms.models) - len(shown)
     granted = (", ".join(shown) + (f" and {more} more" if more else "")) or "no model"
     return MeshError(

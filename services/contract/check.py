@@ -26,7 +26,7 @@ from services.contract.inventory import Inventory
 from services.contract.memory_estimate import MemoryEstimate, ModelShape, estimate_memory
 from services.contract.policy import Policy, PolicyRefusal, limit_refusals, memory_refusals
 
-VOCABULARY_DIFFERENCE = 128
+MAX_VOCABULARY_DIFFERENCE = 128
 """Maximum difference between the vocabularies of a model and its draft, in tokens: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
 
 _GUESSES = {
@@ -59,6 +59,8 @@ class CheckResult:
     memory: MemoryEstimate
     free_bytes: int
     decision_id: str
+    model_name: str
+    """Name of the model in the catalogue."""
 
 
 class Checker:
@@ -71,7 +73,8 @@ class Checker:
 
     async def check(self, proposed: ProposedServer, subject: str, contract_id: str) -> CheckResult:
         """Check and record. Raises PARAMETER_INVALID, and other members' MODEL_NOT_FOUND, MODEL_NOT_READY and SERVER_NOT_FOUND."""
-        shape = model_shape(await self._inventory.model(proposed.model_uuid))
+        model = await self._inventory.model(proposed.model_uuid)
+        shape = model_shape(model)
         draft = await self._draft(proposed.parameters)
         check_of_model(proposed.parameters, shape, draft)
         machines = await self._inventory.machines(proposed.model_uuid, proposed.replaces_server_uuid)
@@ -85,7 +88,7 @@ class Checker:
         action = "serve" if proposed.serve else "check"
         decided = RecordedDecision(subject, action, proposed.model_uuid, contract_id, refusals, memory)
         free = max((machine.free_bytes for machine in machines), default=0)
-        return CheckResult(refusals, memory, free, await self._decisions.record(decided))
+        return CheckResult(refusals, memory, free, await self._decisions.record(decided), model.name)
 
     async def _draft(self, parameters: RuntimeParameters) -> ModelShape | None:
         if not parameters.HasField("model_draft"):
@@ -105,12 +108,12 @@ def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: Mode
         )
     if draft is None or not draft.vocabulary_size or not shape.vocabulary_size:
         return
-    if abs(draft.vocabulary_size - shape.vocabulary_size) > VOCABULARY_DIFFERENCE:
+    if abs(draft.vocabulary_size - shape.vocabulary_size) > MAX_VOCABULARY_DIFFERENCE:
         raise invalid(
             all_parameters()["model_draft"].flag,
             parameters.model_draft,
             f"has a vocabulary of {draft.vocabulary_size} tokens and the model one of {shape.vocabulary_size}; "
-            f"llama.cpp uses it only if they differ by at most {VOCABULARY_DIFFERENCE}",
+            f"llama.cpp uses it only if they differ by at most {MAX_VOCABULARY_DIFFERENCE}",
         )
 
 

@@ -21,7 +21,7 @@ from services.contract.grants import ANY_MODEL, Terms
 from services.contract.tables import Clock, ContractRow, KeyRow, NewId
 from services.contract.terms_cache import TermsCache, terms_of
 
-REMOVAL_TIME = timedelta(seconds=60)
+MAX_REMOVAL_TIME = timedelta(seconds=60)
 """Longest duration of a deletion; a longer one is given up. The gateway needs less time to count the users of a contract."""
 
 _LISTING = Listing("contracts", BY_TIME)
@@ -115,7 +115,7 @@ class Contracts:
         The contract is marked first, so that the gateway assigns it to no user from then on. Then the gateway counts its users, among them
         those that got it before the mark. A new key locks the contract in its own transaction (`hold`).
         """
-        until = await self._mark(contract_id, self._clock() + REMOVAL_TIME)
+        until = await self._mark(contract_id, self._clock() + MAX_REMOVAL_TIME)
         try:
             return await self._remove(contract_id, until)
         except BaseException:

@@ -31,7 +31,7 @@ MAX_QUIET = 10_000
 
 MAX_NOTED = 10_000
 """Maximum number of refusals that wait in memory to be written; if there are more, the oldest are dropped."""
-BATCH = 500
+MAX_BATCH = 500
 """Maximum number of refusals in one transaction."""
 
 _INSERT: dict[str, Callable[[type[DecisionRow]], sqlite.Insert | postgresql.Insert]] = {
@@ -91,8 +91,8 @@ class Decisions:
         left, self._noted = self._noted, []
         try:
             while left:
-                await self._write(left[:BATCH])
-                del left[:BATCH]
+                await self._write(left[:MAX_BATCH])
+                del left[:MAX_BATCH]
         except BaseException:
             self._noted[:0] = left
             self._bound()

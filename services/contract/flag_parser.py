@@ -28,7 +28,7 @@ from services.contract.llama_options import Option, Treatment, options
 MAX_LENGTH = 4096
 """Longest text, in characters; contract.proto has the same bound."""
 
-SHOWN_NAMES = 8
+MAX_SHOWN_NAMES = 8
 """Maximum number of allowed names in an error message; server.proto has all of them."""
 
 _TEXTS = {
@@ -132,8 +132,8 @@ def _bounds(parameter: Parameter) -> str:
     kind = rules.WhichOneof("type")
     if kind == "string":
         names = getattr(rules.string, "in")
-        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-        return f"must be one of {', '.join(names[:SHOWN_NAMES])}{more}"
+        more = f" and {len(names) - MAX_SHOWN_NAMES} more" if len(names) > MAX_SHOWN_NAMES else ""
+        return f"must be one of {', '.join(names[:MAX_SHOWN_NAMES])}{more}"
     rule = getattr(rules, kind) if kind else None
     low, high = _TYPE_RANGE.get(parameter.field.type, (0, 0))
     if rule is None:

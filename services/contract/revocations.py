@@ -23,9 +23,9 @@ from services.contract.tables import Clock, KeyRow
 
 RESYNC_SECONDS = 1.0
 """Interval at which revocations by other replicas of this service are read."""
-LATE = timedelta(seconds=60)
+MAX_DELAY = timedelta(seconds=60)
 """Longest delay between a revocation's timestamp and its visibility: longer than a transaction and the clock skew of replicas."""
-BATCH = 1000
+MAX_BATCH = 1000
 """Maximum number of ids in one message of a watch."""
 
 
@@ -71,7 +71,7 @@ class Revocations:
             if since not in (None, listed.since):
                 return
             while sent < len(listed.key_ids):
-                sent, batch = sent + BATCH, list(listed.key_ids[sent : sent + BATCH])
+                sent, batch = sent + MAX_BATCH, list(listed.key_ids[sent : sent + MAX_BATCH])
                 yield batch
             sent = len(listed.key_ids)
             if since is None:
@@ -90,7 +90,7 @@ class Revocations:
             self._stale = False
             query = select(KeyRow.key_id).where(KeyRow.revoke_time.is_not(None), KeyRow.expire_time > now)
             if self._read_at and listed is not None:
-                query = query.where(KeyRow.revoke_time > self._read_at - LATE)
+                query = query.where(KeyRow.revoke_time > self._read_at - MAX_DELAY)
             try:
                 async with self._database.read() as session:
                     revoked = (await session.scalars(query.order_by(KeyRow.revoke_time, KeyRow.key_id))).all()

@@ -81,6 +81,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             parameters=parameters,
             runtime_params=flags(parameters),
             decision_id=result.decision_id,
+            model_name=result.model_name,
         )
 
     async def GetPolicy(self, request: contract_pb2.GetPolicyRequest, context: Any) -> contract_pb2.Policy:  # noqa: N802

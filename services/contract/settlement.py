@@ -26,7 +26,7 @@ BYTES_PER_EVENT = 240.0
 IMPLAUSIBLE = 16.0
 """A report with more than this many times the usual bytes for each token is ignored: a body with media or padding says nothing about texts,
 and would make the estimates for other prompts too low."""
-KINDS_KNOWN = 10_000
+MAX_KINDS = 10_000
 """Maximum number of kinds of texts whose ratio is kept; the least recently reported one is dropped first."""
 
 _REMEMBERED_BYTES = 1 << 20
@@ -62,7 +62,7 @@ class TokenEstimator:
         size, tokens = self._known.pop(kind, (0.0, 0.0))
         fading = min(1.0, _REMEMBERED_BYTES / (size + length))
         self._known[kind] = (size * fading + length, tokens * fading + reported)
-        if len(self._known) > KINDS_KNOWN:
+        if len(self._known) > MAX_KINDS:
             self._known.popitem(last=False)
 
     def estimate(self, kind: str, length: int) -> int:

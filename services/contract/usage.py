@@ -35,7 +35,7 @@ UNATTRIBUTED = "(not attributed)"
 """Model name of usage that is counted together."""
 BATCHES_KEPT = timedelta(days=7)
 """How long the id of a written batch is kept: longer than a write can be repeated."""
-BATCH = 500
+MAX_BATCH = 500
 """Maximum number of accounts in one transaction, so that it ends well within the database's deadline."""
 
 USAGE_WINDOW = timedelta(days=30)
@@ -153,7 +153,7 @@ class Ledger:
         return _utc_day(start), _utc_day(end)
 
     def _take(self) -> _Batch:
-        accounts = list(islice(self._pending, BATCH))
+        accounts = list(islice(self._pending, MAX_BATCH))
         # Sorted, so that two replicas that write the same rows cannot deadlock.
         totals = [(account, self._pending.pop(account)) for account in sorted(accounts)]
         return _Batch(self._new_id("use_"), totals)

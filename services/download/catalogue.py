@@ -1,11 +1,11 @@
 """The catalogue: the models whose bytes are complete, verified and published.
 
-Invariant: a model in the catalogue has its object, even if several processes use the same database and store (see `unowned_objects`).
+Invariant: a model in the catalogue has its objects, even if several processes use the same database and store (see `unowned_objects`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import select
 
@@ -56,17 +56,23 @@ class Catalogue:
         model = await self._aliases.change(model_uuid, add, remove)
         return model if model is not None else await self.get(model_uuid)
 
+    async def existing(self, model_uuids: Collection[str]) -> set[str]:
+        """Return those of the given ids that models have."""
+        async with self._database.read() as session:
+            query = select(ModelRow.model_uuid).where(ModelRow.model_uuid.in_(model_uuids))
+            return set((await session.scalars(query)).all())
+
     async def delete(self, model_uuid: str) -> ModelRow:
-        """Delete a model and its transfer, then its object if no other model shares it. Raises the errors of `get`."""
+        """Delete a model and its transfer, then each of its objects if no other model shares it. Raises the errors of `get`."""
         while True:
             known = await self.get(model_uuid)
             async with self._database.begin() as session:
-                await lock_bytes(self._database, session, known.sha256)
+                await lock_bytes(self._database, session, _digests(known))
                 transfer = await session.get(TransferRow, model_uuid, with_for_update=True)
                 model = await session.get(ModelRow, model_uuid, with_for_update=True)
                 if model is None:
                     raise _absent(model_uuid, transfer)
-                if model.sha256 != known.sha256:
+                if _digests(model) != _digests(known):
                     continue  # the model has other bytes than those that were locked
                 await session.delete(model)
                 await set_tags(session, model_uuid, ())
@@ -74,9 +80,15 @@ class Catalogue:
                 if transfer is not None:
                     await session.delete(transfer)
                 await session.flush()
-                await self._objects.disown(session, model.object_key)
-            await self._objects.try_remove(model.object_key)
+                for file in model.files:
+                    await self._objects.disown(session, file.object_key)
+            for file in model.files:
+                await self._objects.try_remove(file.object_key)
             return model
+
+
+def _digests(model: ModelRow) -> list[str]:
+    return [file.sha256 for file in model.files]
 
 
 def _absent(model_uuid: str, transfer: TransferRow | None) -> MeshError:

@@ -7,7 +7,7 @@ Each continuation waits first, and the number of continuations is bounded (see `
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from llamesh.kit.logs import log
 from services.download.source_retries import SourceRetries
@@ -18,12 +18,14 @@ MAX_CONTINUATIONS = 100
 """Maximum number of continuations of one read. A read that gets no new bytes between them fails earlier."""
 
 
-def continued(found: SourceObject, clock: Callable[[], float]) -> AsyncIterator[bytes]:
+def continued(found: SourceObject, clock: Callable[[], float]) -> AsyncGenerator[bytes, None]:
     """Yield all bytes of an opened source, from its stream. `clock` is monotonic, in seconds. Raises SourceError."""
     return _continued(found, clock, found.chunks, 0, found.size)
 
 
-def continued_range(found: SourceObject, clock: Callable[[], float], offset: int, length: int) -> AsyncIterator[bytes]:
+def continued_range(
+    found: SourceObject, clock: Callable[[], float], offset: int, length: int
+) -> AsyncGenerator[bytes, None]:
     """Yield `length` bytes from `offset` of a source that has ranges. Raises SourceError."""
     assert found.read is not None
     return _continued(found, clock, found.read(offset, length), offset, offset + length)
@@ -31,7 +33,7 @@ def continued_range(found: SourceObject, clock: Callable[[], float], offset: int
 
 async def _continued(
     found: SourceObject, clock: Callable[[], float], chunks: AsyncIterator[bytes], start: int, end: int | None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     done, retries = start, SourceRetries(clock)
     for _ in range(MAX_CONTINUATIONS):
         try:

@@ -10,9 +10,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO, cast
 
-from llamesh.kit.gguf import MAGIC, GgufError, GgufMetadata, read_gguf
+from llamesh.kit.gguf import MAGIC, GgufError, read_tensors
+from services.download.model_parts import Header
 
 MAX_HEADER_BYTES = 64 << 20
+Check = Callable[[Header], None]
+"""Raises an error if a file with this header is refused."""
 _FIRST_TRY = 1 << 20
 """Number of bytes after which the header is read for the first time; each further attempt has twice as many."""
 
@@ -21,7 +24,7 @@ async def checked_chunks(
     chunks: AsyncIterator[bytes],
     size: int | None,
     count: Callable[[int], None],
-    check: Callable[[GgufMetadata], None],
+    check: Check,
 ) -> AsyncIterator[bytes]:
     """Pass on and count the chunks of a file of `size` bytes. Raises GgufError and the errors of `check` about the header."""
     early: _EarlyCheck | None = _EarlyCheck(size, check)
@@ -32,9 +35,7 @@ async def checked_chunks(
         yield chunk
 
 
-async def check_header(
-    read: Callable[[int, int], AsyncIterator[bytes]], size: int, check: Callable[[GgufMetadata], None]
-) -> None:
+async def check_header(read: Callable[[int, int], AsyncIterator[bytes]], size: int, check: Check) -> None:
     """Read and check the header of a file of `size` bytes. `read` returns a range. Raises GgufError and the errors of `check`."""
     early = _EarlyCheck(size, check)
     offset, length = 0, _FIRST_TRY
@@ -47,10 +48,20 @@ async def check_header(
         length = offset
 
 
+async def read_header(chunks: AsyncIterator[bytes], size: int | None) -> Header | None:
+    """Read the header of a file of `size` bytes from its first chunks. None if it is larger than MAX_HEADER_BYTES. Raises GgufError."""
+    found: list[Header] = []
+    early = _EarlyCheck(size, found.append)
+    async for chunk in chunks:
+        if await early.done_with(chunk):
+            break
+    return found[0] if found else None
+
+
 class _EarlyCheck:
     """The first bytes of a file, until its header has been checked."""
 
-    def __init__(self, size: int | None, check: Callable[[GgufMetadata], None]) -> None:
+    def __init__(self, size: int | None, check: Check) -> None:
         self._size = size
         self._check = check
         self._beginning = bytearray()
@@ -67,16 +78,16 @@ class _EarlyCheck:
         if len(self._beginning) < min(self._next_try, self._size):
             return False
         try:
-            metadata = await asyncio.to_thread(self._read)
+            header = await asyncio.to_thread(self._read)
         except _MoreNeededError:
             self._next_try *= 2
             return self._next_try > MAX_HEADER_BYTES
-        self._check(metadata)
+        self._check(header)
         return True
 
-    def _read(self) -> GgufMetadata:
+    def _read(self) -> Header:
         assert self._size is not None
-        return read_gguf(cast("BinaryIO", _Beginning(self._beginning, self._size)), self._size)
+        return Header(*read_tensors(cast("BinaryIO", _Beginning(self._beginning, self._size)), self._size))
 
 
 class _MoreNeededError(Exception):

@@ -1,8 +1,8 @@
-"""Checks whether the object of a model is present and undamaged.
+"""Checks whether the objects of a model are present and undamaged.
 
 A model is checked when it is located for an engine (its bytes are hashed while they are copied to this machine) and when it is requested
-again (only size and presence). The result is written to the model and to its transfer: a model with a problem cannot be served, and a new
-download of the same model repairs it.
+again (only size and presence). The result is written to the file and to the transfer of its model: a model with a problem cannot be
+served, and a new download of the same model repairs it.
 
 Invariant: a damaged object is not read a second time until it is replaced; `damage` identifies the version that was read.
 """
@@ -22,7 +22,7 @@ from llamesh.kit.logs import log
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, ObjectStore, StoreError
 from services.download.catalogue import Catalogue
 from services.download.publications import models_with, version_of
-from services.download.tables import ACTIVE, ModelRow, TransferRow, TransferState
+from services.download.tables import ACTIVE, ModelFileRow, ModelRow, TransferRow, TransferState
 
 CORRUPT = name_of(Reason.ERROR_REASON_MODEL_CORRUPT)
 
@@ -49,85 +49,99 @@ class Integrity:
         self._on_transfer = on_transfer
         self._on_model = on_model
 
-    async def locate(self, model_uuid: str) -> tuple[Path, ModelRow]:
-        """Return the path of the model's file on this machine, and its row.
+    async def locate(self, model_uuid: str) -> tuple[list[Path], ModelRow]:
+        """Return the paths of the model's files on this machine, in their order, and its row.
 
-        Raises MODEL_CORRUPT if its object is missing or damaged, MODEL_NOT_READY while it is fetched again for that reason, and
+        Raises MODEL_CORRUPT if an object is missing or damaged, MODEL_NOT_READY while it is fetched again for that reason, and
         STORE_UNAVAILABLE if the store cannot return it.
         """
         model = await self._catalogue.get(model_uuid)
-        try:
-            if model.damage and version_of(await self._store.stat(model.object_key)) == model.damage:
-                raise ObjectDamagedError("its bytes in the object store differ from those that were published")
-            path = await self._store.local_path(model.object_key, size=model.size_bytes, published=model.create_time)
-        except (ObjectDamagedError, ObjectNotFoundError) as error:
-            raise await self._corrupt(model, error) from error
-        except StoreError as error:
-            raise MeshError(
-                Reason.ERROR_REASON_STORE_UNAVAILABLE, f"{model_uuid}: {error}", {"modelUuid": model_uuid}
-            ) from error
-        await self._set_problem(model, "", "")
-        model.problem = ""
-        return path, model
+        paths = []
+        for file in model.files:
+            try:
+                if file.damage and version_of(await self._store.stat(file.object_key)) == file.damage:
+                    raise ObjectDamagedError("its bytes in the object store differ from those that were published")
+                path = await self._store.local_path(file.object_key, size=file.size_bytes, published=model.create_time)
+            except (ObjectDamagedError, ObjectNotFoundError) as error:
+                raise await self._corrupt(model, file, error) from error
+            except StoreError as error:
+                raise MeshError(
+                    Reason.ERROR_REASON_STORE_UNAVAILABLE, f"{model_uuid}: {error}", {"modelUuid": model_uuid}
+                ) from error
+            await self._set_problem(model, file, "", "")
+            file.problem = ""
+            paths.append(path)
+        return paths, model
 
     async def check_object(self, model_uuid: str) -> None:
-        """Check presence and size of a model's object, without reading it. If the store does not answer, nothing is changed."""
+        """Check presence and size of a model's objects, without reading them. If the store does not answer, nothing is changed."""
         async with self._database.read() as session:
             model = await session.get(ModelRow, model_uuid)
         if model is None:
             return
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                info = await self._store.stat(model.object_key)
-        except ObjectNotFoundError as error:
-            await self._corrupt(model, error)
+                problems = [await self._seen(file) for file in model.files]
         except (StoreError, TimeoutError):
             return
-        else:
-            if info.size != model.size_bytes:
-                await self._corrupt(
-                    model, ObjectDamagedError(f"it has {info.size} bytes instead of {model.size_bytes}")
-                )
+        for file, problem in zip(model.files, problems, strict=True):
+            if problem is not None:
+                await self._corrupt(model, file, problem)
 
-    async def _corrupt(self, model: ModelRow, error: StoreError) -> MeshError:
+    async def _seen(self, file: ModelFileRow) -> StoreError | None:
+        """Return what presence and size of an object say against it. Raises StoreError if the store does not answer."""
+        try:
+            info = await self._store.stat(file.object_key)
+        except ObjectNotFoundError as error:
+            return error
+        if info.size != file.size_bytes:
+            return ObjectDamagedError(f"it has {info.size} bytes instead of {file.size_bytes}")
+        return None
+
+    async def _corrupt(self, model: ModelRow, file: ModelFileRow, error: StoreError) -> MeshError:
         """Record that the model cannot be used, and return the error for it."""
-        message = f"{model.model_uuid} cannot be used: {error}"[:2000]
-        damage = model.damage
+        part = f" (file {file.number} of {len(model.files)})" if len(model.files) > 1 else ""
+        message = f"{model.model_uuid}{part} cannot be used: {error}"[:2000]
+        damage = file.damage
         if isinstance(error, ObjectDamagedError) and not damage:
             try:
-                damage = version_of(await self._store.stat(model.object_key))
+                damage = version_of(await self._store.stat(file.object_key))
             except StoreError:
                 damage = ""
-        transfer = await self._set_problem(model, message, damage)
+        transfer = await self._set_problem(model, file, message, damage)
         if transfer is not None and transfer.state in ACTIVE:
             return MeshError(
                 Reason.ERROR_REASON_MODEL_NOT_READY,
                 f"{message}; it is being fetched again",
                 {"modelUuid": model.model_uuid},
             )
-        log.warning("model is corrupt", model_uuid=model.model_uuid, key=model.object_key, error=str(error))
+        log.warning("model is corrupt", model_uuid=model.model_uuid, key=file.object_key, error=str(error))
         return MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, message, {"modelUuid": model.model_uuid})
 
-    async def _set_problem(self, model: ModelRow, problem: str, damage: str) -> TransferRow | None:
-        """Write the problem to the model and its transfer; "" if the object is sound. A later failure of the transfer is kept."""
+    async def _set_problem(self, model: ModelRow, file: ModelFileRow, problem: str, damage: str) -> TransferRow | None:
+        """Write the problem to the file and its model's transfer; "" if the object is sound. A later failure of the transfer is kept.
+
+        The transfer is corrected only when no file of the model has a problem.
+        """
         async with self._database.read() as session:
             transfer = await session.get(TransferRow, model.model_uuid)
         says_corrupt = (
             transfer is not None and transfer.error_reason == CORRUPT and transfer.state == TransferState.FAILED
         )
-        right = says_corrupt if problem else not says_corrupt
-        if right and (model.damage, model.problem) == (damage, problem):
+        left = problem or next((other.problem for other in model.files if other is not file and other.problem), "")
+        right = says_corrupt if left else not says_corrupt
+        if right and (file.damage, file.problem) == (damage, problem):
             return transfer
         async with self._database.begin() as session:
             transfer = await session.get(TransferRow, model.model_uuid, with_for_update=True)
-            row = await session.get(ModelRow, model.model_uuid, with_for_update=True)
-            if row is None or row.object_key != model.object_key:
+            row = await session.get(ModelFileRow, (file.model_uuid, file.number), with_for_update=True)
+            if row is None or row.object_key != file.object_key:
                 return transfer
-            # Models with the same bytes share the object, and therefore its problem.
-            sharing = update(ModelRow).where(ModelRow.object_key == row.object_key)
+            # Files with the same bytes share the object, and therefore its problem.
+            sharing = update(ModelFileRow).where(ModelFileRow.object_key == row.object_key)
             await session.execute(sharing.values(damage=damage, problem=problem))
-            models = await models_with(session, row.object_key) if model.problem != problem else ()
-            changed = transfer is not None and self._correct(transfer, problem)
+            models = await models_with(session, row.object_key) if file.problem != problem else ()
+            changed = transfer is not None and self._correct(transfer, left)
         if transfer is not None and changed:
             self._on_transfer(transfer)
         for each in models:

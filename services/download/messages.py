@@ -8,7 +8,7 @@ from typing import Any
 from llamesh.kit import gguf
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState, ListCatalogueModelsRequest
-from llamesh.v1.model_pb2 import GgufMetadata, Model, ModelOrder, ModelSourceKind
+from llamesh.v1.model_pb2 import GgufMetadata, Model, ModelFile, ModelFileRole, ModelOrder, ModelSourceKind
 from services.download.model_search import ModelSearch
 from services.download.progress import Progress
 from services.download.source_names import shown_source
@@ -55,6 +55,16 @@ def model_message(row: ModelRow) -> Model:
         problem=row.problem,
         fetched_by=row.fetched_by,
         aliases=row.aliases or (),
+        files=[
+            ModelFile(
+                role=ModelFileRole.Value(f"MODEL_FILE_ROLE_{file.role}"),
+                name=file.name,
+                size_bytes=file.size_bytes,
+                sha256=file.sha256,
+                problem=file.problem,
+            )
+            for file in row.files
+        ],
     )
     message.create_time.FromDatetime(row.create_time)
     return message

@@ -3,7 +3,7 @@
 Which facts a release knows are the fields of GgufMetadata; a model whose record lacks one is read again, once: its header only, at most
 MAX_HEADER_BYTES, one model at a time. A header that cannot be read keeps its record as it is.
 
-Invariant: nothing but the facts and what is made from them changes.
+Invariant: nothing but the missing facts and what is made from them changes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, ObjectS
 from llamesh.v1 import model_pb2
 from services.download.early_check import check_header
 from services.download.messages import gguf_fields
+from services.download.model_parts import Header
 from services.download.model_search import searchable, set_tags
 from services.download.tables import ModelRow
 
@@ -60,11 +61,12 @@ class OldHeaders:
             return
         if header is None:
             return
-        facts = gguf_fields(header)
         async with self._database.begin() as session:
             row = await session.get(ModelRow, model.model_uuid, with_for_update=True)
-            if row is None or row.object_key != model.object_key:
+            if row is None or row.sha256 != model.sha256:
                 return
+            # What is known stays: of a model in parts, some facts are those of all parts.
+            facts = gguf_fields(header) | row.gguf
             row.gguf = facts
             for name, value in searchable(row.name, facts, row.source).items():
                 setattr(row, name, value)
@@ -73,14 +75,14 @@ class OldHeaders:
         self._on_model(row)
 
     async def _header(self, model: ModelRow) -> GgufMetadata | None:
-        """Return the header of a model; None if it is longer than MAX_HEADER_BYTES."""
-        found: list[GgufMetadata] = []
+        """Return the header of a model's first file; None if it is longer than MAX_HEADER_BYTES."""
+        first, found = model.files[0], list[Header]()
         await check_header(
-            lambda offset, length: self._store.read(model.object_key, offset=offset, length=length),
-            model.size_bytes,
+            lambda offset, length: self._store.read(first.object_key, offset=offset, length=length),
+            first.size_bytes,
             found.append,
         )
-        return found[0] if found else None
+        return found[0].metadata if found else None
 
 
 def lacks_facts(gguf: dict[str, Any]) -> bool:

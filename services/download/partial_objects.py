@@ -34,9 +34,14 @@ class PartialObjects:
         self._database = database
         self._parts = parts
 
-    async def open(self, transfer: TransferRow, found: SourceObject, part_size: int) -> tuple[str, PartedObject]:
-        """Open the object of an attempt, or create one if it has none or the source has another object now. Return its name too."""
-        for row, recorded in await self._of(transfer.model_uuid):
+    async def open(
+        self, transfer: TransferRow, number: int, found: SourceObject, part_size: int
+    ) -> tuple[str, PartedObject]:
+        """Open the object of file `number` of an attempt, or create one if it has none or the source has another object now.
+
+        Return its name too.
+        """
+        for row, recorded in await self._of(transfer.model_uuid, number):
             if row.attempt > transfer.attempt:
                 continue  # the transfer was paused or started again since this run began: the object belongs to a later run
             if row.attempt == transfer.attempt and same_object(row, found):
@@ -48,15 +53,18 @@ class PartialObjects:
                     log.info("transfer goes on", model_uuid=transfer.model_uuid, parts_done=len(opened.done))
                     return row.name, opened
             await to_completion(self._remove(row))
-        return await self._create(transfer, found, part_size)
+        return await self._create(transfer, number, found, part_size)
 
-    async def _create(self, transfer: TransferRow, found: SourceObject, part_size: int) -> tuple[str, PartedObject]:
+    async def _create(
+        self, transfer: TransferRow, number: int, found: SourceObject, part_size: int
+    ) -> tuple[str, PartedObject]:
         assert found.size is not None
         layout = self._parts.layout(found.size, part_size)
         row = PartialObjectRow(
             name=secrets.token_hex(16),
             model_uuid=transfer.model_uuid,
             attempt=transfer.attempt,
+            file_number=number,
             upload="",
             size=layout.size,
             part_size=layout.part_size,
@@ -113,9 +121,10 @@ class PartialObjects:
         except Exception as error:
             report_failure("remove objects in parts without a transfer", error)
 
-    async def _of(self, model_uuid: str) -> list[tuple[PartialObjectRow, dict[int, str]]]:
+    async def _of(self, model_uuid: str, number: int) -> list[tuple[PartialObjectRow, dict[int, str]]]:
         async with self._database.read() as session:
-            query = select(PartialObjectRow).where(PartialObjectRow.model_uuid == model_uuid)
+            of_file = PartialObjectRow.model_uuid == model_uuid, PartialObjectRow.file_number == number
+            query = select(PartialObjectRow).where(*of_file)
             rows = (await session.scalars(query)).all()
             return [
                 (

@@ -1,8 +1,8 @@
 """Pauses of transfers: a paused transfer keeps its row and the parts that it has, and gets no slot until it is resumed.
 
-A pause gives the transfer a new attempt and moves its object in parts to it, so the run that it interrupts changes nothing any more,
-however late it ends. The parts are kept for a time. After it the transfer, still paused, gets another attempt without the object, which is
-then removed like that of every attempt that is not active (`partial_objects`); once resumed, the transfer begins at its first byte.
+A pause gives the transfer a new attempt and moves its objects in parts to it, so the run that it interrupts changes nothing any more,
+however late it ends. The parts are kept for a time. After it the transfer, still paused, gets another attempt without the objects, which
+are then removed like those of every attempt that is not active (`partial_objects`); once resumed, the transfer begins at its first byte.
 
 Invariant: a paused transfer is claimed by no process.
 """
@@ -40,7 +40,7 @@ class Pauses:
             _check_not_ended(row, "paused")
             row.state = TransferState.PAUSED
             row.attempt += 1
-            objects = update(PartialObjectRow).where(*_object_of(row.model_uuid, row.attempt - 1))
+            objects = update(PartialObjectRow).where(*_objects_of(row.model_uuid, row.attempt - 1))
             await session.execute(objects.values(attempt=row.attempt))
             row.bytes_done = await _kept_bytes(session, row)
             row.error_reason = row.error_message = row.claimed_by = ""
@@ -65,7 +65,7 @@ class Pauses:
             .where(
                 TransferRow.state == TransferState.PAUSED,
                 TransferRow.update_time < self._clock() - self._keep,
-                exists().where(*_object_of(TransferRow.model_uuid, TransferRow.attempt)),
+                exists().where(*_objects_of(TransferRow.model_uuid, TransferRow.attempt)),
             )
             .values(attempt=TransferRow.attempt + 1, bytes_done=0)
             .returning(TransferRow)
@@ -74,7 +74,7 @@ class Pauses:
             return list((await session.scalars(old, execution_options={"synchronize_session": False})).all())
 
 
-def _object_of(
+def _objects_of(
     model_uuid: str | InstrumentedAttribute[str], attempt: int | InstrumentedAttribute[int]
 ) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return PartialObjectRow.model_uuid == model_uuid, PartialObjectRow.attempt == attempt
@@ -82,11 +82,11 @@ def _object_of(
 
 async def _kept_bytes(session: AsyncSession, row: TransferRow) -> int:
     """Return the number of bytes in the parts that the store has of a transfer."""
-    found = (await session.scalars(select(PartialObjectRow).where(*_object_of(row.model_uuid, row.attempt)))).first()
-    if found is None:
-        return 0
-    numbers = await session.scalars(select(ObjectPartRow.number).where(ObjectPartRow.name == found.name))
-    return PartLayout(found.size, found.part_size).bytes_of(dict.fromkeys(numbers, ""))
+    kept = 0
+    for found in await session.scalars(select(PartialObjectRow).where(*_objects_of(row.model_uuid, row.attempt))):
+        numbers = await session.scalars(select(ObjectPartRow.number).where(ObjectPartRow.name == found.name))
+        kept += PartLayout(found.size, found.part_size).bytes_of(dict.fromkeys(numbers, ""))
+    return kept
 
 
 def _check_not_ended(row: TransferRow, what: str) -> None:

@@ -1,9 +1,10 @@
 """Publications: from verified bytes to a model in the catalogue, in two steps.
 
-`publish` copies the bytes into the object store, unless the object of a record already has them. `record` writes the model and the success
-of its transfer in one transaction. An object that is never recorded is removed by `abandon`, or by the sweep if this process is killed.
+`publish` copies the bytes of a file into the object store, unless the object of a record already has them. `record` writes the model with
+all its files and the success of its transfer in one transaction. An object that is never recorded is removed by `abandon`, or by the
+sweep if this process is killed.
 
-Invariant: `record` succeeds only while the published object exists (see `unowned_objects`).
+Invariant: `record` succeeds only while the published objects exist (see `unowned_objects`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.database import Database
 from llamesh.kit.objects import ObjectInfo, ObjectNotFoundError, ObjectStore, StagedObject, object_key
 from services.download.model_search import searchable, set_tags
-from services.download.tables import ModelRow, TransferRow, TransferState
+from services.download.tables import FileRole, ModelFileRow, ModelRow, TransferRow, TransferState
 from services.download.transfers import current
 from services.download.unowned_objects import UnownedObjects, lock_bytes
 
@@ -36,6 +37,15 @@ class PublishedObject:
     """Whether the object belongs to an earlier record with the same bytes."""
     unsound: frozenset[str] = field(default_factory=frozenset)
     """Keys of records with the same bytes whose objects are missing or damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """A file of a model, published."""
+
+    role: FileRole
+    name: str
+    object: PublishedObject
 
 
 class PublicationLostError(Exception):
@@ -77,59 +87,63 @@ class Publications:
         return publication
 
     async def record(
-        self, publication: PublishedObject, gguf: Mapping[str, Any], transfer: TransferRow
+        self, files: Sequence[PublishedFile], gguf: Mapping[str, Any], transfer: TransferRow
     ) -> tuple[ModelRow, TransferRow] | None:
         """Record the model and the transfer's success in one transaction. Idempotent: it may be repeated if the database failed.
+
+        `files` are at least one, in the order of their numbers.
 
         Return None if the transfer was cancelled, started again or taken over in the meantime. Raises PublicationLostError.
         """
         now = self._clock()
         async with self._database.begin() as session:
-            await lock_bytes(self._database, session, publication.sha256)
+            await lock_bytes(self._database, session, (file.object.sha256 for file in files))
             row = await current(session, transfer.model_uuid, transfer.attempt, self._owner_id)
             if row is None:
-                return await _recorded(session, publication, transfer)
-            key = await self._key_for(session, publication)
+                return await _recorded(session, files, transfer)
+            keys = [await self._key_for(session, file.object) for file in files]
             before = await session.get(ModelRow, row.model_uuid)
-            left = {*publication.unsound, before.object_key if before else key} - {key}
-            # Records of the same bytes whose object is missing or damaged are repaired too.
-            await session.execute(
-                update(ModelRow)
-                .where(ModelRow.sha256 == publication.sha256, ModelRow.object_key.in_(publication.unsound))
-                .values(object_key=key, damage="", problem="")
-            )
+            left = {file.object_key for file in before.files} if before else set()
+            left = left.union(*(file.object.unsound for file in files)) - set(keys)
+            for file, key in zip(files, keys, strict=True):
+                await _repair(session, file.object, key)
+            size = sum(file.object.size for file in files)
             model = await session.merge(
                 ModelRow(
                     model_uuid=row.model_uuid,
                     name=row.name,
-                    size_bytes=publication.size,
-                    sha256=publication.sha256,
-                    object_key=key,
+                    size_bytes=size,
                     source=row.shown_source,
                     revision=row.revision,
                     fetched_by=row.requested_by,
                     gguf=dict(gguf),
                     **searchable(row.name, gguf, row.shown_source),
-                    damage="",
-                    problem="",
                     create_time=now,
+                    files=[
+                        _file_row(row.model_uuid, number, file, key)
+                        for number, (file, key) in enumerate(zip(files, keys, strict=True), 1)
+                    ],
                 )
             )
             await set_tags(session, row.model_uuid, gguf.get("tags", ()))
             await session.flush()
-            repaired = await models_with(session, key) if publication.unsound else ()
+            repaired = {
+                each.model_uuid: each
+                for file, key in zip(files, keys, strict=True)
+                if file.object.unsound
+                for each in await models_with(session, key)
+            }
             for each in left:
                 await self._objects.disown(session, each)
             row.state = TransferState.SUCCEEDED
-            row.bytes_done = row.bytes_total = publication.size
-            row.sha256 = publication.sha256
+            row.bytes_done = row.bytes_total = size
+            row.sha256 = model.sha256
             row.claimed_by = row.error_reason = row.error_message = ""
             row.update_time = now
-        if not publication.shared and key != publication.key:
-            left.add(publication.key)
+        left.update(file.object.key for file in files if not file.object.shared and file.object.key not in keys)
         for each in left:
             await self._objects.try_remove(each)
-        for repaired_model in repaired:
+        for repaired_model in repaired.values():
             self._on_repaired(repaired_model)
         return model, row
 
@@ -141,7 +155,7 @@ class Publications:
     async def _published(self, sha256: str, size: int) -> tuple[str, frozenset[str]]:
         """Return the key of a sound object of a record with these bytes, or ""; and the keys of unsound ones."""
         async with self._database.read() as session:
-            query = select(ModelRow.object_key, ModelRow.damage).where(ModelRow.sha256 == sha256)
+            query = select(ModelFileRow.object_key, ModelFileRow.damage).where(ModelFileRow.sha256 == sha256)
             known = (await session.execute(query)).all()
         # The damage may be recorded in only one of several records with the same key.
         damaged = {(key, damage) for key, damage in known}
@@ -159,8 +173,8 @@ class Publications:
 
     async def _key_for(self, session: AsyncSession, publication: PublishedObject) -> str:
         """Return the key for the record: the key of a record that was written first, else the published key."""
-        query = select(ModelRow.object_key).where(
-            ModelRow.sha256 == publication.sha256, ModelRow.object_key.not_in(publication.unsound)
+        query = select(ModelFileRow.object_key).where(
+            ModelFileRow.sha256 == publication.sha256, ModelFileRow.object_key.not_in(publication.unsound)
         )
         known = set((await session.scalars(query)).all())
         if publication.key in known:
@@ -172,20 +186,45 @@ class Publications:
         return publication.key
 
 
+async def _repair(session: AsyncSession, published: PublishedObject, key: str) -> None:
+    """Give the published object to all files with the same bytes whose object is missing or damaged."""
+    await session.execute(
+        update(ModelFileRow)
+        .where(ModelFileRow.sha256 == published.sha256, ModelFileRow.object_key.in_(published.unsound))
+        .values(object_key=key, damage="", problem="")
+    )
+
+
+def _file_row(model_uuid: str, number: int, file: PublishedFile, key: str) -> ModelFileRow:
+    return ModelFileRow(
+        model_uuid=model_uuid,
+        number=number,
+        role=file.role,
+        name=file.name,
+        size_bytes=file.object.size,
+        sha256=file.object.sha256,
+        object_key=key,
+        damage="",
+        problem="",
+    )
+
+
 async def _recorded(
-    session: AsyncSession, publication: PublishedObject, transfer: TransferRow
+    session: AsyncSession, files: Sequence[PublishedFile], transfer: TransferRow
 ) -> tuple[ModelRow, TransferRow] | None:
     """Return the rows of an earlier attempt whose commit succeeded although it seemed to fail; None if there are none."""
     row = await session.get(TransferRow, transfer.model_uuid)
     model = await session.get(ModelRow, transfer.model_uuid)
     if row is None or model is None or (row.attempt, row.state) != (transfer.attempt, TransferState.SUCCEEDED):
         return None
-    return (model, row) if model.sha256 == publication.sha256 else None
+    same = [file.sha256 for file in model.files] == [file.object.sha256 for file in files]
+    return (model, row) if same else None
 
 
 async def models_with(session: AsyncSession, object_key: str) -> Sequence[ModelRow]:
     """Return the models that share an object, read again within a transaction that may have changed them."""
-    query = select(ModelRow).where(ModelRow.object_key == object_key)
+    having = select(ModelFileRow.model_uuid).where(ModelFileRow.object_key == object_key)
+    query = select(ModelRow).where(ModelRow.model_uuid.in_(having))
     return (await session.scalars(query, execution_options={"populate_existing": True})).all()
 
 

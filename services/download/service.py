@@ -22,15 +22,19 @@ from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.quant_place import quant_place
 from llamesh.kit.serving import Member
-from llamesh.locations import handed_over_directory, variants_directory
+from llamesh.locations import handed_over_directory, parts_directory, variants_directory
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.bandwidth import Bandwidth
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
-from services.download.handed_over import SWEEP_SECONDS, remove_unused
+from services.download.delivery import SWEEP_SECONDS, Delivery
+from services.download.fetches import Fetches
+from services.download.handed_over import SWEEP_SECONDS as HANDED_OVER_SECONDS
+from services.download.handed_over import remove_unused
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
 from services.download.old_headers import READ_AGAIN_SECONDS, OldHeaders
+from services.download.part_links import PartLinks
 from services.download.partial_objects import PartialObjects
 from services.download.pauses import Pauses
 from services.download.peers import PeerChanges
@@ -104,7 +108,8 @@ async def run(member: Member) -> None:
         part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
         staging = Staging(store, partial_objects, part_size, parallel, monotonic)
         bandwidth = Bandwidth(settings.download_bytes_per_second, monotonic)
-        runs = TransferRuns(transfers, publications, staging, health, sources, changes, waits, bandwidth)
+        fetches = Fetches(sources, staging, bandwidth, monotonic)
+        runs = TransferRuns(transfers, publications, health, fetches, changes, waits)
         pauses = Pauses(database, utc_now, timedelta(hours=settings.download_paused_hours))
         worker = Worker(transfers, runs, objects, health, waits, partial_objects, pauses)
 
@@ -117,7 +122,8 @@ async def run(member: Member) -> None:
         has_quant = settings.quant or bool(settings.quant_service_url)
         downloads = DownloadServicer(transfers, pauses, integrity, worker, sources, changes, has_quant, pages, store)
         add_DownloadServiceServicer_to_server(downloads, member.server)
-        models = CatalogueServicer(catalogue, integrity, transfers, worker, changes, pages)
+        delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
+        models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
         member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
 
@@ -133,11 +139,12 @@ async def run(member: Member) -> None:
             report_failure,
             every=READ_AGAIN_SECONDS,
         )
-        headers.start()
-        stack.push_async_callback(headers.close)
-        handed_over = _handed_over_files(settings, transfers)
-        handed_over.start()
-        stack.push_async_callback(handed_over.close)
+        links = BackgroundTask(
+            "remove links of models that are gone", delivery.sweep, report_failure, every=SWEEP_SECONDS
+        )
+        for task in (headers, links, _handed_over_files(settings, transfers)):
+            task.start()
+            stack.push_async_callback(task.close)
         await member.serve()
 
 
@@ -148,7 +155,7 @@ def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTa
         sources = await transfers.unended_sources()
         await asyncio.to_thread(remove_unused, handed_over_directory(settings.home), sources)
 
-    return BackgroundTask("remove handed over files", remove, report_failure, every=SWEEP_SECONDS)
+    return BackgroundTask("remove handed over files", remove, report_failure, every=HANDED_OVER_SECONDS)
 
 
 def store_of(settings: Settings) -> ObjectStore:

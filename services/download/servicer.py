@@ -41,6 +41,7 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, DownloadServi
 from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.delivery import Delivery
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message, search_of
 from services.download.pauses import Pauses
@@ -169,14 +170,14 @@ class CatalogueServicer(CatalogueServiceServicer):
     def __init__(
         self,
         catalogue: Catalogue,
-        integrity: Integrity,
+        delivery: Delivery,
         transfers: Transfers,
         worker: Worker,
         changes: Changes,
         pages: Pages,
     ) -> None:
         self._catalogue = catalogue
-        self._integrity = integrity
+        self._delivery = delivery
         self._pages = pages
         self._transfers = transfers
         self._worker = worker
@@ -207,8 +208,9 @@ class CatalogueServicer(CatalogueServiceServicer):
 
     async def LocateModel(self, request: LocateModelRequest, context: Context) -> LocateModelResponse:
         """See download.proto."""
-        path, model = await self._integrity.locate(request.model_uuid)
-        return LocateModelResponse(path=str(path), model=model_message(model))
+        paths, model = await self._delivery.locate(request.model_uuid)
+        texts = list(map(str, paths))
+        return LocateModelResponse(path=texts[0], file_paths=texts, model=model_message(model))
 
     async def WatchCatalogue(
         self, request: WatchCatalogueRequest, context: Context

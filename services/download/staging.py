@@ -17,11 +17,10 @@ from functools import partial
 from llamesh.kit.objects import ObjectStore, PartedObject, StagedObject
 from llamesh.kit.outages import until_written
 from services.download.continuation import continued, continued_range
-from services.download.early_check import check_header, checked_chunks
+from services.download.early_check import Check, check_header, checked_chunks
 from services.download.partial_objects import PartialObjects
 from services.download.sources import SourceObject
 from services.download.tables import TransferRow
-from services.download.verification import check_usable
 
 Count = Callable[[int], None]
 """Called with a number of bytes."""
@@ -44,18 +43,23 @@ class Staging:
         self._parallel = parallel
         self._clock = clock
 
-    async def stage(self, row: TransferRow, found: SourceObject, received: Count, present: Count) -> StagedObject:
-        """Stage all bytes. `received` gets the length of each chunk that arrives, `present` that of all parts of an earlier run."""
+    async def stage(
+        self, row: TransferRow, number: int, found: SourceObject, check: Check, received: Count, present: Count
+    ) -> StagedObject:
+        """Stage all bytes of file `number` of a transfer. `check` gets its header before most bytes.
+
+        `received` gets the length of each chunk that arrives, `present` that of all parts of an earlier run.
+        """
         if self._objects is None or found.read is None or (found.size or 0) <= self._part_size:
-            chunks = checked_chunks(continued(found, self._clock), found.size, received, check_usable)
+            chunks = checked_chunks(continued(found, self._clock), found.size, received, check)
             return await self._store.stage(chunks, expected_size=found.size)
         found.end_stream()
-        name, parted = await self._objects.open(row, found, self._part_size)
+        name, parted = await self._objects.open(row, number, found, self._part_size)
         try:
             if parted.done:
                 present(parted.layout.bytes_of(parted.done))
             else:
-                await check_header(partial(continued_range, found, self._clock), parted.layout.size, check_usable)
+                await check_header(partial(continued_range, found, self._clock), parted.layout.size, check)
             await self._write_parts(found, parted, partial(self._objects.record, name), received)
             return await parted.finish()
         except BaseException:

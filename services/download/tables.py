@@ -1,8 +1,8 @@
 """The tables of the download service.
 
-Invariant: no other service reads or writes them. A model's row exists only while its object is published. An object without a model's row
-has a row in `unowned_object` until it gets a model or is removed. An object that is written in parts has a row in `partial_object` from
-before its creation until after its removal. `Owner.id` identifies the processes that share the tables: a row that a
+Invariant: no other service reads or writes them. A model's row exists only while the objects of its files are published. An object that is
+no model's file has a row in `unowned_object` until it becomes one or is removed. An object that is written in parts has a row in
+`partial_object` from before its creation until after its removal. `Owner.id` identifies the processes that share the tables: a row that a
 process works on has its id and the time at which this claim expires.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import JSON, Index, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from llamesh.kit.database import Base, Timestamp
 
@@ -99,8 +99,7 @@ class ModelRow(Base):
     quantisation: Mapped[str] = mapped_column(String(64), default="")
     source_kind: Mapped[str] = mapped_column(String(16), default="")
     size_bytes: Mapped[int]
-    sha256: Mapped[str] = mapped_column(String(64), index=True)
-    object_key: Mapped[str] = mapped_column(String(128), index=True)
+    """Bytes of all files."""
     source: Mapped[str] = mapped_column(String(4096))
     revision: Mapped[str] = mapped_column(String(64), default="")
     """The revision of the source that the bytes come from; empty if unknown."""
@@ -110,11 +109,49 @@ class ModelRow(Base):
     """The message GgufMetadata, by field name."""
     aliases: Mapped[list[str]] = mapped_column(JSON, default=list)
     """The further names, oldest first: those of the rows of `model_alias`."""
+    create_time: Mapped[datetime] = mapped_column(Timestamp)
+    files: Mapped[list[ModelFileRow]] = relationship(
+        primaryjoin="ModelRow.model_uuid == foreign(ModelFileRow.model_uuid)",
+        order_by="ModelFileRow.number",
+        lazy="selectin",
+        cascade="all, delete-orphan",
+    )
+    """At least one; the first part of the weights comes first."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the first file."""
+        return self.files[0].sha256
+
+    @property
+    def problem(self) -> str:
+        """Why the model cannot be served: an object is missing or damaged. Empty if there is no known problem."""
+        return next((file.problem for file in self.files if file.problem), "")
+
+
+class FileRole(enum.StrEnum):
+    """What a file is to its model. The names are those of ModelFileRole without its prefix."""
+
+    WEIGHTS = "WEIGHTS"
+
+
+class ModelFileRow(Base):
+    """A file of a model. Files with the same bytes share one object."""
+
+    __tablename__ = "model_file"
+    model_uuid: Mapped[str] = mapped_column(String(128), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """Files are numbered from 1."""
+    role: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(1024))
+    """The file's name in the source; the source may have given none."""
+    size_bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    object_key: Mapped[str] = mapped_column(String(128), index=True)
     damage: Mapped[str] = mapped_column(String(128), default="")
     """The version of the object that was found damaged (`publications.version_of`); empty if none was."""
     problem: Mapped[str] = mapped_column(String(4096), default="")
-    """Why the model cannot be served: its object is missing or damaged. Empty if there is no known problem."""
-    create_time: Mapped[datetime] = mapped_column(Timestamp)
+    """Why the file cannot be used: its object is missing or damaged. Empty if there is no known problem."""
 
 
 class ModelTagRow(Base):
@@ -153,6 +190,8 @@ class PartialObjectRow(Base):
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     model_uuid: Mapped[str] = mapped_column(String(128), index=True)
     attempt: Mapped[int]
+    file_number: Mapped[int]
+    """Which file of the model it is, from 1."""
     upload: Mapped[str] = mapped_column(String(2048), default="")
     """The store's id of the object; empty if it has none."""
     size: Mapped[int]

@@ -1,7 +1,7 @@
 """One run of a transfer, from its source to a model: fetch, verify, publish, record.
 
-The worker starts a run as a task for a row of the transfer table. The run claims the row, stages the bytes of the source (`staging`),
-checks hash and GGUF header, publishes the object and records model and success together. A run without success leaves its row in one
+The worker starts a run as a task for a row of the transfer table. The run claims the row, stages the files of the source (`fetches`),
+checks hashes and GGUF headers, publishes the objects and records model and success together. A run without success leaves its row in one
 of two states: FAILED with a reason, or QUEUED until the source or the store may be tried again (see `retry_waits`).
 
 Invariant: a short outage of the database or the store does not fail a transfer. Writes to an unavailable database are retried without
@@ -10,38 +10,37 @@ limit, because the bytes have been fetched; a transfer waits for an unavailable 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufMetadata
-from llamesh.kit.logs import log, report_failure
+from llamesh.kit.logs import log
 from llamesh.kit.objects import (
     ObjectNotFoundError,
-    StagedObject,
     StoreDeniedError,
     StoreError,
     StoreUnavailableError,
 )
 from llamesh.kit.outages import until_written
 from llamesh.names import served_name
-from services.download.bandwidth import Bandwidth
+from llamesh.part_names import whole_name
 from services.download.changes import Changes
+from services.download.fetches import Fetches, StagedFile, discard
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
-from services.download.publications import PublicationLostError, Publications, PublishedObject
+from services.download.publications import PublicationLostError, Publications, PublishedFile
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MAX_TRIES, SourceRetries
-from services.download.sources import Source, SourceError, SourceObject
+from services.download.sources import SourceError, SourceObject
 from services.download.sources.shown_texts import shown_text
-from services.download.staging import Staging
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers
-from services.download.verification import check_digest, transfer_error, verify
+from services.download.verification import transfer_error, verify
 
 STORE_PATIENCE_SECONDS = 600.0
 """Seconds for which a transfer waits for an object store that fails; time in which the store works does not count."""
@@ -56,26 +55,21 @@ class TransferRuns:
         self,
         transfers: Transfers,
         publications: Publications,
-        staging: Staging,
         health: StoreHealth,
-        source: Source,
+        fetches: Fetches,
         changes: Changes,
         waits: RetryWaits,
-        bandwidth: Bandwidth,
     ) -> None:
         self._transfers = transfers
         self._publications = publications
-        self._staging = staging
         self._health = health
-        self._source = source
+        self._fetches = fetches
         self._changes = changes
         self._waits = waits
-        self._bandwidth = bandwidth
-        self._fetching: dict[str, tuple[TransferRow, Progress]] = {}
 
     def progress(self, model_uuid: str) -> Progress | None:
         """Return the progress of a transfer that is being fetched; None if it is not."""
-        fetching = self._fetching.get(model_uuid)
+        fetching = self._fetches.running.get(model_uuid)
         return fetching[1] if fetching else None
 
     async def run(self, attempt: TransferAttempt) -> None:
@@ -135,12 +129,12 @@ class TransferRuns:
 
     async def broadcast_progress(self) -> None:
         """Broadcast the progress of the running transfers."""
-        for row, progress in list(self._fetching.values()):
+        for row, progress in list(self._fetches.running.values()):
             self._changes.download(download_message(row, progress))
 
     async def write_progress(self) -> None:
         """Write the progress of the running transfers to their rows."""
-        for row, progress in list(self._fetching.values()):
+        for row, progress in list(self._fetches.running.values()):
             await self._transfers.progress(row.model_uuid, row.attempt, done=progress.done, total=progress.total)
 
     async def _retry_source(self, row: TransferRow, error: SourceError) -> None:
@@ -175,76 +169,47 @@ class TransferRuns:
             self._health.report(error)
 
     async def _transfer(self, row: TransferRow, retries: StoreRetries) -> None:
-        staged, sha256 = await self._fetch(row, retries)
+        files = await self._fetches.fetch(row, retries, self._opened)
         try:
+            size = sum(file.staged.size for file in files)
             verifying = await _until_written(
-                lambda: self._transfers.progress(
-                    row.model_uuid, row.attempt, done=staged.size, total=staged.size, verifying=True
-                )
+                lambda: self._transfers.progress(row.model_uuid, row.attempt, done=size, total=size, verifying=True)
             )
             if verifying is None:
                 return
             self.broadcast(verifying)
-            metadata = await to_completion(verify(staged, sha256))
-            publication = await _until_written(lambda: to_completion(self._publications.publish(staged)))
-            recorded = await self._record(staged, publication, metadata, row)
+            metadata = await to_completion(verify([file.staged for file in files]))
+            recorded = await self._publish(files, metadata, row)
         finally:
-            await _clean_up("discard staged bytes", staged.discard())
+            await discard(files)
         if recorded is not None:
             model, transfer = recorded
             log.info("transfer succeeded", model_uuid=row.model_uuid, sha256=model.sha256, bytes=model.size_bytes)
             self._changes.model(model_message(model))
             self.broadcast(transfer)
 
-    async def _record(
-        self, staged: StagedObject, publication: PublishedObject, metadata: GgufMetadata, row: TransferRow
-    ) -> Any:
+    async def _publish(self, files: Sequence[StagedFile], metadata: GgufMetadata, row: TransferRow) -> Any:
         fields = gguf_fields(metadata)
+        published: list[PublishedFile] = []
         recorded = None
         try:
+            for file in files:
+                publish = partial(self._publications.publish, file.staged)
+                done = await _until_written(lambda publish=publish: to_completion(publish()))  # type: ignore[misc]
+                published.append(PublishedFile(file.role, file.name, done))
             # Before the success can be seen, so that a success leaves nothing behind.
-            await _clean_up("discard staged bytes", staged.discard())
-            recorded = await _until_written(lambda: to_completion(self._publications.record(publication, fields, row)))
+            await discard(files)
+            recorded = await _until_written(lambda: to_completion(self._publications.record(published, fields, row)))
         finally:
             if recorded is None:
-                await to_completion(self._publications.abandon(publication))
+                for each in published:
+                    await to_completion(self._publications.abandon(each.object))
         return recorded
-
-    async def _fetch(self, row: TransferRow, retries: StoreRetries) -> tuple[StagedObject, str]:
-        """Stage the bytes. Return them with the SHA-256 that they must have, or "" if none is known."""
-        staged: StagedObject | None = None
-        try:
-            async with self._source.open(row.source) as found:
-                check_digest(found.sha256, row.expected_sha256)
-                expected = row.expected_sha256 or found.sha256
-                await self._opened(row, found)
-                progress = Progress(found.size or 0, self._waits.clock)
-                self._fetching[row.model_uuid] = (row, progress)
-
-                def count(length: int) -> None:
-                    progress.add(length)
-                    retries.add(length)
-
-                def present(length: int) -> None:
-                    progress.begin_at(length)
-                    retries.add(length)
-
-                retries.begin()
-                staged = await self._staging.stage(row, self._bandwidth.limited(found), count, present)
-                retries.staged()
-        except BaseException:
-            # The source's close can fail or be cancelled when all bytes are staged.
-            if staged is not None:
-                await _clean_up("discard staged bytes", staged.discard())
-            raise
-        finally:
-            self._fetching.pop(row.model_uuid, None)
-        return staged, expected
 
     async def _opened(self, row: TransferRow, found: SourceObject) -> None:
         """Record what the open source reports: its revision, and the file's name if the caller gave no name."""
         if not row.name or found.revision != row.revision:
-            name = served_name(found.name, row.model_uuid)
+            name = served_name(whole_name(found.name), row.model_uuid)
             opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
             self.broadcast(await _until_written(opened))
 
@@ -263,11 +228,3 @@ def _waiting(error: StoreError, row: TransferRow) -> MeshError:
     reason = transfer_error(error, row.shown_source)
     reason.message = f"waits for the object store: {reason.message}"
     return reason
-
-
-async def _clean_up(name: str, work: Awaitable[None]) -> None:
-    """Clean up. If it fails, the store's next sweep cleans up; the result of the transfer stays the same."""
-    try:
-        await work
-    except StoreError as error:
-        report_failure(name, error)

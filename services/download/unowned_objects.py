@@ -12,6 +12,8 @@ Invariant: a model's record exists only while its object does.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -19,7 +21,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectStore
-from services.download.tables import ModelRow, UnownedObjectRow
+from services.download.tables import ModelFileRow, UnownedObjectRow
 
 
 class UnownedObjects:
@@ -63,7 +65,8 @@ class UnownedObjects:
 
     async def disown(self, session: AsyncSession, key: str) -> None:
         """Note a key as unowned unless a record has it. Called in a transaction that has locked the bytes."""
-        owners = await session.scalar(select(func.count()).select_from(ModelRow).where(ModelRow.object_key == key))
+        query = select(func.count()).select_from(ModelFileRow).where(ModelFileRow.object_key == key)
+        owners = await session.scalar(query)
         if not owners:
             await session.merge(UnownedObjectRow(object_key=key, held_by="", held_until=None, removing=False))
 
@@ -81,7 +84,7 @@ class UnownedObjects:
 
     async def try_remove(self, key: str, *, only_unheld: bool = False) -> None:
         """Remove an object unless a record has it. A failure is logged and left to the next sweep."""
-        has_record = exists().where(ModelRow.object_key == key)
+        has_record = exists().where(ModelFileRow.object_key == key)
         row = UnownedObjectRow.object_key == key
         held = UnownedObjectRow.held_until > moment(self._database)
         mark = update(UnownedObjectRow).where(row, ~has_record).values(removing=True)
@@ -100,10 +103,10 @@ class UnownedObjects:
             report_failure("remove an object that no model has", error)
 
 
-async def lock_bytes(database: Database, session: AsyncSession, sha256: str) -> None:
+async def lock_bytes(database: Database, session: AsyncSession, digests: Iterable[str]) -> None:
     """Make transactions that decide about objects with these bytes run one at a time. A SQLite file has a single writer anyway.
 
-    All callers lock in the same order: the names of models, the bytes, the transfer, the model.
+    All callers lock in the same order: the names of models, the bytes by their digests, the transfer, the model.
     """
-    if database.schema:
+    for sha256 in sorted(set(digests)) if database.schema else ():
         await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sha256, 0))))

@@ -1,17 +1,21 @@
 """Verification of bytes before they become a model, and the error reason for each way in which a transfer can fail.
 
-Hash and GGUF header are checked when all bytes are staged. `early_check` has already checked the header while the bytes arrived.
+The hash of a file is checked when its bytes are staged, the GGUF headers when all files are. `early_check` has already checked each header
+before or while the bytes arrived.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
-from llamesh.kit.gguf import GgufError, GgufMetadata, read_gguf
+from llamesh.kit.gguf import GgufError, GgufMetadata, read_tensors
 from llamesh.kit.objects import StagedObject, StoreError
+from services.download.model_parts import Header, PartsCheck
 from services.download.sources import SourceChangedError, SourceError, SourceRefusedError, SourceTruncatedError
 from services.download.sources.shown_texts import shown_text
+from services.download.sources.source import NO_QUANT
 
 
 def check_digest(actual: str, expected: str) -> None:
@@ -25,37 +29,24 @@ def _mismatch(words: str, expected: object, actual: object) -> MeshError:
     return MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, words, {"expected": expected, "actual": actual})
 
 
-async def verify(staged: StagedObject, expected_sha256: str) -> GgufMetadata:
-    """Check hash and header of staged bytes and return the header. Raises CONTENT_MISMATCH and MODEL_INVALID."""
-    check_digest(staged.sha256, expected_sha256)
-    metadata = await asyncio.to_thread(_read, staged)
-    check_usable(metadata)
-    return metadata
+async def verify(files: Sequence[StagedObject]) -> GgufMetadata:
+    """Check the headers of the staged files of a model, and return the metadata of the model. Raises GgufError and MODEL_INVALID."""
+    parts = PartsCheck(len(files))
+    for staged in files:
+        parts.add(await asyncio.to_thread(_read, staged))
+    return parts.metadata()
 
 
-def check_usable(metadata: GgufMetadata) -> None:
-    """Raise MODEL_INVALID if a valid file is not a model that can be served."""
-    if metadata.kind != "model":
-        raise _unusable(f"the file is of the kind {metadata.kind[:40]!r}, which is not a model that can be served")
-    if metadata.split_count > 1:
-        raise _unusable(
-            f"the file is part {metadata.split_index + 1} of a model split in {metadata.split_count}: "
-            "merge the parts with `llama-gguf-split --merge` first"
-        )
-
-
-def _read(staged: StagedObject) -> GgufMetadata:
+def _read(staged: StagedObject) -> Header:
     with staged.open() as file:
-        return read_gguf(file, staged.size)
-
-
-def _unusable(problem: str) -> MeshError:
-    return MeshError(Reason.ERROR_REASON_MODEL_INVALID, problem, {"offset": "0", "problem": problem})
+        return Header(*read_tensors(file, staged.size))
 
 
 def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
-    """Return SOURCE_REFUSED for a source that may not be used."""
+    """Return SOURCE_REFUSED for a source that may not be used; QUANT_NOT_CONFIGURED for one of a Quant service that is not there."""
     words = shown_text(str(error))
+    if error.rule == NO_QUANT:
+        return MeshError(Reason.ERROR_REASON_QUANT_NOT_CONFIGURED, words, {"source": shown_source})
     return MeshError(
         Reason.ERROR_REASON_SOURCE_REFUSED,
         words,

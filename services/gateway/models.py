@@ -7,7 +7,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1 import controller_pb2, download_pb2, gateway_pb2, model_pb2
 from services.gateway.members import Members
 
-NAMED_SERVERS = 10
+MAX_NAMED_SERVERS = 10
 """Maximum number of servers that the refusal of a deletion names."""
 
 
@@ -42,7 +42,7 @@ class Models:
 
     async def delete(self, model_uuid: str) -> model_pb2.Model:
         """Delete a model; MODEL_IN_USE names the servers that use it."""
-        users = controller_pb2.ListDeclaredServersRequest(model_uuid=model_uuid, page_size=NAMED_SERVERS)
+        users = controller_pb2.ListDeclaredServersRequest(model_uuid=model_uuid, page_size=MAX_NAMED_SERVERS)
         with asking("controller"):
             used_by = (await self._controller.ListDeclaredServers(users, **call_options())).servers
         if used_by:

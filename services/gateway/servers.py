@@ -17,7 +17,7 @@ from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invali
 from llamesh.kit.spec_changes import apply_changes, check_etag
 from llamesh.kit.validation import validate
 from llamesh.names import DEFAULT_NAMESPACE, served_name
-from llamesh.v1 import contract_pb2, controller_pb2, download_pb2, gateway_pb2, server_pb2
+from llamesh.v1 import contract_pb2, controller_pb2, gateway_pb2, server_pb2
 from services.gateway.members import Members
 
 STOP_MARGIN = 10.0
@@ -37,7 +37,6 @@ class Servers:
         self._stop_deadline = drain_seconds + STOP_MARGIN
         self._contract = members.contract
         self._controller = members.controller
-        self._catalogue = members.catalogue
 
     async def serve(self, request: gateway_pb2.ServeRequest, subject: str, uid: str) -> server_pb2.Server:
         """Declare a server for a user. Each user (`uid`) has its own request_ids; `subject` is the name that is shown.
@@ -63,7 +62,7 @@ class Servers:
         name = taken_alias(checked.parameters, request.model_name)
         spec = server_pb2.ServerSpec(
             model_uuid=request.model_uuid,
-            model_name=name or await self._default_name(request.model_uuid),
+            model_name=name or served_name(checked.model_name, request.model_uuid),
             replicas=request.replicas or 1,
             parameters=checked.parameters,
             idle_sleep=request.idle_sleep if request.HasField("idle_sleep") else None,
@@ -173,12 +172,6 @@ class Servers:
         if not checked.allowed:
             raise refusal(checked)
         return checked
-
-    async def _default_name(self, model_uuid: str) -> str:
-        request = download_pb2.GetCatalogueModelRequest(model_uuid=model_uuid)
-        with asking("download"):
-            model = await self._catalogue.GetCatalogueModel(request, **call_options())
-        return served_name(model.name, model_uuid)
 
     async def _first_answer(self, subject: str, uid: str, request_id: str, digest: str) -> server_pb2.Server | None:
         """Return the server that this request_id has already declared; None if there is none. REQUEST_ID_REUSED.

@@ -30,7 +30,7 @@ from services.gateway.tables import User
 
 RESYNC_SECONDS = 1.0
 """Seconds between two checks for changes by another gateway on the same database."""
-BATCH = 1000
+MAX_BATCH = 1000
 """Maximum number of users, or of ended standings, in one message of a watch."""
 
 
@@ -168,5 +168,7 @@ def _difference(sent: _Present, present: _Present) -> Iterable[gateway_pb2.Watch
     gone = [gateway_pb2.Standing(uid=uid, deleted=True) for uid in sent.users if uid not in present.users]
     changed = [user for uid, user in present.users.items() if sent.users.get(uid) != user]
     users, ended = gone + changed, sorted(present.ended - sent.ended)
-    for start in range(0, max(len(users), len(ended)), BATCH):
-        yield gateway_pb2.WatchStandingsResponse(users=users[start : start + BATCH], ended=ended[start : start + BATCH])
+    for start in range(0, max(len(users), len(ended)), MAX_BATCH):
+        yield gateway_pb2.WatchStandingsResponse(
+            users=users[start : start + MAX_BATCH], ended=ended[start : start + MAX_BATCH]
+        )

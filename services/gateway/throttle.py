@@ -39,7 +39,7 @@ MAX_PAUSE = 60.0
 FORGOTTEN_AFTER = 900.0
 """Seconds without a failure after which earlier ones no longer count."""
 
-REMEMBERED = 10_000
+MAX_RECORDS = 10_000
 """Maximum number of records of names at addresses, and of addresses; the least recently used record is dropped first."""
 
 AT_ONCE = 4
@@ -126,7 +126,7 @@ class _Records(Generic[Key]):
     def _stored(self, key: Key) -> _Record:
         record = self._records[key] = self._present(key)
         self._records.move_to_end(key)
-        if len(self._records) > REMEMBERED:
+        if len(self._records) > MAX_RECORDS:
             self._records.popitem(last=False)
         return record
 
@@ -215,7 +215,7 @@ class Throttle:
             self._pairs.succeeded(pair)
             self._known[pair] = None
             self._known.move_to_end(pair)
-            if len(self._known) > REMEMBERED:
+            if len(self._known) > MAX_RECORDS:
                 self._known.popitem(last=False)
         elif right is not None:
             self._pairs.failed(pair)

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 
+from llamesh.installation import install_command
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.sizes import size
 from llamesh.v1.model_pb2 import Model
@@ -39,9 +40,14 @@ def check_types(types: Sequence[str]) -> None:
 
 
 def check_source(model: Model, *, allow_requantize: bool) -> None:
-    """Raise QUANT_REFUSED if the source is already quantised, unless that is allowed; MODEL_CORRUPT if it is damaged."""
+    """Raise QUANT_REFUSED if the source is in parts, or already quantised unless that is allowed; MODEL_CORRUPT if it is damaged."""
     if model.problem:
         raise MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, model.problem, {"modelUuid": model.model_uuid})
+    if len(model.files) > 1:
+        raise _refused(
+            "parts",
+            f"{model.model_uuid} is in {len(model.files)} parts: merge them with `llama-gguf-split --merge` and fetch the result",
+        )
     if model.gguf.quantisation not in UNQUANTISED and not allow_requantize:
         raise _refused(
             "quantised",
@@ -58,10 +64,9 @@ def check_quantiser(llama_quantize_bin: str) -> None:
             raise _refused("quantiser", f"LLAMA_QUANTIZE_BIN is {llama_quantize_bin}, which is not a program")
         missing = [name for name in missing if name != "cyllama"]
     if missing:
-        raise _refused(
-            "quantiser",
-            f"{', '.join(missing)} not installed: `pip install 'llamesh[engine,quant]'` on the mesh's machine",
-        )
+        installs = f"`{install_command('engine', 'quant')}` on the mesh's machine"
+        program = ", or a llama-quantize in LLAMA_QUANTIZE_BIN" if "cyllama" in missing else ""
+        raise _refused("quantiser", f"{', '.join(missing)} not installed: {installs}{program}")
 
 
 def check_space(needed: int, free: int) -> None:

@@ -79,7 +79,7 @@ def python(tmp_path: Path) -> Path:
         [str(found), "-m", "pip", "install", *options, *pins], capture_output=True, text=True, timeout=100
     )
     assert installed.returncode == 0, installed.stderr
-    # What `pip install llamesh` brings of itself: the package, without the rest of this checkout.
+    # What the wheel brings of itself: the package, without the rest of this checkout.
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "llamesh").symlink_to(ROOT / "llamesh")
     (tmp_path / "package" / "buf").symlink_to(ROOT / "buf")

@@ -160,7 +160,7 @@ class Catalogue(CatalogueServiceServicer):
     async def LocateModel(self, request: Any, context: Any) -> LocateModelResponse:
         if request.model_uuid == "missing":
             raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no model has the id missing", {})
-        return LocateModelResponse(path=str(self._file))
+        return LocateModelResponse(path=str(self._file), file_paths=[str(self._file)])
 
 
 class Controller:

@@ -23,11 +23,12 @@ def large_model(size: int, seed: int) -> bytes:
 
 
 class RangedServer:
-    """One object at every path. An answer without a range is sent as the client takes it and not counted."""
+    """One object at every path but those of `files`. An answer without a range is sent as the client takes it and not counted."""
 
     def __init__(self, data: bytes) -> None:
         self.host = ""
         self.data = data
+        self.files: dict[str, bytes] = {}
         self.etag = '"v1"'
         self.sent = 0
         """Bytes of ranges that were sent so far."""
@@ -54,10 +55,11 @@ class RangedServer:
         headers = {"ETag": self.etag, "Accept-Ranges": "bytes"}
         wanted = request.http_range
         ranged = wanted.start is not None
-        part, first = self.data[wanted], wanted.start or 0
+        data = self.files.get(request.path, self.data)
+        part, first = data[wanted], wanted.start or 0
         if ranged:
             self.ranges.append((first, len(part)))
-            headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(self.data)}"
+            headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(data)}"
         response = web.StreamResponse(status=206 if ranged else 200, headers=headers)
         response.content_length = len(part)
         with suppress(ConnectionError):

@@ -24,7 +24,12 @@ class Gateway(FakeGateway):
     def __init__(self) -> None:
         super().__init__()
         self.models = {
-            uuid: model_pb2.Model(model_uuid=uuid, name=f"{uuid}.gguf", sha256=sha256, size_bytes=count * MIB)
+            uuid: model_pb2.Model(
+                model_uuid=uuid,
+                name=f"{uuid}.gguf",
+                size_bytes=count * MIB,
+                files=[model_pb2.ModelFile(sha256=sha256, size_bytes=count * MIB)],
+            )
             for uuid, sha256, count in (
                 ("large", "aa", 8),
                 ("twin", "aa", 8),

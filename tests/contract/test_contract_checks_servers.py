@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llamesh.v1 import contract_pb2, server_pb2
-from tests.contract.contract_mesh import MIB, contract_mesh, failure  # noqa: F401 - a fixture
+from tests.contract.contract_mesh import MIB, MODEL, contract_mesh, failure  # noqa: F401 - a fixture
 
 
 async def check(mesh, as_caller, subject="ada", **fields):
@@ -16,6 +16,7 @@ async def test_a_server_that_fits_is_allowed_with_its_memory_and_typed_parameter
     assert answer.allowed
     assert not answer.refusals
     assert answer.runtime_params == "--ctx-size 2048 --load-mode mlock"
+    assert answer.model_name == MODEL.name
     assert answer.parameters.ctx_size == 2048
     assert answer.memory.replicas == 2
     assert answer.memory.weights_bytes == 96 * MIB

@@ -78,3 +78,17 @@ async def test_models_of_before_the_searches_are_found_by_them(settings, monkeyp
     assert {(model.search_name, model.architecture, model.quantisation) for model in models} == {
         ("tiny.gguf", "llama", "q8_0")
     }
+
+
+async def test_a_model_of_before_the_files_has_one_file_with_its_object(settings, monkeypatch) -> None:
+    columns = "model_uuid, name, size_bytes, sha256, object_key, damage, problem, source, gguf, create_time"
+    value = "('m1', 'Tiny.gguf', 7, 'd', 'models/k', '7:then', 'is damaged', 'a.gguf', '{}', :now)"
+    rows = f"INSERT INTO model ({columns}) VALUES {value}"
+    database = await migrated(settings, "download", "download_0008", rows, monkeypatch)
+    async with database.read() as session:
+        (model,) = (await session.scalars(select(ModelRow))).all()
+    await database.close()
+    assert (model.size_bytes, model.sha256, model.problem) == (7, "d", "is damaged")
+    (file,) = model.files
+    assert (file.number, file.role, file.name, file.size_bytes) == (1, "WEIGHTS", "Tiny.gguf", 7)
+    assert (file.object_key, file.damage) == ("models/k", "7:then")

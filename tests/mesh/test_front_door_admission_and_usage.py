@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from controller.xds.restarts import RESTART_RETRIES
+from controller.xds.restarts import MAX_RESTART_RETRIES
 from llamesh.kit import envoy_api
 from tests.mesh.front_door import PATIENCE, FrontDoor, token, wait_for
 
@@ -147,7 +147,7 @@ async def test_admissions_refusal_goes_out_as_it_is(door: FrontDoor, contract: C
     assert door.engines[0].received == []
 
 
-@pytest.mark.parametrize("door", [{"restart_retries": RESTART_RETRIES}], ids=[""], indirect=True)
+@pytest.mark.parametrize("door", [{"restart_retries": MAX_RESTART_RETRIES}], ids=[""], indirect=True)
 async def test_a_contract_service_that_restarts_is_waited_for(door: FrontDoor, contract: Contract) -> None:
     assert (await door.chat(headers=bearer(contract=LIMITED))).status == 200
     await contract.stop()

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 
-from controller.xds.restarts import RESTART_RETRIES
+from controller.xds.restarts import MAX_RESTART_RETRIES
 from llamesh.kit.errors import DETAILS_KEY
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from tests.mesh.front_door import PATIENCE, front_door, token
@@ -100,7 +100,7 @@ async def test_a_service_that_restarts_is_waited_for() -> None:
     async with front_door(running=False) as door:
         gateway = Gateway()
         server = await serve(door, gateway)
-        await door.start(None, (replace(management(door), restart_retries=RESTART_RETRIES),))
+        await door.start(None, (replace(management(door), restart_retries=MAX_RESTART_RETRIES),))
         assert (await door.send("GET", "/health")).status == 200
         await server.stop(None)
         asking = [
@@ -123,7 +123,7 @@ async def test_a_service_that_stays_away_is_503() -> None:
 
 async def test_a_call_that_only_reads_is_asked_again_if_it_was_lost_with_its_service() -> None:
     async with front_door(running=False) as door:
-        await door.start(None, (replace(management(door), restart_retries=RESTART_RETRIES),))
+        await door.start(None, (replace(management(door), restart_retries=MAX_RESTART_RETRIES),))
         lost: list[bytes] = []
 
         async def lose(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import sqlite3
 import tarfile
 from contextlib import closing
@@ -48,6 +49,48 @@ def test_a_file_that_is_there_is_kept_unless_forced(home: Path, tmp_path: Path, 
     )
     assert run(["backup", str(target), "--force"]) == Exit.OK
     assert target.read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["usual", "forced"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link", "dangling link", "socket", "standard output"])
+def test_only_a_regular_file_is_ever_replaced(
+    home: Path, tmp_path: Path, capsys: Capture, kind: str, force: list[str]
+) -> None:
+    target, other = tmp_path / "b", tmp_path / "other"
+    if kind == "pipe":
+        os.mkfifo(target)
+    elif kind == "device":
+        target.symlink_to("/dev/null")
+    elif kind == "folder":
+        target.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(os.path.relpath(target))
+    elif kind == "standard output":
+        target.symlink_to("/dev/stdout")
+    else:
+        target.symlink_to(other)
+        if kind == "link":
+            other.write_text("precious")
+    before = target.lstat()
+    assert run(["backup", str(target), *force]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {target} is ")
+    assert "hint: name a" in said or f"hint: name the file itself: {other}\n" in said
+    assert os.path.samestat(target.lstat(), before)
+    assert not other.exists() or other.read_text() == "precious"
+
+
+def test_standard_output_is_refused_with_the_way_to_go(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["backup", "-"]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert "nor writes to standard output by the name -\nhint: llamesh backup FILE\n" in said
+    assert not (tmp_path / "-").exists()
+    assert run(["backup", "./-"]) == Exit.OK
+    assert (tmp_path / "-").exists()
 
 
 def test_a_failure_names_the_file_that_was_given(

@@ -22,12 +22,13 @@ class Catalogue:
     def __init__(self) -> None:
         self.asked = 0
         self.answer: MeshError | str = ""
+        self.parts: list[str] = []
 
     async def LocateModel(self, request: Any, timeout: float) -> LocateModelResponse:
         self.asked += 1
         if isinstance(self.answer, MeshError):
             raise self.answer
-        return LocateModelResponse(path=self.answer)
+        return LocateModelResponse(path=self.answer, file_paths=self.parts or [self.answer])
 
 
 class World:

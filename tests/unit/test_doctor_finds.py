@@ -51,6 +51,14 @@ def test_a_wrong_setting_hides_no_other_check_and_no_other_wrong_setting(tmp_pat
     assert {"engine", "envoy", "disk", "open files", "sockets", "mesh", "ports"} <= checks.keys()
 
 
+def test_the_quantiser_is_checked_if_the_quant_service_is_on(tmp_path: Path) -> None:
+    (tmp_path / "config.env").write_text("LLAMA_QUANTIZE_BIN=/nothing/llama-quantize\n")
+    assert "quantiser" not in found(environment(tmp_path))
+    (finding,) = found(environment(tmp_path, LLAMESH_QUANT="true"))["quantiser"]
+    assert (finding.state, "/nothing/llama-quantize" in finding.found) == ("problem", True)
+    assert finding.fix
+
+
 def test_the_llama_server_of_the_settings_is_asked(tmp_path: Path) -> None:
     (tmp_path / "config.env").write_text("LLAMA_SERVER_BIN=/nothing/llama-server\n")
     engine = found(environment(tmp_path))["engine"][0]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from engine import demo, sentence
+from llamesh.installation import install_command
 
 CONTENT = b"GGUF" + bytes(3_000_000)
 
@@ -85,7 +86,7 @@ def test_without_the_extra_that_writes_the_stand_in_both_reasons_are_said(
     with pytest.raises(SystemExit) as ended:
         demo.main()
     assert "no index" in str(ended.value)
-    assert "pip install 'llamesh[demo]'" in str(ended.value)
+    assert install_command("demo") in str(ended.value)
     assert capsys.readouterr().out == ""
 
 

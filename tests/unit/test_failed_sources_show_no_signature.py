@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 import ssl
 from types import SimpleNamespace
 from typing import Any, cast
@@ -169,3 +170,16 @@ async def test_a_document_that_is_nested_too_deeply_is_invalid() -> None:
 async def test_a_host_that_dns_cannot_express_is_not_found(host: str) -> None:
     with pytest.raises(SourceError, match="cannot be found"):
         await AddressRules().addresses(host, 443)
+
+
+async def test_a_machine_without_a_name_server_is_told_apart_from_an_unknown_host() -> None:
+    async def no_network(_: str, __: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    async def unknown(_: str, __: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with pytest.raises(SourceError, match="may have no network"):
+        await AddressRules(resolve=no_network).addresses("huggingface.co", 443)
+    with pytest.raises(SourceError, match=r"^the host huggingface.co cannot be found$"):
+        await AddressRules(resolve=unknown).addresses("huggingface.co", 443)

@@ -81,6 +81,7 @@ def test_the_header_is_read_into_metadata(path: Path) -> None:
         file_bytes=path.stat().st_size,
         split_index=0,
         split_count=0,
+        split_tensor_count=0,
         description=Description(modalities=("MODALITY_TEXT",)),
     )
 

@@ -135,10 +135,10 @@ def test_no_words_of_a_manifest_reach_a_command(tmp_path: Path, field: str) -> N
     assert "rm -r" not in f"{error} {error.remedy}"
 
 
-def test_the_command_that_installs_a_newer_version_is_quoted(tmp_path: Path) -> None:
+def test_a_backup_of_a_newer_version_names_it(tmp_path: Path) -> None:
     text = json.dumps({**DESCRIPTION, "version": "99.0.0rc1+cpu"}).encode()
     error = refusal(described(archive.MANIFEST, text), tmp_path)
-    assert error.remedy == "pip install 'llamesh[mesh,engine]>=99.0.0rc1+cpu'"
+    assert error.remedy == "install llamesh 99.0.0rc1+cpu or later, then restore again"
 
 
 def test_the_number_of_files_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ BOUNDS = {
     r"(Minimum|Smallest|Shortest|Least|Lowest)\b": ("MIN_", "_MIN_"),
 }
 """How the docstring of a constant begins that is a bound, and how its name begins."""
-BOUNDS_CHECKED_IN = ("llamesh/cli/", "llamesh/kit/")
+BOUNDS_CHECKED_IN = ("llamesh/", "services/", "controller/", "engine/")
 
 
 def shared_classes(sources: Iterable[tuple[str, str]]) -> dict[str, set[str]]:

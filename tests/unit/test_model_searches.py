@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from llamesh.kit.errors import MeshError
 from llamesh.kit.pages import PageQuery, Pages
 from services.download.model_search import ModelSearch, searchable
-from services.download.tables import ModelAliasRow, ModelRow, ModelTagRow
+from services.download.tables import ModelAliasRow, ModelFileRow, ModelRow, ModelTagRow
 
 PAGES = Pages(b"key")
 SIZES = (500, 5_000)
@@ -37,7 +37,7 @@ SEARCHES = [
 def filled(count: int) -> Engine:
     """A catalogue with `count` models. Every tenth has a value that the searches look for; half have the tag."""
     engine = create_engine("sqlite://")
-    for table in (ModelRow, ModelTagRow, ModelAliasRow):
+    for table in (ModelRow, ModelFileRow, ModelTagRow, ModelAliasRow):
         table.__table__.create(engine)  # type: ignore[attr-defined]
     chance = random.Random(13)
     start = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,13 +49,16 @@ def filled(count: int) -> Engine:
                 "quantisation": chance.choice(("Q8_0", *("F16",) * 9)),
             }
             source = chance.choice(("hf:a/b", *("file.gguf",) * 9))
+            model_uuid = f"m{chance.getrandbits(64):x}"
+            file = ModelFileRow(
+                model_uuid=model_uuid, number=1, role="WEIGHTS", name=name, size_bytes=8, sha256="", object_key=""
+            )
             session.add(
                 ModelRow(
-                    model_uuid=f"m{chance.getrandbits(64):x}",
+                    model_uuid=model_uuid,
+                    files=[file],
                     name=name,
                     size_bytes=chance.randrange(1 << 40) // 8 * 8,
-                    sha256="",
-                    object_key="",
                     source=source,
                     gguf=gguf,
                     create_time=start + timedelta(seconds=index // 3),
@@ -118,7 +121,8 @@ def costs(engine: Engine, search: ModelSearch) -> list[int]:
     while True:
         with counted(engine) as counts:
             rows = next(listed, ())
-        assert counts["statements"] == (1 if rows else 0)
+        # One for the models, one for their files.
+        assert counts["statements"] == (2 if rows else 0)
         if len(rows) < PAGE:
             return found
         found.append(counts["steps"])

@@ -185,7 +185,7 @@ async def test_cancelled_attempts_leave_nothing_behind() -> None:
 
 
 async def test_strangers_names_and_addresses_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REMEMBERED", 100)
+    monkeypatch.setattr(module, "MAX_RECORDS", 100)
     door = Door()
     for number in range(300):
         await door.login(f"name{number}", f"2001:db8:{number:x}::1")
@@ -197,7 +197,7 @@ async def test_strangers_names_and_addresses_take_bounded_memory(monkeypatch: py
 
 
 async def test_attempts_that_are_refused_push_nothing_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REMEMBERED", 50)
+    monkeypatch.setattr(module, "MAX_RECORDS", 50)
     door = Door()
     for _ in range(FREE_FAILURES):
         await door.login("ada", HOME)

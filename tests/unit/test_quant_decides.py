@@ -101,6 +101,15 @@ def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
     submission.check_space(1, 1)
 
 
+def test_a_missing_quantiser_is_named_with_both_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission.importlib.util, "find_spec", lambda name: None if name == "cyllama" else name)
+    with pytest.raises(
+        MeshError, match=r"cyllama not installed: `pip install .*\[engine,quant\]'` .* LLAMA_QUANTIZE_BIN"
+    ):
+        submission.check_quantiser("")
+    submission.check_quantiser("sh")
+
+
 def test_the_space_of_a_job_is_that_of_all_types_and_one_copy_each() -> None:
     large = Model(size_bytes=2 << 40, gguf=GgufMetadata(parameter_count=1 << 40))
     alone = submission.needed_bytes(large, ["Q4_0"])

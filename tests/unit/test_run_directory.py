@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llamesh.kit.config_loading import load_settings
-from llamesh.locations import MAX_SOCKET_NAME, UNIX_SOCKET_LIMIT, home_directory, make_private, run_directory
+from llamesh.locations import MAX_SOCKET_NAME, MAX_UNIX_SOCKET_PATH, home_directory, make_private, run_directory
 
 
 def test_a_short_home_has_its_own() -> None:
@@ -21,7 +21,7 @@ def test_a_long_home_gets_a_short_one_that_no_other_home_shares() -> None:
     folders = [run_directory(home, {"XDG_RUNTIME_DIR": "/run/user/1000"}) for home in homes]
     assert len(set(folders)) == 2
     for folder in folders:
-        assert len(os.fsencode(folder)) + MAX_SOCKET_NAME <= UNIX_SOCKET_LIMIT
+        assert len(os.fsencode(folder)) + MAX_SOCKET_NAME <= MAX_UNIX_SOCKET_PATH
 
 
 def test_home_is_absolute_and_never_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from llamesh.cli import up
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import checks, ports
+from llamesh.cli.mesh import before_start, checks, ports
 from llamesh.cli.mesh.envoy import TETHER
 from llamesh.cli.mesh.lock import MeshRunningError, held, holder
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
@@ -81,13 +80,13 @@ def test_ports_that_the_settings_rule_out_are_a_mistake_in_them_and_no_process_i
         pass
     twice = replace(settings(tmp_path, port), gateway_port=port)
     with pytest.raises(CommandError) as refused:
-        up._check_machine(twice)
+        list(before_start.check_machine(twice))
     assert (refused.value.code, refused.value.hint) == (2, "choose another port")
 
 
 def test_a_taken_port_may_be_free_at_the_next_start(tmp_path: Path) -> None:
     with one_port() as port, pytest.raises(CommandError) as refused:
-        up._check_machine(settings(tmp_path, port))
+        list(before_start.check_machine(settings(tmp_path, port)))
     assert (refused.value.code, refused.value.hint) == (1, "end that process, or choose another port")
 
 
@@ -115,9 +114,9 @@ def test_a_disk_that_is_full_may_have_space_at_the_next_start(tmp_path: Path, mo
     def full(_: Path) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(up, "make_private", full)
+    monkeypatch.setattr(before_start, "make_private", full)
     with pytest.raises(CommandError) as refused:
-        up._usable(tmp_path)
+        before_start.make_usable(tmp_path)
     assert refused.value.code == 1
 
 
@@ -144,7 +143,7 @@ def test_a_full_disk_is_said_in_numbers(tmp_path: Path, monkeypatch: pytest.Monk
     full = SimpleNamespace(f_bavail=10, f_frsize=2**20)
     monkeypatch.setattr(os, "statvfs", lambda _: full)
     with pytest.raises(CommandError, match="10 MiB are free, 200 are needed"):
-        up._check_machine(settings(tmp_path))
+        list(before_start.check_machine(settings(tmp_path)))
     assert checks.disk(settings(tmp_path)).state == "problem"
 
 

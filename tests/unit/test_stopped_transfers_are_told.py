@@ -62,7 +62,7 @@ def changes() -> Changes:
 def worker(transfers: Transfers, changes: Changes) -> Worker:
     unused = cast("Any", None)
     waits = RetryWaits(time.monotonic)
-    runs = TransferRuns(cast("Any", transfers), unused, unused, unused, unused, changes, waits, unused)
+    runs = TransferRuns(cast("Any", transfers), unused, unused, unused, changes, waits)
     transfers.worker = Worker(
         cast("Any", transfers), runs, unused, StoreHealth(unused, time.monotonic), waits, None, unused
     )

@@ -7,10 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
+from llamesh.cli.downloads import DOWNLOAD
 from llamesh.cli.keys import KEY
-from llamesh.cli.output import fitting, table
+from llamesh.cli.output import below, fitting, table, wrapped
 from llamesh.cli.servers import SERVER
-from llamesh.v1 import contract_pb2, server_pb2
+from llamesh.v1 import contract_pb2, download_pb2, server_pb2
 
 UUID = "3c44fe7d-6294-4375-8238-2ec086bec7fa"
 SERVERS = [
@@ -53,3 +54,31 @@ def test_an_id_of_a_key_can_be_copied_at_80_columns() -> None:
     shown = io.StringIO()
     Console(file=shown, width=80).print(table([key], columns, 80))
     assert any(key.key_id in line.split() for line in shown.getvalue().splitlines())
+
+
+FAILED = download_pb2.Download(
+    model_uuid="smollm2-135m-instruct-q8-0",
+    state=download_pb2.DOWNLOAD_STATE_FAILED,
+)
+FAILED.error.message = "the server answered 404: there is no such file at this address"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_reason_of_a_failed_download_is_always_shown(width: int) -> None:
+    succeeded = download_pb2.Download(model_uuid="other", state=download_pb2.DOWNLOAD_STATE_SUCCEEDED)
+    columns = [column for column in DOWNLOAD if not column.wide]
+    shown = fitting([FAILED, succeeded], columns, width)
+    drawn = io.StringIO()
+    Console(file=drawn, width=width).print(table([FAILED, succeeded], shown, width))
+    lines = [wrapped(line, width) for line in below([FAILED, succeeded], columns, shown)]
+    both = drawn.getvalue() + "\n".join(lines)
+    assert " ".join(FAILED.error.message.split()) in " ".join(both.split())
+    assert max(map(len, both.splitlines())) <= width
+    assert not any(line.startswith("other:") for line in lines)
+
+
+def test_a_reason_is_shown_in_the_table_if_it_has_room() -> None:
+    columns = [column for column in DOWNLOAD if not column.wide]
+    shown = fitting([FAILED], columns, 200)
+    assert "WHY" in [column.title for column in shown]
+    assert below([FAILED], columns, shown) == []

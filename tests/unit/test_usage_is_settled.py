@@ -94,7 +94,7 @@ def test_a_prompt_that_was_not_told_is_estimated_by_those_that_were() -> None:
 
 
 def test_prompts_are_remembered_for_so_many_models_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settlement, "KINDS_KNOWN", 2)
+    monkeypatch.setattr(settlement, "MAX_KINDS", 2)
     lengths = TokenEstimator(4.0)
     for target in ("a", "b", "a", "c"):
         lengths.learn(target, 100, 100)

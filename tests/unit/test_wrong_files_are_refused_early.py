@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -11,11 +12,12 @@ from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError
 from services.download import early_check
 from services.download.early_check import checked_chunks
-from services.download.verification import check_usable
+from services.download.model_parts import check_part
 from tests.unit.gguf_bytes import STRING, U16, File, array, pair, tensor
 
 DATA = 48 << 20
 LARGE = replace(File(), tensors=(tensor("token_embd.weight", [DATA // 4], 0, 0),), data=bytes(DATA))
+WHOLE = partial(check_part, number=1, count=1)
 WORDS = array("test.words", STRING, ["x" * 1000] * 5_000)
 """Five MB of header."""
 
@@ -37,7 +39,7 @@ class Stream:
     async def passed(self, size: int | None = -1) -> bytes:
         counted: list[int] = []
         size = len(self.data) if size == -1 else size
-        data = b"".join([part async for part in checked_chunks(self.chunks(), size, counted.append, check_usable)])
+        data = b"".join([part async for part in checked_chunks(self.chunks(), size, counted.append, WHOLE)])
         assert sum(counted) == len(data)
         return data
 

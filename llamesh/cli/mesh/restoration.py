@@ -1,6 +1,7 @@
 """Makes a home of a backup, which may be damaged or hostile.
 
-Invariant: a home is restored whole or not at all, and only if there is none. An archive writes nothing outside the home and no link, and
+Invariant: a home is restored whole or not at all, and only if there is none; a home that is filled in place has a mark until it is whole
+(`restore_mark`). An archive writes nothing outside the home and no link, and
 the memory, the number of files and the depth of folders that it can cause are bounded.
 """
 
@@ -17,10 +18,11 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from llamesh.cli.mesh import unfinished
+from llamesh.cli.mesh import restore_mark, settings_file, unfinished
 from llamesh.cli.mesh.archive import (
     DIGEST,
     END,
@@ -37,6 +39,7 @@ from llamesh.cli.mesh.archive import (
     Manifest,
     work_folder,
 )
+from llamesh.cli.mesh.unfinished import remove
 from llamesh.disk_space import free_bytes
 from llamesh.locations import make_private
 from llamesh.private_files import new_private
@@ -44,6 +47,8 @@ from llamesh.private_files import new_private
 _MAX_MANIFEST = 1 << 16
 _MAX_HEADER = 1 << 16
 """Bytes of an extended header, which is read at once. One of `archive` has a path and three short fields."""
+_ENTRIES = (SETTINGS, TABLES, "data", *FOLDERS, *MODELS)
+"""What a restore may write into a home."""
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
 _MADE = re.compile(r"[0-9TZ:-]{0,40}")
 _GZIP = b"\x1f\x8b"
@@ -57,37 +62,75 @@ _DAMAGE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError,
 """What tarfile raises for a damaged archive: also for a header that is no number, is too large, or follows too many of its kind."""
 
 
-def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path], None]) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore has made."""
+
+    manifest: Manifest
+    moved: tuple[str, ...]
+    """Settings whose values lay below the home of the backup, and lie below the new one now."""
+
+
+def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path], None]) -> Restored:
     """Make a home of an archive. ArchiveError if it is none, is too new, or there is a home already; OSError if it cannot be read.
 
     `load` is given a dump of tables, if there is one, and the home that is made; if it raises, there is no home.
     """
     # A link stays: the home is made where it points to.
-    home = Path(os.path.realpath(home))
-    others = {_OF_FILE_SYSTEM, unfinished.path_of(home, home).name}
-    if home.exists() and any(entry.name not in others for entry in home.iterdir()):
-        raise ArchiveError(
-            f"{home} is not empty: a backup is restored where there is no mesh",
-            f"set LLAMESH_HOME to a new folder, or move the old one away: mv {home} {home}.old",
-        )
-    home.parent.mkdir(parents=True, exist_ok=True)
-    # Another file system cannot be replaced by a folder: its content is moved in at the end.
-    mounted = home.is_mount()
-    with work_folder(home, home if mounted else home.parent) as folder:
+    place = Path(os.path.realpath(home))
+    _check_free(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # A folder that exists is filled: it may be a mount point, or belong to a service manager, and nothing can take its place.
+    exists = place.exists()
+    if exists:
+        make_private(place)
+    with work_folder(place, place if exists else place.parent) as folder:
+        # Another restore may have ended meanwhile.
+        _check_free(place)
+        if exists:
+            _clear(place)
         made = folder / "home"
         made.mkdir(mode=0o700)
         manifest = _extract_all(source, made, version)
+        moved = settings_file.move(made / SETTINGS, manifest.home, home)
         if (made / TABLES).exists():
             load(made / TABLES, made)
             (made / TABLES).unlink()
-        if mounted:
-            for entry in made.iterdir():
-                entry.rename(home / entry.name)
+        if exists:
+            _fill(place, made)
         else:
-            if home.exists():
-                home.rmdir()
-            made.replace(home)
-    return manifest
+            made.rename(place)
+    return Restored(manifest, tuple(moved))
+
+
+def _check_free(home: Path) -> None:
+    """ArchiveError if the home holds anything but the work of a restore that was killed."""
+    others = {_OF_FILE_SYSTEM, unfinished.path_of(home, home).name}
+    if restore_mark.path_of(home).exists():
+        others |= {restore_mark.path_of(home).name, *_ENTRIES}
+    if home.exists() and any(entry.name not in others for entry in home.iterdir()):
+        raise ArchiveError(
+            f"{home} is not empty: a backup is restored where there is no mesh",
+            f"set LLAMESH_HOME to a new folder, or move the old one away: mv {shlex.join([str(home), f'{home}.old'])}",
+        )
+
+
+def _clear(home: Path) -> None:
+    """Remove what a restore that was killed has written to the home."""
+    mark = restore_mark.path_of(home)
+    if mark.exists():
+        for name in _ENTRIES:
+            remove(home / name)
+        mark.unlink()
+
+
+def _fill(home: Path, made: Path) -> None:
+    """Move what was made into the home, which counts from the last step on."""
+    mark = restore_mark.path_of(home)
+    mark.touch(mode=0o600)
+    for entry in made.iterdir():
+        entry.rename(home / entry.name)
+    mark.unlink()
 
 
 class _ForeignHeaderError(Exception):
@@ -150,7 +193,7 @@ def _manifest(archive: tarfile.TarFile, source: Path, version: str) -> Manifest:
     if newer or _numbers(manifest.version) > _numbers(version):
         raise ArchiveError(
             f"{source} was made by llamesh {manifest.version}; this is {version}",
-            f"pip install {shlex.quote(f'llamesh[mesh,engine]>={manifest.version}')}",
+            f"install llamesh {manifest.version} or later, then restore again",
         )
     return manifest
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llamesh.addresses import LOCALHOST, listening_addresses
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.installation import install_command
 from llamesh.local_mesh import Addresses
 
 
@@ -140,7 +141,7 @@ def read_settings(environment: Mapping[str, str], *, tolerant: bool = False) -> 
         raise CommandError(
             "this installation is the client only: it cannot run a mesh",
             parts=[lines[-1]],
-            hint="pip install 'llamesh[mesh,engine]'",
+            hint=install_command("mesh", "engine"),
         )
     if asked.returncode == 2:
         raise CommandError("a setting is wrong", parts=lines, code=Exit.USAGE)

@@ -74,11 +74,15 @@ def _check_own(folder: Path) -> None:
         raise PermissionError(f"{folder} is not a folder of this user: remove it")
 
 
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that it holds; a link, but not what it points to. Idempotent."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _empty(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name == _LOCK:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name != _LOCK:
+            remove(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from llamesh.cli.mesh.authority import outward_addresses
+from llamesh.cli.mesh.host_names import outward_addresses
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.cli.printing import say
 

@@ -14,7 +14,7 @@ from llamesh.kit.gguf.metadata import GgufMetadata, MetadataReader
 from llamesh.kit.gguf.reader import GgufError, Reader
 from llamesh.kit.gguf.tensors import TensorInfo, Tensors
 
-__all__ = ["MAGIC", "GgufError", "GgufMetadata", "TensorInfo", "read_gguf", "read_tensors"]
+__all__ = ["MAGIC", "MAX_TENSORS", "GgufError", "GgufMetadata", "TensorInfo", "read_gguf", "read_tensors"]
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)

@@ -56,7 +56,7 @@ class GgufMetadata:
     version: int
     """GGUF version, 2 or 3."""
     architecture: str
-    """llama.cpp's name of the architecture, such as `llama`."""
+    """llama.cpp's name of the architecture, such as `llama`; empty in a part of a split model other than the first."""
     kind: str
     """`model`, or the value of `general.type`: `adapter`, `mmproj`, ..."""
     name: str
@@ -97,6 +97,8 @@ class GgufMetadata:
     """Index of this part of a split model, from 0."""
     split_count: int
     """Number of parts of a split model; 0 or 1 for a whole model."""
+    split_tensor_count: int
+    """Number of tensors of all parts of a split model."""
     description: Description
     """What the file says to people."""
 
@@ -210,13 +212,13 @@ class MetadataReader:
 
     def metadata(self, version: int, tensors: Tensors) -> GgufMetadata:
         """Return the metadata that was read. Raises GgufError if values contradict each other."""
-        architecture = self._architecture()
+        split_index, split_count = self._size("split.no", 65_535), self._size("split.count", 65_535)
+        architecture = self._architecture(required=split_index == 0 or split_count < 2)
         layers = self._size(f"{architecture}.block_count", _MAX_LAYERS)
         embedding = self._size(f"{architecture}.embedding_length", _MAX_WIDTH)
         heads = max(self._per_layer(f"{architecture}.attention.head_count", layers, default=0), default=0)
         kv_heads = self._per_layer(f"{architecture}.attention.head_count_kv", layers, default=heads)
         head_length = embedding // heads if heads else 0
-        split_count = self._size("split.count", 65_535)
         kind = self._texts.get("general.type", "model")
         if not tensors.count and split_count < 2:
             raise GgufError("a file without tensors", offset=8, what="header")
@@ -241,13 +243,16 @@ class MetadataReader:
             tensor_count=tensors.count,
             tensor_bytes=tensors.bytes,
             file_bytes=self._reader.size,
-            split_index=self._size("split.no", 65_535),
+            split_index=split_index,
             split_count=split_count,
+            split_tensor_count=self._size("split.tensors.count", _MAX_INT32),
             description=self._describer.description(architecture, kind, self._numbers),
         )
 
-    def _architecture(self) -> str:
+    def _architecture(self, *, required: bool) -> str:
         architecture = self._texts.get("general.architecture")
+        if architecture is None and not required:
+            return ""
         if architecture is None:
             raise GgufError("'general.architecture' is missing or not a text", offset=24, what="metadata")
         if not (architecture.isascii() and architecture.replace("-", "").replace("_", "").isalnum()):

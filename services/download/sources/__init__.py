@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 
 from llamesh.hub_addresses import HUB_HOSTS
 from llamesh.model_addresses import ADDRESSES, canonical, likely
+from llamesh.part_names import first_part, whole_name
 from services.download.sources.addresses import AddressRules
 from services.download.sources.file import FileSource
 from services.download.sources.https import HttpsSource
@@ -21,6 +23,7 @@ from services.download.sources.source import (
     Source,
     SourceChangedError,
     SourceError,
+    SourceFile,
     SourceObject,
     SourceRefusedError,
     SourceTruncatedError,
@@ -41,6 +44,7 @@ __all__ = [
     "Source",
     "SourceChangedError",
     "SourceError",
+    "SourceFile",
     "SourceObject",
     "SourceRefusedError",
     "SourceTruncatedError",
@@ -57,12 +61,17 @@ class Sources:
         self._hub_hosts = hub_hosts
 
     def check(self, source: str) -> CheckedSource:
-        """See Source."""
+        """See Source. The address of any part of a model in parts becomes that of the first."""
         try:
-            address = canonical(source, self._hub_hosts)
+            address = first_part(canonical(source, self._hub_hosts))
         except ValueError as error:
             raise SourceRefusedError(str(error), rule="form") from error
-        return self._kind(address).check(address)
+        checked = self._kind(address).check(address)
+        return replace(checked, name=whole_name(checked.name))
+
+    async def files(self, source: str) -> Sequence[SourceFile]:
+        """See Source."""
+        return await self._kind(source).files(source)
 
     def open(self, source: str) -> AbstractAsyncContextManager[SourceObject]:
         """See Source."""

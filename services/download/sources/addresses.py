@@ -19,6 +19,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Returns the addresses of a host and port as texts."""
 
+NO_NETWORK = "no name server answers this machine, which may have no network"
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
@@ -73,6 +74,8 @@ class AddressRules:
         try:
             found = await self.resolve(host, port)
         except (OSError, ValueError) as error:
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+                raise SourceError(f"{NO_NETWORK}, so the host {host} cannot be found") from error
             # ValueError: the name has no form that DNS can express, such as a label of more than 63 characters.
             raise SourceError(f"the host {host} cannot be found") from error
         if not found:

@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from services.download.sources.named_parts import NamedParts
 from services.download.sources.source import (
-    CHUNK,
+    MAX_CHUNK,
     CheckedSource,
     SourceChangedError,
     SourceError,
@@ -25,7 +26,7 @@ from services.download.sources.source import (
 )
 
 
-class FileSource:
+class FileSource(NamedParts):
     """Reads regular files below the allowed directories."""
 
     def __init__(self, directories: Sequence[Path]) -> None:
@@ -108,7 +109,9 @@ def _path(source: str) -> Path:
 async def _read(fd: int, path: Path, opened: os.stat_result, offset: int, length: int) -> AsyncIterator[bytes]:
     """See RangedRead."""
     done = 0
-    while done < length and (block := await asyncio.to_thread(os.pread, fd, min(CHUNK, length - done), offset + done)):
+    while done < length and (
+        block := await asyncio.to_thread(os.pread, fd, min(MAX_CHUNK, length - done), offset + done)
+    ):
         done += len(block)
         yield block
     now = os.fstat(fd)

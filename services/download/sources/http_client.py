@@ -26,7 +26,7 @@ from yarl import URL
 from llamesh.kit.source_places import HUB
 from services.download.sources.addresses import AddressRules
 from services.download.sources.shown_texts import cause, shown
-from services.download.sources.source import CHUNK, SourceError, SourceRefusedError
+from services.download.sources.source import MAX_CHUNK, SourceError, SourceRefusedError
 
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 8 << 20
@@ -149,7 +149,7 @@ class HttpClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             timeout=self._timeout,
-            read_bufsize=CHUNK,
+            read_bufsize=MAX_CHUNK,
         )
 
     def _redirected(self, url: URL, response: aiohttp.ClientResponse) -> URL:

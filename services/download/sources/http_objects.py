@@ -19,7 +19,7 @@ from yarl import URL
 from services.download.sources.http_client import HttpClient, expect
 from services.download.sources.shown_texts import cause, shown
 from services.download.sources.source import (
-    CHUNK,
+    MAX_CHUNK,
     MAX_OBJECT_BYTES,
     SourceChangedError,
     SourceError,
@@ -109,7 +109,7 @@ class HttpObjects:
         done = counted = 0
         waited, since = 0.0, self._clock()
         try:
-            async for chunk in response.content.iter_chunked(CHUNK):
+            async for chunk in response.content.iter_chunked(MAX_CHUNK):
                 # Only the time counts in which this reader waits for the server, not that in which it is held up itself.
                 waited += self._clock() - since
                 done += len(chunk)

@@ -11,11 +11,12 @@ from llamesh.model_addresses import default_name
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import HttpClient
 from services.download.sources.http_objects import HttpObjects
+from services.download.sources.named_parts import NamedParts
 from services.download.sources.shown_texts import shown
 from services.download.sources.source import MAX_OBJECT_BYTES, CheckedSource, SourceObject
 
 
-class HttpsSource:
+class HttpsSource(NamedParts):
     """Reads https URLs; http only from the `host:port` pairs in `http_hosts`, whose address may be private."""
 
     def __init__(

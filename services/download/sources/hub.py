@@ -7,8 +7,9 @@ meantime changes nothing. Invariant: the bytes have the size and the SHA-256 in 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -18,14 +19,18 @@ from llamesh.hub_addresses import HubAddress, read_hub_address
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.http_objects import HttpObjects
-from services.download.sources.hub_files import HubFile, HubListing, choose, read_listing
+from services.download.sources.hub_files import HubFile, HubListing, choose, file_of, read_listing
 from services.download.sources.source import (
     CheckedSource,
     SourceChangedError,
     SourceError,
+    SourceFile,
     SourceObject,
     SourceRefusedError,
 )
+
+MAX_LISTINGS = 8
+"""Maximum number of listings that are kept. The listing of a commit never changes, and is needed for each file of a model."""
 
 
 class HubSource:
@@ -40,11 +45,23 @@ class HubSource:
         self._has_token = bool(token and token.get_secret_value())
         self._client = service_client(rules, self._endpoint, token=token, tls=tls)
         self._objects = HttpObjects(self._client)
+        self._listings: dict[tuple[str, str], HubListing] = {}
+        """By repository and commit, the oldest first."""
 
     def check(self, source: str) -> CheckedSource:
         """See Source."""
         address = _read(source)
         return CheckedSource(str(address), str(address), address.model_name)
+
+    async def files(self, source: str) -> Sequence[SourceFile]:
+        """See Source. All files are of one commit."""
+        address = _read(source)
+        try:
+            listing = await self._listing(address)
+        except SourceAnswerError as error:
+            raise self._explained(error, address) from error
+        at_commit = replace(address, revision=listing.commit, choice="")
+        return [SourceFile(str(replace(at_commit, path=file.path))) for file in choose(listing, address)]
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncIterator[SourceObject]:
@@ -52,7 +69,7 @@ class HubSource:
         address = _read(source)
         try:
             listing = await self._listing(address)
-            file = choose(listing, address)
+            file = file_of(listing, address)
             url = self._url(f"/{address.repository}/resolve/{listing.commit}/{quote(file.path)}")
             name = file.path.rpartition("/")[2]
             async with self._objects.open(lambda: url, name, sha256=file.sha256, revision=listing.commit) as found:
@@ -62,12 +79,19 @@ class HubSource:
             raise self._explained(error, address) from error
 
     async def _listing(self, address: HubAddress) -> HubListing:
+        known = self._listings.get((address.repository, address.revision))
+        if known is not None:
+            return known
         revision = quote(address.revision or "main", safe="")
         url = self._url(f"/api/models/{address.repository}/revision/{revision}?blobs=true")
         try:
-            return read_listing(await self._client.document(url, self.host))
+            listing = read_listing(await self._client.document(url, self.host))
         except ValueError as error:
             raise SourceError(f"{self.host} does not answer like the Hugging Face Hub: check HF_ENDPOINT") from error
+        self._listings[address.repository, listing.commit] = listing
+        for oldest in list(self._listings)[:-MAX_LISTINGS]:
+            del self._listings[oldest]
+        return listing
 
     def _url(self, path: str) -> URL:
         return self._client.parsed(f"{self._endpoint}{path}")

@@ -1,6 +1,6 @@
-"""Chooses the file that the address of a Hugging Face repository means. No I/O.
+"""Chooses the files that the address of a Hugging Face repository means: one, or all parts of a model. No I/O.
 
-Invariant: a file is chosen only if the address is unambiguous; otherwise the error lists the possible files, nearest first. A repository
+Invariant: a model is chosen only if the address is unambiguous; otherwise the error lists the possible ones, nearest first. A repository
 with a GGUF file whose name breaks the rule of `object_names` is refused.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from llamesh.hub_addresses import HubAddress
 from llamesh.nearest import nearest
+from llamesh.part_names import MAX_PARTS, part_of, whole_name
 from llamesh.sizes import size
 from services.download.sources.object_names import MAX_NAME_BYTES, is_usable
 from services.download.sources.source import MAX_OBJECT_BYTES, SourceError, SourceRefusedError
@@ -26,7 +27,6 @@ _TYPE = re.compile(
     re.IGNORECASE,
 )
 _BITS = re.compile(r"16|32|\d")
-_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -42,14 +42,27 @@ class HubFile:
     @property
     def type(self) -> str:
         """The type in the file's name, in capitals; "" if the name has none."""
-        found = _TYPE.findall(_PART.sub("", self.path.removesuffix(".gguf")))
+        found = _TYPE.findall(whole_name(self.path).removesuffix(".gguf"))
         return found[-1].upper() if found else ""
 
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A model of a repository: its files, in the order of their numbers. `count` is the number of files that it should have."""
+
+    files: Sequence[HubFile]
+    count: int
+
     @property
-    def parts(self) -> int:
-        """The number of files that the model is split into."""
-        found = _PART.search(self.path.removesuffix(".gguf"))
-        return int(found[2]) if found else 1
+    def type(self) -> str:
+        """The type in the name of its files."""
+        return self.files[0].type
+
+    @property
+    def size(self) -> int | None:
+        """Size of all files in bytes, None if one is unknown."""
+        sizes = [file.size for file in self.files]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +96,30 @@ def _file(item: Any) -> HubFile:
     )
 
 
-def choose(listing: HubListing, address: HubAddress) -> HubFile:
-    """Return the file that an address means. Raises SourceError, which lists the possible files.
+def choose(listing: HubListing, address: HubAddress) -> Sequence[HubFile]:
+    """Return the files of the model that an address means. Raises SourceError, which lists the possible models or the missing parts.
 
     Raises SourceRefusedError if a GGUF file has a name that may not be shown: the messages list the names.
     """
+    files = _gguf_files(listing, address)
+    if address.path:
+        of_path = [model for model in _models(files) if address.path in {file.path for file in model.files}]
+        return _single(address, of_path, _models(files))
+    models = _models([file for file in files if not _belongs_to_a_model(file)])
+    if address.choice:
+        return _single(address, [model for model in models if _key(model.type) == _key(address.choice)], models)
+    if len(models) == 1:
+        return _single(address, models, models)
+    return _single(address, [model for model in models if model.type == DEFAULT_TYPE], models)
+
+
+def file_of(listing: HubListing, address: HubAddress) -> HubFile:
+    """Return the file at the path of an address, or the first of its model. Raises the errors of `choose`."""
+    named = [file for file in _gguf_files(listing, address) if file.path == address.path]
+    return named[0] if named else choose(listing, address)[0]
+
+
+def _gguf_files(listing: HubListing, address: HubAddress) -> list[HubFile]:
     files = [file for file in listing.files if file.path.lower().endswith(".gguf")]
     if not all(is_usable(file.path) for file in files):
         raise SourceRefusedError(
@@ -99,48 +131,65 @@ def choose(listing: HubListing, address: HubAddress) -> HubFile:
         others = any(file.path.endswith(".safetensors") for file in listing.files)
         hint = ": it has safetensors only; look for a repository with -GGUF in its name" if others else ""
         raise SourceError(f"{address.repository} has no GGUF file{hint}")
-    if address.path:
-        return _single(address, [file for file in files if file.path == address.path], files)
-    models = [file for file in files if "mmproj" not in file.path.lower() and "imatrix" not in file.path.lower()]
-    if address.choice:
-        return _single(address, [file for file in models if _key(file.type) == _key(address.choice)], models)
-    if len(models) == 1:
-        return _single(address, models, models)
-    return _single(address, [file for file in models if file.type == DEFAULT_TYPE], models)
+    return files
 
 
-def _single(address: HubAddress, matching: Sequence[HubFile], all_files: Sequence[HubFile]) -> HubFile:
-    whole = [file for file in matching if file.parts == 1]
-    if len(whole) == 1:
-        return whole[0]
-    if whole:
-        names = "; ".join(_address_of(address, file) for file in whole[:_MAX_LISTED])
-        raise SourceError(f"{address.repository} has {len(whole)} files of the type {whole[0].type}: name one: {names}")
+def _belongs_to_a_model(file: HubFile) -> bool:
+    return any(word in file.path.lower() for word in ("mmproj", "imatrix"))
+
+
+def _models(files: Iterable[HubFile]) -> list[HubModel]:
+    """Group the parts of models. The order is that of their first files in the listing."""
+    groups: dict[tuple[str, int], dict[int, HubFile]] = {}
+    for file in files:
+        number, count = part_of(file.path)
+        key = whole_name(file.path) if count > 1 else file.path
+        groups.setdefault((key, count), {})[number] = file
+    return [HubModel([parts[number] for number in sorted(parts)], count) for (_, count), parts in groups.items()]
+
+
+def _single(address: HubAddress, matching: Sequence[HubModel], all_models: Sequence[HubModel]) -> Sequence[HubFile]:
+    whole = [model for model in matching if model.count == 1]
+    matching = whole or matching
+    if len(matching) == 1:
+        return _complete(address, matching[0])
     if matching:
+        names = "; ".join(_address_of(address, model.files[0]) for model in matching[:_MAX_LISTED])
         raise SourceError(
-            f"{matching[0].path} is one of {matching[0].parts} parts, and models in parts are not supported: merge them with"
-            f" `llama-gguf-split --merge`, or take another: {_listed(address, all_files)}"
+            f"{address.repository} has {len(matching)} files of the type {matching[0].type}: name one: {names}"
         )
     if address.path:
-        meant = nearest(address.path, [file.path for file in all_files], 0.5)
+        meant = nearest(address.path, [file.path for model in all_models for file in model.files], 0.5)
         hint = (
-            f"did you mean {_address_of(address, HubFile(meant, None, ''))}?" if meant else _listed(address, all_files)
+            f"did you mean {_address_of(address, HubFile(meant, None, ''))}?" if meant else _listed(address, all_models)
         )
         raise SourceError(f"{address.repository} has no file {address.path}: {hint}")
     what = (
         f"has no file of the type {address.choice}" if address.choice else f"has several models and no {DEFAULT_TYPE}"
     )
-    raise SourceError(f"{address.repository} {what}: {_listed(address, all_files)}")
+    raise SourceError(f"{address.repository} {what}: {_listed(address, all_models)}")
 
 
-def _listed(address: HubAddress, files: Iterable[HubFile]) -> str:
-    """Return the available types with their sizes, nearest to the wanted type first; files without a type by their addresses."""
-    sizes: dict[str, list[HubFile]] = {}
-    for file in files:
-        if file.parts == 1:
-            sizes.setdefault(file.type or _address_of(address, file), []).append(file)
+def _complete(address: HubAddress, model: HubModel) -> Sequence[HubFile]:
+    if model.count > MAX_PARTS:
+        raise SourceError(f"{model.files[0].path} is of a model in {model.count} parts; at most {MAX_PARTS} are taken")
+    present = {part_of(file.path)[0] for file in model.files}
+    missing = [str(number) for number in range(1, model.count + 1) if number not in present]
+    if missing:
+        raise SourceError(
+            f"{address.repository} lacks {'part' if len(missing) == 1 else 'parts'} {', '.join(missing[:_MAX_LISTED])} of"
+            f" {model.count} of {whole_name(model.files[0].path)}: ask its owner, or take another file of it"
+        )
+    return model.files
+
+
+def _listed(address: HubAddress, models: Iterable[HubModel]) -> str:
+    """Return the available types with their sizes, nearest to the wanted type first; models without a type by their addresses."""
+    sizes: dict[str, list[HubModel]] = {}
+    for model in models:
+        sizes.setdefault(model.type or _address_of(address, model.files[0]), []).append(model)
     if not sizes:
-        return "all its models are in parts"
+        return "it has no model"
     wanted = _key(address.choice or DEFAULT_TYPE)
     order = sorted(sizes, key=lambda type_: _distance(wanted, _key(type_)))
     shown = [f"{type_}{_size(sizes[type_])}" for type_ in order[:_MAX_LISTED]]
@@ -149,8 +198,8 @@ def _listed(address: HubAddress, files: Iterable[HubFile]) -> str:
     return f"did you mean {meant}? There are {', '.join(shown)}{more}"
 
 
-def _size(files: Sequence[HubFile]) -> str:
-    return f" ({size(files[0].size)})" if len(files) == 1 and files[0].size is not None else ""
+def _size(models: Sequence[HubModel]) -> str:
+    return f" ({size(models[0].size)})" if len(models) == 1 and models[0].size is not None else ""
 
 
 def _address_of(address: HubAddress, file: HubFile) -> str:

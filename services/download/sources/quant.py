@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 
@@ -14,9 +14,11 @@ from services.download.sources.file import FileSource
 from services.download.sources.quant_models import QuantModel, QuantModels
 from services.download.sources.s3 import S3Bucket, check_key
 from services.download.sources.source import (
+    NO_QUANT,
     CheckedSource,
     SourceChangedError,
     SourceError,
+    SourceFile,
     SourceObject,
     SourceRefusedError,
 )
@@ -38,6 +40,10 @@ class QuantSource:
     def check(self, source: str) -> CheckedSource:
         """See Source. Quant gives the file its name when it is opened, so the address has none."""
         return CheckedSource(source, f"quant:{self._parts(source)[1]}", "")
+
+    async def files(self, source: str) -> Sequence[SourceFile]:
+        """See Source. Quant makes models of one file."""
+        return [SourceFile(source)]
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncIterator[SourceObject]:
@@ -64,7 +70,7 @@ class QuantSource:
     def _parts(self, source: str) -> tuple[QuantModels, str]:
         if self._models is None:
             raise SourceRefusedError(
-                "no Quant service is configured: set QUANT_SERVICE_URL, or start the mesh with --quant", rule="quant"
+                "no Quant service is configured: set QUANT_SERVICE_URL, or start the mesh with --quant", rule=NO_QUANT
             )
         model_uuid = source.partition(":")[2].removeprefix("//")
         if not _MODEL.fullmatch(model_uuid):

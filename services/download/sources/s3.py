@@ -20,8 +20,14 @@ from llamesh.nearest import nearest
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.http_objects import HttpObjects
+from services.download.sources.named_parts import NamedParts
 from services.download.sources.object_names import MAX_NAME_BYTES, is_usable
-from services.download.sources.source import CheckedSource, SourceError, SourceObject, SourceRefusedError
+from services.download.sources.source import (
+    CheckedSource,
+    SourceError,
+    SourceObject,
+    SourceRefusedError,
+)
 
 _SIGNED_FOR = timedelta(minutes=15)
 """Lifetime of a signed address. It is used at once; the rest is a margin for a clock that differs."""
@@ -89,7 +95,7 @@ class S3Bucket:
         return SourceError(words, status=error.status)
 
 
-class S3Source:
+class S3Source(NamedParts):
     """Reads the objects of named places."""
 
     def __init__(

@@ -6,12 +6,12 @@ of another object never look like the end.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-CHUNK = 1 << 20
+MAX_CHUNK = 1 << 20
 """Maximum size of one read in bytes."""
 
 MAX_OBJECT_BYTES = 2 << 40
@@ -32,6 +32,10 @@ class SourceError(Exception):
         self.status = status
         self.transient = transient
         self.retry_after = retry_after
+
+
+NO_QUANT = "quant"
+"""Rule of a refusal: the address names the Quant service, and none is configured."""
 
 
 class SourceRefusedError(SourceError):
@@ -97,11 +101,21 @@ class SourceObject:
     local: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of a model: its canonical address."""
+
+    address: str
+
+
 class Source(Protocol):
     """One kind of source."""
 
     def check(self, source: str) -> CheckedSource:
         """Check an address without any request. Raises SourceRefusedError with the nearest valid form."""
 
+    async def files(self, source: str) -> Sequence[SourceFile]:
+        """Return the files of the model at a canonical address, the first part first. Raises SourceError."""
+
     def open(self, source: str) -> AbstractAsyncContextManager[SourceObject]:
-        """Open a canonical address; the context closes it. Raises SourceError, also while bytes are read."""
+        """Open the canonical address of a file; the context closes it. Raises SourceError, also while bytes are read."""

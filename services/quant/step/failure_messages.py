@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from llamesh.installation import install_command
+
 _MEANINGS = (
     (
         r"requires an imatrix|missing importance matrix",
@@ -19,7 +21,7 @@ _MEANINGS = (
     (r"iostream error|No space left on device", "the variant could not be written: look at the disk of LLAMESH_HOME"),
     (r"invalid magic|failed to read magic", "the source is not a GGUF file"),
     (r"no program|No such file or directory: '([^']+)'", "the quantiser {0} cannot be started"),
-    (r"ModuleNotFoundError: No module named '?([\w.]+)", "{0} is not installed: pip install 'llamesh[quant]'"),
+    (r"ModuleNotFoundError: No module named '?([\w.]+)", f"{{0}} is not installed: {install_command('quant')}"),
 )
 
 

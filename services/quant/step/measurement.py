@@ -15,7 +15,7 @@ import numpy
 from llamesh.cores import usable_cores
 from services.quant.workspace import finish
 
-TOKENS = 512
+MAX_TOKENS = 512
 """Maximum number of tokens of the text that are read."""
 CORPUS = Path(__file__).resolve().parent.parent / "corpus.txt"
 
@@ -68,7 +68,7 @@ def predictions(path: Path) -> tuple[Any, Any]:
         model = with_vocabulary(str(path), llama_cpp.LlamaModelParams())
         vocabulary = model.get_vocab()
         with_vocabulary.n_vocab = vocabulary.n_vocab
-        length = min(TOKENS, model.n_ctx_train)
+        length = min(MAX_TOKENS, model.n_ctx_train)
         tokens = vocabulary.tokenize(CORPUS.read_text(encoding="utf-8"), False, False)[:length]
         parameters = llama_cpp.LlamaContextParams()
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = length

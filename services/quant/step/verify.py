@@ -20,7 +20,7 @@ from services.quant.step.report import StepRefusedError, report_progress
 from services.quant.workspace import Workspace
 
 _PARTS = 4
-_SAME_ERROR = 1.02
+_MAX_ERROR_FACTOR = 1.02
 """The bytes of two builds may differ if the error grows by at most this factor."""
 _BLOCK_OF_K = 256
 _MEMORY = Path("/proc/meminfo")
@@ -95,7 +95,7 @@ def check_rows(source: GgufFile, variant: GgufFile, seed: int) -> int:
         if (stored == made).all():
             continue
         mine_error = tensor_rows.relative_error(stored, mine.type, weights)
-        allowed = tensor_rows.relative_error(made, mine.type, weights) * _SAME_ERROR
+        allowed = tensor_rows.relative_error(made, mine.type, weights) * _MAX_ERROR_FACTOR
         if not mine_error <= allowed:
             raise _unsound(f"the tensor {name} has an error of {mine_error:.3g}, at most {allowed:.3g} is possible")
     return len(names)

@@ -162,15 +162,15 @@ async def test_a_run_that_was_paused_before_it_opened_its_parts_leaves_them_to_t
     """The run of the first attempt found the object of the second and removed it as that of an ended attempt."""
     open_object, paused, ended = PartialObjects.open, list[pb.Download](), asyncio.Event()
 
-    async def pausing(objects: PartialObjects, row: TransferRow, found: SourceObject, size: int) -> object:
+    async def pausing(objects: PartialObjects, row: TransferRow, number: int, found: SourceObject, size: int) -> object:
         if paused:
-            return await open_object(objects, row, found, size)
+            return await open_object(objects, row, number, found, size)
         pause = asyncio.ensure_future(half.pause("m1"))
         with suppress(asyncio.CancelledError):
             await asyncio.shield(pause)
         paused.append(await pause)
         try:
-            _, opened = await open_object(objects, row, found, size)
+            _, opened = await open_object(objects, row, number, found, size)
             await opened.close()
         finally:
             ended.set()

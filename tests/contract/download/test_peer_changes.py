@@ -18,7 +18,7 @@ from llamesh.v1 import download_pb2 as pb
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.peers import PeerChanges
-from services.download.tables import ModelRow, TransferRow
+from services.download.tables import ModelFileRow, ModelRow, TransferRow
 from services.download.transfers import TransferRequest, Transfers
 from services.download.unowned_objects import UnownedObjects
 
@@ -71,8 +71,11 @@ def model_row(**changes: Any) -> ModelRow:
     return ModelRow(
         model_uuid="m1",
         size_bytes=1,
-        sha256="0" * 64,
-        object_key="",
+        files=[
+            ModelFileRow(
+                model_uuid="m1", number=1, role="WEIGHTS", name="", size_bytes=1, sha256="0" * 64, object_key=""
+            )
+        ],
         source="",
         gguf={"architecture": "llama"},
         **changes,

@@ -148,7 +148,7 @@ async def test_without_a_store_of_quant_the_setting_is_named(
 
 
 async def test_without_quant_an_address_of_it_is_refused(sqlite_service: Service) -> None:
-    with refused("SOURCE_REFUSED") as refusal:
+    with refused("QUANT_NOT_CONFIGURED") as refusal:
         await sqlite_service.start("m1", "quant:tiny-q4")
     assert "set QUANT_SERVICE_URL" in str(refusal)
 

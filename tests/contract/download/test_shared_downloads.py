@@ -25,7 +25,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
-from services.download.tables import ModelRow, UnownedObjectRow
+from services.download.tables import ModelFileRow, UnownedObjectRow
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.replica import SECONDS, NewReplica, Replica, replicas
 from tests.contract.model_source import ModelServer, model_bytes, model_server
@@ -263,7 +263,7 @@ async def test_fetching_and_deleting_the_same_bytes_never_leaves_a_record_withou
             except grpc.aio.AioRpcError as error:
                 assert error.code() is grpc.StatusCode.NOT_FOUND  # noqa: PT017 - it was deleted last
         async with database.read() as session:
-            found = await session.execute(select(ModelRow.model_uuid, ModelRow.object_key))
+            found = await session.execute(select(ModelFileRow.model_uuid, ModelFileRow.object_key))
             return {model_uuid: key for model_uuid, key in found.all()}  # noqa: C416 - rows are no tuples to the checker
 
     async with running(one, two):

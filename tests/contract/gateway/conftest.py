@@ -42,7 +42,8 @@ async def start_mesh(start_main: StartMain, start_member: StartMember, connect: 
     """`mesh = await start_mesh(settings)`; `without=("contract",)` leaves members out."""
 
     async def start(settings: Settings, without: tuple[str, ...] = (), users: tuple[str, ...] = ()) -> Mesh:
-        fakes = {"contract": FakeContract(), "download": FakeDownload(), "controller": FakeController()}
+        download = FakeDownload()
+        fakes = {"contract": FakeContract(download.models), "download": download, "controller": FakeController()}
         members = {
             name: await start_member(settings, name, fake.register)
             for name, fake in fakes.items()

@@ -6,7 +6,7 @@ They stand on real sockets behind the kit's call layer. What the real services d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from google.protobuf.message import Message
@@ -53,10 +53,19 @@ class Changes:
             self._queues.remove(queue)
 
 
+def known(models: Mapping[str, model_pb2.Model], model_uuid: str) -> model_pb2.Model:
+    """A model of the catalogue; MODEL_NOT_FOUND."""
+    if model_uuid not in models:
+        raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no such model", {"modelUuid": model_uuid})
+    return models[model_uuid]
+
+
 class FakeContract(contract_pb2_grpc.ContractServiceServicer, admission_pb2_grpc.AdmissionServiceServicer):
     """Allows everything unless `refusals` is set. `during_check` is awaited while a check is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, models: Mapping[str, model_pb2.Model]) -> None:
+        self.models = models
+        """The catalogue that checks read."""
         self.during_check: Callable[[contract_pb2.CheckRequest], Awaitable[None]] | None = None
         self.refusals: list[contract_pb2.Refusal] = []
         self.checks: list[contract_pb2.CheckRequest] = []
@@ -76,6 +85,7 @@ class FakeContract(contract_pb2_grpc.ContractServiceServicer, admission_pb2_grpc
             await self.during_check(request)
         if request.runtime_params == "--bad":
             raise MeshError(Reason.ERROR_REASON_PARAMETER_UNKNOWN, "--bad is not a parameter", {"parameter": "--bad"})
+        model = known(self.models, request.model_uuid)
         parameters = server_pb2.RuntimeParameters()
         parameters.CopyFrom(request.parameters)
         if request.runtime_params:
@@ -85,6 +95,7 @@ class FakeContract(contract_pb2_grpc.ContractServiceServicer, admission_pb2_grpc
             refusals=self.refusals,
             parameters=parameters,
             decision_id="dec_1",
+            model_name=model.name,
             memory=server_pb2.MemoryEstimate(
                 weights_bytes=100, kv_cache_bytes=20, overhead_bytes=3, replicas=2, total_bytes=246
             ),
@@ -116,6 +127,8 @@ class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):
         self.models: dict[str, model_pb2.Model] = {}
         self.downloads: dict[str, download_pb2.Download] = {}
         self.changes = Changes()
+        self.read: list[str] = []
+        """The models that were read one by one."""
         self.listed: list[download_pb2.ListCatalogueModelsRequest] = []
 
     def register(self, member: Member) -> None:
@@ -136,9 +149,8 @@ class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):
         self.changes.tell(download_pb2.WatchCatalogueResponse(removed_download_uuid=model_uuid))
 
     async def GetCatalogueModel(self, request, context):
-        if request.model_uuid not in self.models:
-            raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no such model", {"modelUuid": request.model_uuid})
-        return self.models[request.model_uuid]
+        self.read.append(request.model_uuid)
+        return known(self.models, request.model_uuid)
 
     async def ListCatalogueModels(self, request, context):
         self.listed.append(request)

@@ -12,7 +12,7 @@ from tests.contract.conftest import Connect, StartMain
 from tests.contract.quant.conftest import Quant
 from tests.quantised_models import write_source
 
-pytest.importorskip("cyllama", reason="the package cyllama is not installed: pip install 'llamesh[quant]'")
+pytest.importorskip("cyllama", reason="the package cyllama is not installed: extra quant")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,76 @@
+"""Checks of the certificate of the front door, for `llamesh doctor` and for the warnings of `llamesh up`.
+
+Invariant: a check changes nothing and raises nothing. What is found is what a client would find: a pair that cannot be used, an end that
+is near, and each name under which llamesh itself gives out addresses and for which the certificate is not valid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from llamesh import certificates
+from llamesh.certificates import Certificate
+from llamesh.cli.mesh import authority, host_names, renewal
+from llamesh.cli.mesh.findings import Finding
+from llamesh.cli.mesh.settings import MeshSettings
+from llamesh.cli.mesh.welcome import hosts_for_others
+
+LOW_DAYS = 14
+"""Days before the end from which it is a warning."""
+
+
+def of_files(settings: MeshSettings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
+    """Check the certificate and the key that the settings name. Nothing without TLS."""
+    if not settings.tls:
+        return
+    time_now = datetime.fromtimestamp(now(), UTC)
+    try:
+        found = certificates.read(settings.tls_certificate, settings.tls_key, time_now)
+    except certificates.CertificateError as error:
+        yield Finding("certificate", "problem", str(error), error.remedy)
+        return
+    left = found.days_left(time_now)
+    words = f"valid for {left:.0f} days, until {found.ends:%Y-%m-%d}"
+    if left < LOW_DAYS:
+        yield Finding("certificate", "warning", words, "renew it; `llamesh tls init` renews those that it made")
+    yield from _missing_names(settings, found)
+    if left >= LOW_DAYS:
+        yield Finding("certificate", "ok", f"{words}, for {', '.join(found.names) or 'no name'}")
+
+
+def _missing_names(settings: MeshSettings, found: Certificate) -> Iterator[Finding]:
+    if not found.names:
+        words = "it has no names (subject alternative names): clients refuse it under every address"
+        yield Finding("certificate", "problem", words, "make one with names; `llamesh tls init` does")
+        return
+    here = urlsplit(settings.addresses.management).hostname or ""
+    others = [] if settings.public_host == "localhost" else [settings.public_host]
+    others += hosts_for_others(settings, host_names.outward_addresses())
+    missing = [host for host in dict.fromkeys(others) if host != here and not found.covers(host)]
+    own = settings.tls_certificate == str(authority.Files(settings.home).certificate)
+    if not found.covers(here):
+        fix = f"commands on this machine need LLAMESH_URL with one of its names: {', '.join(found.names)}"
+        yield Finding(
+            "certificate", "warning", f"it is not valid for {here}", f"llamesh tls init --name {here}" if own else fix
+        )
+    if missing:
+        again = " ".join(["llamesh tls init", *(f"--name {host}" for host in missing)])
+        fix = again if own else f"set LLAMESH_PUBLIC_HOST to one of its names: {', '.join(found.names)}"
+        words = f"other machines are given addresses with {' and '.join(missing)}, for which it is not valid"
+        yield Finding("certificate", "warning", words, fix)
+
+
+def of_front_door(settings: MeshSettings) -> Iterator[Finding]:
+    """Check that the running mesh shows the certificate of the file. Nothing if another check reports why it does not."""
+    try:
+        found = renewal.read(settings)
+    except certificates.CertificateError:
+        return
+    shown = renewal.shown(settings) if found else None
+    if found and shown and shown != found.leaf:
+        words = f"the front door shows another certificate than {settings.tls_certificate} holds"
+        fix = "a renewed one is taken within 15 s; if not, `llamesh down`, `llamesh up`"
+        yield Finding("certificate", "problem", words, fix)

@@ -1,0 +1,93 @@
+"""Decides whether files are the parts of one model, from their headers. No I/O.
+
+Invariant: files that pass are loaded by llama.cpp as one model. The rules are those of its loader: the first part says how many parts and
+tensors there are, and each tensor is in exactly one part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.gguf import MAX_TENSORS, GgufMetadata, TensorInfo
+
+
+class Header(NamedTuple):
+    """The header of a GGUF file."""
+
+    metadata: GgufMetadata
+    tensors: Sequence[TensorInfo]
+
+
+def check_part(header: Header, number: int, count: int) -> None:
+    """Raise MODEL_INVALID unless a file is part `number` of a model in `count` parts, or with a count of 1 a whole model."""
+    metadata = header.metadata
+    if metadata.kind != "model":
+        raise unusable(f"the file is of the kind {metadata.kind[:40]!r}, which is not a model that can be served")
+    if metadata.split_count > 1 and count == 1:
+        raise unusable(
+            f"the file is part {metadata.split_index + 1} of a model split in {metadata.split_count}, and its name does not say so:"
+            f" name the parts NAME-00001-of-{metadata.split_count:05d}.gguf and so on, put them beside each other, and give the first"
+        )
+    if count > 1 and (metadata.split_index + 1, max(metadata.split_count, 1)) != (number, count):
+        says = f"part {metadata.split_index + 1} of {metadata.split_count}" if metadata.split_count > 1 else "whole"
+        raise _foreign(number, count, f"its header says that it is {says}")
+
+
+class PartsCheck:
+    """Checks the headers of all files of a model, in their order. It keeps the names of the tensors, at most MAX_TENSORS."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._files: list[GgufMetadata] = []
+        self._owner: dict[str, int] = {}
+
+    def add(self, header: Header) -> None:
+        """Check the next header. Raises MODEL_INVALID if it is not of the next part of the model."""
+        metadata, number = header.metadata, len(self._files) + 1
+        check_part(header, number, self._count)
+        self._files.append(metadata)
+        first = self._files[0]
+        if metadata.architecture not in ("", first.architecture):
+            raise self._foreign(
+                f"its architecture is {metadata.architecture}, that of the first is {first.architecture}"
+            )
+        if number > 1 and metadata.split_tensor_count not in (0, first.split_tensor_count):
+            raise self._foreign(
+                f"its model has {metadata.split_tensor_count} tensors, that of the first has {first.split_tensor_count}"
+            )
+        for tensor in header.tensors:
+            if self._owner.setdefault(tensor.name, number) != number:
+                raise self._foreign(f"its tensor {tensor.name} is in file {self._owner[tensor.name]} too")
+        if len(self._owner) > MAX_TENSORS:
+            raise unusable(f"more than {MAX_TENSORS} tensors")
+
+    def metadata(self) -> GgufMetadata:
+        """Return the metadata of the model: what the first file says, with the tensors of all. MODEL_INVALID if tensors are missing."""
+        first, tensors = self._files[0], len(self._owner)
+        if self._count > 1 and tensors != first.split_tensor_count:
+            raise unusable(
+                f"the {self._count} files have {tensors} tensors together, and their model has {first.split_tensor_count}: one of them is"
+                " of another model"
+            )
+        return replace(
+            first,
+            parameter_count=sum(each.parameter_count for each in self._files),
+            tensor_count=sum(each.tensor_count for each in self._files),
+            tensor_bytes=sum(each.tensor_bytes for each in self._files),
+            file_bytes=sum(each.file_bytes for each in self._files),
+        )
+
+    def _foreign(self, words: str) -> MeshError:
+        return _foreign(len(self._files), self._count, words)
+
+
+def unusable(problem: str) -> MeshError:
+    """Return MODEL_INVALID for valid files that are no model that can be served."""
+    return MeshError(Reason.ERROR_REASON_MODEL_INVALID, problem, {"offset": "0", "problem": problem})
+
+
+def _foreign(number: int, count: int, words: str) -> MeshError:
+    return unusable(f"file {number} of {count} is not part {number} of the model: {words}")

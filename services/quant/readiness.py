@@ -1,0 +1,28 @@
+"""The program that says whether this installation can quantise: `python -m services.quant.readiness`, for `llamesh doctor` and `up`.
+
+It prints one JSON object: `problem` is empty, or says what is missing and how to install it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from llamesh.kit.config_loading import readable_settings
+from llamesh.kit.errors import MeshError
+from services.quant import submission
+
+
+def main() -> int:
+    """Print the answer. The exit code is 0, whatever the answer is."""
+    try:
+        submission.check_quantiser(readable_settings()[0].llama_quantize_bin)
+        problem = ""
+    except MeshError as error:
+        problem = error.message
+    sys.stdout.write(json.dumps({"problem": problem}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: nothing unfinished is left, and its parent sees the signal."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SECONDS = 60
+SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
+
+COMMAND = """
+import sys, time
+from llamesh.cli import main
+{prepare}
+
+def waits(*_, **__):
+    print("waits", flush=True)
+    while True:
+        time.sleep(0.01)
+
+{place} = waits
+main.main()
+"""
+FETCH = """
+import sys, time
+from engine import demo
+from llamesh.shutdown import unwound
+
+def waits(directory):
+    (directory / "part").touch()
+    print("waits", flush=True)
+    while True:
+        time.sleep(0.01)
+
+demo._download = waits
+sys.exit(unwound(demo.main))
+"""
+IGNORED = """
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from llamesh.shutdown import unwound
+
+def program():
+    print("waits", flush=True)
+    print(sys.stdin.readline())
+    return 7
+
+sys.exit(unwound(program))
+"""
+
+
+@contextmanager
+def waiting(code: str, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that is in the middle of its work."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", **environment},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waits\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def ended_by(process: subprocess.Popen[str], number: signal.Signals) -> str:
+    """End a process by a signal, and return what it said."""
+    process.send_signal(number)
+    said = process.communicate(timeout=SECONDS)[1]
+    assert process.returncode == (130 if number is signal.SIGINT else -number)
+    return said
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home" / "secrets").mkdir(parents=True)
+    (tmp_path / "home" / "secrets" / "jwt_secret").write_text("s" * 40)
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_backup_leaves_nothing(home: Path, tmp_path: Path, number: signal.Signals) -> None:
+    code = COMMAND.format(prepare="from llamesh.cli.mesh import tables", place="tables.dump")
+    with waiting(code, "backup", str(tmp_path / "b"), LLAMESH_HOME=str(home)) as process:
+        assert (tmp_path / ".b.unfinished").is_dir()
+        assert ended_by(process, number) == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_model_that_is_copied_to_the_mesh_leaves_nothing(home: Path, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))
+    prepare = """
+from pathlib import Path
+from llamesh.cli import local_files
+
+def links(path, target):
+    target.parent.mkdir(parents=True)
+    target.touch()
+    waits()
+
+local_files.home_for = lambda *_: Path(sys.argv[1])
+
+def copy():
+    with local_files.handed_over(Path(sys.argv[2]), None, purpose="x"):
+        raise AssertionError
+main.run = lambda _: copy()
+"""
+    code = COMMAND.format(prepare=prepare, place="local_files._place = links; main.unused")
+    with waiting(code, str(home), str(tmp_path / "m.gguf")) as process:
+        assert list((home / "import" / "handed-over").rglob("*.gguf"))
+        process.send_signal(number)
+        process.communicate(timeout=SECONDS)
+    assert not list((home / "import").rglob("*.gguf"))
+
+
+@pytest.mark.parametrize("number", SIGNALS[:2])
+def test_a_download_of_a_program_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    with waiting(FETCH, str(tmp_path)) as process:
+        assert list(tmp_path.glob(".fetch-*/part"))
+        ended_by(process, number)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_signal_does_not_interrupt_the_end(home: Path, tmp_path: Path) -> None:
+    code = COMMAND.format(prepare="from llamesh.cli.mesh import tables", place="tables.dump")
+    with waiting(code, "backup", str(tmp_path / "b"), LLAMESH_HOME=str(home)) as process:
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
+            process.send_signal(number)
+        process.communicate(timeout=SECONDS)
+    assert process.returncode in {-signal.SIGHUP, -signal.SIGTERM}
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_program_that_ignores_the_end_of_its_terminal_goes_on() -> None:
+    with waiting(IGNORED) as process:
+        process.send_signal(signal.SIGHUP)
+        said, _ = process.communicate("goes on\n", timeout=SECONDS)
+    assert (process.returncode, said.strip()) == (7, "goes on")
