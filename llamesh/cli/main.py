@@ -77,6 +77,9 @@ ALIASES = {"ps": "status", "list": "models", "ls": "models", "show": "describe",
 
 def main() -> None:
     """The program."""
+    if sys.argv[1:2] != ["up"] and os.environ.get("LLAMESH_LOG_LEVEL") != "debug":
+        # gRPC, which reads this when it is imported, writes lines of its own about a failure that the command reports.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(unwound(lambda: run(sys.argv[1:])))
 
 
@@ -100,6 +103,9 @@ def run(arguments: list[str]) -> int:
         note(error.render())
         return error.code
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            # The terminal has written ^C: the shell's prompt begins on a line of its own.
+            note("")
         return Exit.INTERRUPTED
     except BrokenPipeError:
         # The reader (`head`) has closed the pipe; without this, Python reports it again when it closes standard output.

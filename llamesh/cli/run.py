@@ -48,7 +48,8 @@ def run(
     Parameters
     ----------
     model
-        A served name, a model of the catalogue, an https address, or a file of this machine.
+        A served name, a model of the catalogue, or where to fetch one: hf:OWNER/REPO:Q4_K_M, the https address of a GGUF file,
+        s3://NAME/KEY, quant:MODEL, or the path of a file: ./FILE.gguf.
     prompt
         The question. Without it: standard input, or a conversation in a terminal.
     ctx_size

@@ -20,10 +20,10 @@ class Models:
 
     async def page(self, request: gateway_pb2.ListModelsRequest) -> download_pb2.ListCatalogueModelsResponse:
         """Return a page of the models that a request asks for: the catalogue's request has the same fields."""
-        asked = {field.name: value for field, value in request.ListFields()}
+        fields = {field.name: value for field, value in request.ListFields()}
         with asking("download"):
             return await self._catalogue.ListCatalogueModels(
-                download_pb2.ListCatalogueModelsRequest(**asked), **call_options()
+                download_pb2.ListCatalogueModelsRequest(**fields), **call_options()
             )
 
     async def get(self, model_uuid: str) -> model_pb2.Model:
