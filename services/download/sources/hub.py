@@ -41,7 +41,7 @@ class HubSource:
     ) -> None:
         """`endpoint` is the address that the operator set. Its host may be private; http is used if the address has that scheme."""
         self._endpoint = endpoint.rstrip("/")
-        self.host = URL(self._endpoint).authority
+        self.host = URL(self._endpoint).host_port_subcomponent or ""
         self._has_token = bool(token and token.get_secret_value())
         self._client = service_client(rules, self._endpoint, token=token, tls=tls)
         self._objects = HttpObjects(self._client)
