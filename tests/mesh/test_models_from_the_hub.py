@@ -84,9 +84,9 @@ def test_what_a_search_finds_fits_the_machine_and_can_be_pulled(mesh: RunningMes
     assert llamesh(user, "pull", "hf:ada/words-GGUF:Q8_0", "--uuid", "found").returncode == 0
     # The estimate of the contract service is more than the size of the file.
     (again,) = mesh.call("GET", "/search?query=words", "download").json()["repositories"]
-    here = [model for model in again["models"] if model["modelUuid"] == "found"]
+    here = [model for model in again["models"] if model["model_uuid"] == "found"]
     assert here
-    assert all(int(model["neededBytes"]) > size for model in here)
+    assert all(int(model["needed_bytes"]) > size for model in here)
     assert llamesh(user, "rm", "found").returncode == 0
 
 
