@@ -29,7 +29,7 @@ from llamesh.v1 import model_pb2 as llamesh_dot_v1_dot_model__pb2
 from llamesh.v1 import options_pb2 as llamesh_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19llamesh/v1/download.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16llamesh/v1/model.proto\x1a\x18llamesh/v1/options.proto\"\xdc\x01\n\x14StartDownloadRequest\x12=\n\nmodel_uuid\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$\x12\x18\n\x06source\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12>\n\x04name\x18\x03 \x01(\tB0\xbaH-r(2&^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$\xd8\x01\x01\x12+\n\x06sha256\x18\x04 \x01(\tB\x1b\xbaH\x18r\x13\x32\x11^[0-9a-fA-F]{64}$\xd8\x01\x01\"4\n\x12GetDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"P\n\x14ListDownloadsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Y\n\x15ListDownloadsResponse\x12\'\n\tdownloads\x18\x01 \x03(\x0b\x32\x14.llamesh.v1.Download\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x15\x43\x61ncelDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"6\n\x14PauseDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"7\n\x15ResumeDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"7\n\x15\x44\x65leteDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xed\x02\n\x08\x44ownload\x12\x12\n\nmodel_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.llamesh.v1.DownloadState\x12\x12\n\nbytes_done\x18\x05 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x06 \x01(\x03\x12\x18\n\x10\x62ytes_per_second\x18\x07 \x01(\x03\x12\x0e\n\x06sha256\x18\x08 \x01(\t\x12(\n\x05\x65rror\x18\t \x01(\x0b\x32\x19.llamesh.v1.DownloadError\x12\x14\n\x0cresume_count\x18\n \x01(\r\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\r \x01(\t\"@\n\rDownloadError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\":\n\x18GetCatalogueModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xc7\x02\n\x1aListCatalogueModelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x17\n\x05query\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\x0c\x61rchitecture\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x0cquantisation\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x14\n\x03tag\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12:\n\x0bsource_kind\x18\x07 \x01(\x0e\x32\x1b.llamesh.v1.ModelSourceKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x08order_by\x18\x08 \x01(\x0e\x32\x16.llamesh.v1.ModelOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n\ndescending\x18\t \x01(\x08\"Y\n\x1bListCatalogueModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.llamesh.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x1b\x44\x65leteCatalogueModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"4\n\x12LocateModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"Y\n\x13LocateModelResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12 \n\x05model\x18\x02 \x01(\x0b\x32\x11.llamesh.v1.Model\x12\x12\n\nfile_paths\x18\x03 \x03(\t\"\x17\n\x15WatchCatalogueRequest\"\xc1\x01\n\x16WatchCatalogueResponse\x12(\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x14.llamesh.v1.DownloadH\x00\x12\"\n\x05model\x18\x02 \x01(\x0b\x32\x11.llamesh.v1.ModelH\x00\x12\x1c\n\x12removed_model_uuid\x18\x03 \x01(\tH\x00\x12\x10\n\x06synced\x18\x04 \x01(\x08H\x00\x12\x1f\n\x15removed_download_uuid\x18\x05 \x01(\tH\x00\x42\x08\n\x06\x63hange*\xf6\x01\n\rDownloadState\x12\x1e\n\x1a\x44OWNLOAD_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44OWNLOAD_STATE_QUEUED\x10\x01\x12\x1a\n\x16\x44OWNLOAD_STATE_RUNNING\x10\x02\x12\x1c\n\x18\x44OWNLOAD_STATE_VERIFYING\x10\x03\x12\x1c\n\x18\x44OWNLOAD_STATE_SUCCEEDED\x10\x04\x12\x19\n\x15\x44OWNLOAD_STATE_FAILED\x10\x05\x12\x1c\n\x18\x44OWNLOAD_STATE_CANCELLED\x10\x06\x12\x19\n\x15\x44OWNLOAD_STATE_PAUSED\x10\x07\x32\x9a\x07\n\x0f\x44ownloadService\x12y\n\rStartDownload\x12 .llamesh.v1.StartDownloadRequest\x1a\x14.llamesh.v1.Download\"0\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x1b\"\x16/download/{model_uuid}:\x01*\x12\x8b\x01\n\x0bGetDownload\x12\x1e.llamesh.v1.GetDownloadRequest\x1a\x14.llamesh.v1.Download\"F\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x31\x12\x14/status/{model_uuid}Z\x19\x12\x17/downloads/{model_uuid}\x12w\n\rListDownloads\x12 .llamesh.v1.ListDownloadsRequest\x1a!.llamesh.v1.ListDownloadsResponse\"!\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x0c\x12\n/downloads\x12\x83\x01\n\x0e\x43\x61ncelDownload\x12!.llamesh.v1.CancelDownloadRequest\x1a\x14.llamesh.v1.Download\"8\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02#\"\x1e/downloads/{model_uuid}:cancel:\x01*\x12\x80\x01\n\rPauseDownload\x12 .llamesh.v1.PauseDownloadRequest\x1a\x14.llamesh.v1.Download\"7\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\"\"\x1d/downloads/{model_uuid}:pause:\x01*\x12\x83\x01\n\x0eResumeDownload\x12!.llamesh.v1.ResumeDownloadRequest\x1a\x14.llamesh.v1.Download\"8\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02#\"\x1e/downloads/{model_uuid}:resume:\x01*\x12v\n\x0e\x44\x65leteDownload\x12!.llamesh.v1.DeleteDownloadRequest\x1a\x14.llamesh.v1.Download\"+\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x19*\x17/downloads/{model_uuid}2\xfb\x03\n\x10\x43\x61talogueService\x12W\n\x11GetCatalogueModel\x12$.llamesh.v1.GetCatalogueModelRequest\x1a\x11.llamesh.v1.Model\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12q\n\x13ListCatalogueModels\x12&.llamesh.v1.ListCatalogueModelsRequest\x1a\'.llamesh.v1.ListCatalogueModelsResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12Z\n\x14\x44\x65leteCatalogueModel\x12\'.llamesh.v1.DeleteCatalogueModelRequest\x1a\x11.llamesh.v1.Model\"\x06\xc2\xd4\x18\x02\x18\x01\x12Y\n\x0bLocateModel\x12\x1e.llamesh.v1.LocateModelRequest\x1a\x1f.llamesh.v1.LocateModelResponse\"\t\x90\x02\x02\xc2\xd4\x18\x02\x18\x01\x12\x64\n\x0eWatchCatalogue\x12!.llamesh.v1.WatchCatalogueRequest\x1a\".llamesh.v1.WatchCatalogueResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19llamesh/v1/download.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16llamesh/v1/model.proto\x1a\x18llamesh/v1/options.proto\"\xf9\x01\n\x14StartDownloadRequest\x12=\n\nmodel_uuid\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$\x12\x18\n\x06source\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12>\n\x04name\x18\x03 \x01(\tB0\xbaH-r(2&^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$\xd8\x01\x01\x12+\n\x06sha256\x18\x04 \x01(\tB\x1b\xbaH\x18r\x13\x32\x11^[0-9a-fA-F]{64}$\xd8\x01\x01\x12\x1b\n\tprojector\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"4\n\x12GetDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"P\n\x14ListDownloadsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\"Y\n\x15ListDownloadsResponse\x12\'\n\tdownloads\x18\x01 \x03(\x0b\x32\x14.llamesh.v1.Download\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"7\n\x15\x43\x61ncelDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"6\n\x14PauseDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"7\n\x15ResumeDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"7\n\x15\x44\x65leteDownloadRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xed\x02\n\x08\x44ownload\x12\x12\n\nmodel_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12(\n\x05state\x18\x04 \x01(\x0e\x32\x19.llamesh.v1.DownloadState\x12\x12\n\nbytes_done\x18\x05 \x01(\x03\x12\x13\n\x0b\x62ytes_total\x18\x06 \x01(\x03\x12\x18\n\x10\x62ytes_per_second\x18\x07 \x01(\x03\x12\x0e\n\x06sha256\x18\x08 \x01(\t\x12(\n\x05\x65rror\x18\t \x01(\x0b\x32\x19.llamesh.v1.DownloadError\x12\x14\n\x0cresume_count\x18\n \x01(\r\x12/\n\x0b\x63reate_time\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\r \x01(\t\"@\n\rDownloadError\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\":\n\x18GetCatalogueModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"\xc7\x02\n\x1aListCatalogueModelsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x17\n\x05query\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\x0c\x61rchitecture\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x0cquantisation\x18\x05 \x01(\tB\x07\xbaH\x04r\x02\x18 \x12\x14\n\x03tag\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12:\n\x0bsource_kind\x18\x07 \x01(\x0e\x32\x1b.llamesh.v1.ModelSourceKindB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x32\n\x08order_by\x18\x08 \x01(\x0e\x32\x16.llamesh.v1.ModelOrderB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x12\n\ndescending\x18\t \x01(\x08\"Y\n\x1bListCatalogueModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.llamesh.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x1b\x44\x65leteCatalogueModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"4\n\x12LocateModelRequest\x12\x1e\n\nmodel_uuid\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"Y\n\x13LocateModelResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12 \n\x05model\x18\x02 \x01(\x0b\x32\x11.llamesh.v1.Model\x12\x12\n\nfile_paths\x18\x03 \x03(\t\"\x17\n\x15WatchCatalogueRequest\"\xc1\x01\n\x16WatchCatalogueResponse\x12(\n\x08\x64ownload\x18\x01 \x01(\x0b\x32\x14.llamesh.v1.DownloadH\x00\x12\"\n\x05model\x18\x02 \x01(\x0b\x32\x11.llamesh.v1.ModelH\x00\x12\x1c\n\x12removed_model_uuid\x18\x03 \x01(\tH\x00\x12\x10\n\x06synced\x18\x04 \x01(\x08H\x00\x12\x1f\n\x15removed_download_uuid\x18\x05 \x01(\tH\x00\x42\x08\n\x06\x63hange*\xf6\x01\n\rDownloadState\x12\x1e\n\x1a\x44OWNLOAD_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44OWNLOAD_STATE_QUEUED\x10\x01\x12\x1a\n\x16\x44OWNLOAD_STATE_RUNNING\x10\x02\x12\x1c\n\x18\x44OWNLOAD_STATE_VERIFYING\x10\x03\x12\x1c\n\x18\x44OWNLOAD_STATE_SUCCEEDED\x10\x04\x12\x19\n\x15\x44OWNLOAD_STATE_FAILED\x10\x05\x12\x1c\n\x18\x44OWNLOAD_STATE_CANCELLED\x10\x06\x12\x19\n\x15\x44OWNLOAD_STATE_PAUSED\x10\x07\x32\x9a\x07\n\x0f\x44ownloadService\x12y\n\rStartDownload\x12 .llamesh.v1.StartDownloadRequest\x1a\x14.llamesh.v1.Download\"0\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x1b\"\x16/download/{model_uuid}:\x01*\x12\x8b\x01\n\x0bGetDownload\x12\x1e.llamesh.v1.GetDownloadRequest\x1a\x14.llamesh.v1.Download\"F\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x31\x12\x14/status/{model_uuid}Z\x19\x12\x17/downloads/{model_uuid}\x12w\n\rListDownloads\x12 .llamesh.v1.ListDownloadsRequest\x1a!.llamesh.v1.ListDownloadsResponse\"!\x90\x02\x01\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x0c\x12\n/downloads\x12\x83\x01\n\x0e\x43\x61ncelDownload\x12!.llamesh.v1.CancelDownloadRequest\x1a\x14.llamesh.v1.Download\"8\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02#\"\x1e/downloads/{model_uuid}:cancel:\x01*\x12\x80\x01\n\rPauseDownload\x12 .llamesh.v1.PauseDownloadRequest\x1a\x14.llamesh.v1.Download\"7\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\"\"\x1d/downloads/{model_uuid}:pause:\x01*\x12\x83\x01\n\x0eResumeDownload\x12!.llamesh.v1.ResumeDownloadRequest\x1a\x14.llamesh.v1.Download\"8\x90\x02\x02\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02#\"\x1e/downloads/{model_uuid}:resume:\x01*\x12v\n\x0e\x44\x65leteDownload\x12!.llamesh.v1.DeleteDownloadRequest\x1a\x14.llamesh.v1.Download\"+\xc2\xd4\x18\x08\x12\x06manage\x82\xd3\xe4\x93\x02\x19*\x17/downloads/{model_uuid}2\xfb\x03\n\x10\x43\x61talogueService\x12W\n\x11GetCatalogueModel\x12$.llamesh.v1.GetCatalogueModelRequest\x1a\x11.llamesh.v1.Model\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12q\n\x13ListCatalogueModels\x12&.llamesh.v1.ListCatalogueModelsRequest\x1a\'.llamesh.v1.ListCatalogueModelsResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12Z\n\x14\x44\x65leteCatalogueModel\x12\'.llamesh.v1.DeleteCatalogueModelRequest\x1a\x11.llamesh.v1.Model\"\x06\xc2\xd4\x18\x02\x18\x01\x12Y\n\x0bLocateModel\x12\x1e.llamesh.v1.LocateModelRequest\x1a\x1f.llamesh.v1.LocateModelResponse\"\t\x90\x02\x02\xc2\xd4\x18\x02\x18\x01\x12\x64\n\x0eWatchCatalogue\x12!.llamesh.v1.WatchCatalogueRequest\x1a\".llamesh.v1.WatchCatalogueResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,6 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTDOWNLOADREQUEST'].fields_by_name['name']._serialized_options = b'\272H-r(2&^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$\330\001\001'
   _globals['_STARTDOWNLOADREQUEST'].fields_by_name['sha256']._loaded_options = None
   _globals['_STARTDOWNLOADREQUEST'].fields_by_name['sha256']._serialized_options = b'\272H\030r\0232\021^[0-9a-fA-F]{64}$\330\001\001'
+  _globals['_STARTDOWNLOADREQUEST'].fields_by_name['projector']._loaded_options = None
+  _globals['_STARTDOWNLOADREQUEST'].fields_by_name['projector']._serialized_options = b'\272H\005r\003\030\200\020'
   _globals['_GETDOWNLOADREQUEST'].fields_by_name['model_uuid']._loaded_options = None
   _globals['_GETDOWNLOADREQUEST'].fields_by_name['model_uuid']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_LISTDOWNLOADSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -104,46 +106,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CATALOGUESERVICE'].methods_by_name['LocateModel']._serialized_options = b'\220\002\002\302\324\030\002\030\001'
   _globals['_CATALOGUESERVICE'].methods_by_name['WatchCatalogue']._loaded_options = None
   _globals['_CATALOGUESERVICE'].methods_by_name['WatchCatalogue']._serialized_options = b'\220\002\001\302\324\030\002\030\001'
-  _globals['_DOWNLOADSTATE']._serialized_start=2205
-  _globals['_DOWNLOADSTATE']._serialized_end=2451
+  _globals['_DOWNLOADSTATE']._serialized_start=2234
+  _globals['_DOWNLOADSTATE']._serialized_end=2480
   _globals['_STARTDOWNLOADREQUEST']._serialized_start=184
-  _globals['_STARTDOWNLOADREQUEST']._serialized_end=404
-  _globals['_GETDOWNLOADREQUEST']._serialized_start=406
-  _globals['_GETDOWNLOADREQUEST']._serialized_end=458
-  _globals['_LISTDOWNLOADSREQUEST']._serialized_start=460
-  _globals['_LISTDOWNLOADSREQUEST']._serialized_end=540
-  _globals['_LISTDOWNLOADSRESPONSE']._serialized_start=542
-  _globals['_LISTDOWNLOADSRESPONSE']._serialized_end=631
-  _globals['_CANCELDOWNLOADREQUEST']._serialized_start=633
-  _globals['_CANCELDOWNLOADREQUEST']._serialized_end=688
-  _globals['_PAUSEDOWNLOADREQUEST']._serialized_start=690
-  _globals['_PAUSEDOWNLOADREQUEST']._serialized_end=744
-  _globals['_RESUMEDOWNLOADREQUEST']._serialized_start=746
-  _globals['_RESUMEDOWNLOADREQUEST']._serialized_end=801
-  _globals['_DELETEDOWNLOADREQUEST']._serialized_start=803
-  _globals['_DELETEDOWNLOADREQUEST']._serialized_end=858
-  _globals['_DOWNLOAD']._serialized_start=861
-  _globals['_DOWNLOAD']._serialized_end=1226
-  _globals['_DOWNLOADERROR']._serialized_start=1228
-  _globals['_DOWNLOADERROR']._serialized_end=1292
-  _globals['_GETCATALOGUEMODELREQUEST']._serialized_start=1294
-  _globals['_GETCATALOGUEMODELREQUEST']._serialized_end=1352
-  _globals['_LISTCATALOGUEMODELSREQUEST']._serialized_start=1355
-  _globals['_LISTCATALOGUEMODELSREQUEST']._serialized_end=1682
-  _globals['_LISTCATALOGUEMODELSRESPONSE']._serialized_start=1684
-  _globals['_LISTCATALOGUEMODELSRESPONSE']._serialized_end=1773
-  _globals['_DELETECATALOGUEMODELREQUEST']._serialized_start=1775
-  _globals['_DELETECATALOGUEMODELREQUEST']._serialized_end=1836
-  _globals['_LOCATEMODELREQUEST']._serialized_start=1838
-  _globals['_LOCATEMODELREQUEST']._serialized_end=1890
-  _globals['_LOCATEMODELRESPONSE']._serialized_start=1892
-  _globals['_LOCATEMODELRESPONSE']._serialized_end=1981
-  _globals['_WATCHCATALOGUEREQUEST']._serialized_start=1983
-  _globals['_WATCHCATALOGUEREQUEST']._serialized_end=2006
-  _globals['_WATCHCATALOGUERESPONSE']._serialized_start=2009
-  _globals['_WATCHCATALOGUERESPONSE']._serialized_end=2202
-  _globals['_DOWNLOADSERVICE']._serialized_start=2454
-  _globals['_DOWNLOADSERVICE']._serialized_end=3376
-  _globals['_CATALOGUESERVICE']._serialized_start=3379
-  _globals['_CATALOGUESERVICE']._serialized_end=3886
+  _globals['_STARTDOWNLOADREQUEST']._serialized_end=433
+  _globals['_GETDOWNLOADREQUEST']._serialized_start=435
+  _globals['_GETDOWNLOADREQUEST']._serialized_end=487
+  _globals['_LISTDOWNLOADSREQUEST']._serialized_start=489
+  _globals['_LISTDOWNLOADSREQUEST']._serialized_end=569
+  _globals['_LISTDOWNLOADSRESPONSE']._serialized_start=571
+  _globals['_LISTDOWNLOADSRESPONSE']._serialized_end=660
+  _globals['_CANCELDOWNLOADREQUEST']._serialized_start=662
+  _globals['_CANCELDOWNLOADREQUEST']._serialized_end=717
+  _globals['_PAUSEDOWNLOADREQUEST']._serialized_start=719
+  _globals['_PAUSEDOWNLOADREQUEST']._serialized_end=773
+  _globals['_RESUMEDOWNLOADREQUEST']._serialized_start=775
+  _globals['_RESUMEDOWNLOADREQUEST']._serialized_end=830
+  _globals['_DELETEDOWNLOADREQUEST']._serialized_start=832
+  _globals['_DELETEDOWNLOADREQUEST']._serialized_end=887
+  _globals['_DOWNLOAD']._serialized_start=890
+  _globals['_DOWNLOAD']._serialized_end=1255
+  _globals['_DOWNLOADERROR']._serialized_start=1257
+  _globals['_DOWNLOADERROR']._serialized_end=1321
+  _globals['_GETCATALOGUEMODELREQUEST']._serialized_start=1323
+  _globals['_GETCATALOGUEMODELREQUEST']._serialized_end=1381
+  _globals['_LISTCATALOGUEMODELSREQUEST']._serialized_start=1384
+  _globals['_LISTCATALOGUEMODELSREQUEST']._serialized_end=1711
+  _globals['_LISTCATALOGUEMODELSRESPONSE']._serialized_start=1713
+  _globals['_LISTCATALOGUEMODELSRESPONSE']._serialized_end=1802
+  _globals['_DELETECATALOGUEMODELREQUEST']._serialized_start=1804
+  _globals['_DELETECATALOGUEMODELREQUEST']._serialized_end=1865
+  _globals['_LOCATEMODELREQUEST']._serialized_start=1867
+  _globals['_LOCATEMODELREQUEST']._serialized_end=1919
+  _globals['_LOCATEMODELRESPONSE']._serialized_start=1921
+  _globals['_LOCATEMODELRESPONSE']._serialized_end=2010
+  _globals['_WATCHCATALOGUEREQUEST']._serialized_start=2012
+  _globals['_WATCHCATALOGUEREQUEST']._serialized_end=2035
+  _globals['_WATCHCATALOGUERESPONSE']._serialized_start=2038
+  _globals['_WATCHCATALOGUERESPONSE']._serialized_end=2231
+  _globals['_DOWNLOADSERVICE']._serialized_start=2483
+  _globals['_DOWNLOADSERVICE']._serialized_end=3405
+  _globals['_CATALOGUESERVICE']._serialized_start=3408
+  _globals['_CATALOGUESERVICE']._serialized_end=3915
 # @@protoc_insertion_point(module_scope)
