@@ -139,9 +139,9 @@ class DeclaredServers:
         """Return all servers, oldest first."""
         return sorted((await self._copy()).values(), key=_order_key)
 
-    async def page(self, asked: PageQuery, model_uuid: str = "") -> tuple[Sequence[DeclaredServer], str]:
+    async def page(self, query: PageQuery, model_uuid: str = "") -> tuple[Sequence[DeclaredServer], str]:
         """Return one page, ordered by creation time and id, and the token of the next page."""
-        page = asked.of(Listing(f"servers model={model_uuid}", BY_TIME))
+        page = query.of(Listing(f"servers model={model_uuid}", BY_TIME))
         found = [each for each in await self.all() if not model_uuid or model_uuid in needed_models(each.spec)]
         return page.cut([each for each in found if page.after is None or _order_key(each) > page.after], _order_key)
 

@@ -36,15 +36,15 @@ class ServerMetrics:
 
     async def _of_engines(self, servers: Sequence[Server]) -> list[Metric]:
         up = GaugeMetricFamily("llamesh_engine_up", "Whether an engine returned its metrics.", labels=_LABELS)
-        asked = {
+        labels_of = {
             engine.instance: {**_named(server), "replica": str(engine.replica)}
             for server in servers
             for engine in self._runtime.engines(server.server_uuid)
             if engine.phase is EnginePhase.READY
         }
         found: list[Metric] = [up]
-        answers = await asyncio.gather(*(self._of_engine(name, labels) for name, labels in asked.items()))
-        for labels, families in zip(asked.values(), answers, strict=True):
+        answers = await asyncio.gather(*(self._of_engine(name, labels) for name, labels in labels_of.items()))
+        for labels, families in zip(labels_of.values(), answers, strict=True):
             up.add_metric([labels[label] for label in _LABELS], 1 if families else 0)
             found += families
         return found

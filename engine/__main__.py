@@ -46,18 +46,18 @@ class StopRequest:
 
     def __init__(self, *, repeated_is_forced: bool) -> None:
         self._repeated_is_forced = repeated_is_forced
-        self.asked = asyncio.Event()
+        self.requested = asyncio.Event()
         self.forced = asyncio.Event()
 
     def ask(self) -> None:
         """Handle a signal."""
-        if self.asked.is_set() and self._repeated_is_forced:
+        if self.requested.is_set() and self._repeated_is_forced:
             self.forced.set()
-        self.asked.set()
+        self.requested.set()
 
     def force(self) -> None:
         """Stop at once, because the mesh has ended and no client waits for answers."""
-        self.asked.set()
+        self.requested.set()
         self.forced.set()
 
 
@@ -103,8 +103,8 @@ async def _live(
     started = time.monotonic()
     ended = asyncio.create_task(child.wait())
     polling = asyncio.create_task(until_ready(endpoint))
-    asked = asyncio.create_task(stop.asked.wait())
-    await _first(ended, polling, asked)
+    stop_requested = asyncio.create_task(stop.requested.wait())
+    await _first(ended, polling, stop_requested)
     if polling.done() and spec.files and not await endpoint.speculates():
         child.kill()
         await ended
@@ -113,7 +113,7 @@ async def _live(
         state.publish(ReportedPhase.READY)
         ready.set()
         _report(f"ready on {spec.listen} after {time.monotonic() - started:.2f} s")
-        await _first(ended, asked)
+        await _first(ended, stop_requested)
     polling.cancel()
     if ended.done():
         return _fail(state, explain(ended.result(), child.log), child.log)

@@ -211,8 +211,8 @@ def main(spec_file: Path) -> int:
         xllamacpp = library()
         own = cores()
         new_yielder = yielding(own, os.environ)
-        asked = launch_settings(spec, threads(own, yields=new_yielder is not None))
-        params = common_params(xllamacpp, spec, asked)
+        settings = launch_settings(spec, threads(own, yields=new_yielder is not None))
+        params = common_params(xllamacpp, spec, settings)
     except EngineError as failure:
         sys.stderr.write(f"{REPORT_PREFIX}{failure}\n")
         return failure.reason.value
@@ -223,7 +223,7 @@ def main(spec_file: Path) -> int:
         _flush_log(xllamacpp)
         return 1
     _hand_over(spec)
-    most = max(int(setting.value) for setting in asked if setting.name in ("threads", "threads_batch"))
+    most = max(int(setting.value) for setting in settings if setting.name in ("threads", "threads_batch"))
     yielder = new_yielder(most) if new_yielder and most > 1 else None
     # Until standard input ends, check regularly whether other processes need the cores.
     while not select.select([0], [], [], yielder.adjust() if yielder else None)[0] or os.read(0, 4096):

@@ -57,19 +57,19 @@ def find_program(environment: Mapping[str, str]) -> tuple[Program | None, str]:
     If LLAMA_SERVER_BIN is set, that program must be usable, or EngineError(NO_LLAMA_CPP) is raised. Otherwise a `llama-server` on PATH is
     used if it is usable.
     """
-    asked = environment.get("LLAMA_SERVER_BIN", "")
-    if asked == EMBEDDED:
+    named = environment.get("LLAMA_SERVER_BIN", "")
+    if named == EMBEDDED:
         return None, "embedded library, selected by LLAMA_SERVER_BIN"
-    found = asked or shutil.which("llama-server", path=environment.get("PATH", ""))
+    found = named or shutil.which("llama-server", path=environment.get("PATH", ""))
     if not found:
         return None, "embedded library: no llama-server on PATH"
     try:
         program = inspect(Path(found), environment)
     except EngineError as failure:
-        if asked:
+        if named:
             raise
         return None, f"embedded library: {failure}"
-    if program.build == UNKNOWN_BUILD and not asked:
+    if program.build == UNKNOWN_BUILD and not named:
         return None, f"embedded library: {found} does not know its build; set LLAMA_SERVER_BIN to use it anyway"
     return program, f"{program.path} build {program.build or 'unknown'}"
 

@@ -17,7 +17,7 @@ from llamesh import listeners
 from llamesh.kit.logs import log
 
 _ASK_SECONDS = 0.1
-"""Seconds after which a starting engine that cannot send its socket yet is asked again."""
+"""Seconds after which a starting engine that cannot send its socket yet gets the next request for it."""
 _PATIENCE_SECONDS = 60.0
 """Seconds that an engine's process may take to open its hand-over socket. The time until it is ready is not limited."""
 _SETTLE_SECONDS = 5.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,9 +16,11 @@ from llamesh.client.profile import (
     Profile,
     check_management,
     load_profile,
+    on_this_machine,
     with_scheme,
 )
 from llamesh.client.trust import UntrustedError
+from llamesh.local_mesh import running_here
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -70,6 +72,18 @@ def meant() -> Profile:
         raise no_mesh_runs(error) from error
     except InferencePortError as error:
         raise wrong_port(error, "LLAMESH_URL") from error
+
+
+def elsewhere(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the address of the selected mesh if it is not the mesh of the home on this machine; empty if it is, or if none is selected."""
+    try:
+        url = load_profile(environment).url
+    except (NoMeshRunsError, InferencePortError):
+        return ""
+    if not on_this_machine(url):
+        return url
+    here = running_here(environment)
+    return url if here and urlsplit(here.management).port != urlsplit(url).port else ""
 
 
 def no_mesh_runs(error: NoMeshRunsError) -> CommandError:

@@ -16,6 +16,7 @@ from typing import Any
 from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.locations import expanded
+from llamesh.nearest import nearest
 from llamesh.private_files import write_private
 
 IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
@@ -46,7 +47,9 @@ class Conversation:
         """Change a setting. CommandError if there is no such setting or it cannot have this value."""
         kind = SETTINGS.get(name)
         if kind is None:
-            raise CommandError(f"there is no setting {name}", hint=f"settings: {', '.join(SETTINGS)}", code=Exit.USAGE)
+            meant = nearest(name, SETTINGS)
+            hint = f"did you mean {meant}?" if meant else f"settings: {', '.join(SETTINGS)}"
+            raise CommandError(f"there is no setting {name}", hint=hint, code=Exit.USAGE)
         try:
             number = kind(value)
             if not math.isfinite(number):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from llamesh.cli.connection import elsewhere
 from llamesh.cli.failure import Exit
 from llamesh.cli.output import document, text
 from llamesh.cli.printing import note, say
@@ -23,16 +24,18 @@ _MARKS = {"ok": "ok      ", "warning": "warning ", "problem": "PROBLEM "}
 
 
 def doctor(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name=("--output", "-o"))] = "table") -> int:
-    """Check this machine and the mesh that runs on it. Exit code 1 if there is a problem."""
+    """Check this machine and the mesh that runs on it, or what a mesh elsewhere says of itself. Exit code 1 if there is a problem."""
     from shutil import get_terminal_size
 
-    from llamesh.cli.mesh.checks import examine
+    from llamesh.cli.mesh import checks
+    from llamesh.cli.mesh import elsewhere as remote
 
     problems = 0
     found = []
     # On a pipe each finding is one line, for programs that search in it.
     width = get_terminal_size().columns if sys.stdout.isatty() else 0
-    for finding in examine(os.environ):
+    url = elsewhere()
+    for finding in remote.examine(url) if url else checks.examine(os.environ):
         problems += finding.state == "problem"
         found.append(asdict(finding))
         if output == "table":
@@ -41,6 +44,8 @@ def doctor(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name
         say(document(found, output))
     elif problems:
         note(f"{problems} to mend")
+    if url:
+        note(remote.THIS_MACHINE)
     return Exit.FAILED if problems else Exit.OK
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.types import UInt16
 
-from llamesh.cli.connection import connected
+from llamesh.cli.connection import connected, elsewhere
 from llamesh.cli.failure import CommandError, Exit, visible
 from llamesh.cli.mesh import logfiles
 from llamesh.cli.printing import put
@@ -34,7 +34,8 @@ def logs(
     Parameters
     ----------
     name
-        A server (id, model name) or a component: controller, gateway, contract, download, quant, envoy. Empty: all components.
+        A server (id, model name), of any mesh; or a component of the mesh on this machine: controller, gateway, contract, download, quant,
+        envoy. Empty: all components.
     follow
         Go on with lines that come.
     tail
@@ -51,6 +52,13 @@ def logs(
 
 
 def _components(names: Sequence[str], *, follow: bool, tail: int) -> None:
+    if url := elsewhere():
+        word = f" {names[0]}" if len(names) == 1 else ""
+        raise CommandError(
+            f"the logs of components are files of the mesh's machine, and {url} is not the mesh of this machine's home",
+            hint=f"`llamesh logs{word}` on its machine shows them; from here `llamesh logs SERVER` shows an engine's log",
+            code=Exit.USAGE,
+        )
     folder = home_directory(os.environ) / "logs"
     paths = {name: logfiles.path_of(folder, name) for name in names}
     if not any(path.exists() for path in paths.values()):

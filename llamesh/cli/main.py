@@ -31,17 +31,18 @@ COMMANDS = {
     "Models and servers": {
         "run": ("llamesh.cli.run:run", "Fetch and serve a model if needed, and talk to it."),
         "models": ("llamesh.cli.models:models", "Models that can be served."),
+        "alias": ("llamesh.cli.models:alias", "Give a model further names."),
         "pull": ("llamesh.cli.models:pull", "Fetch a model."),
         "downloads": ("llamesh.cli.downloads:app", "Models on their way."),
         "rm": ("llamesh.cli.models:rm", "Remove models."),
-        "df": ("llamesh.cli.disk:df", "Bytes of the models, and which could be freed."),
+        "df": ("llamesh.cli.disk:df", "Bytes of the models, which could be freed, and free space."),
         "quantize": ("llamesh.cli.quantize:quantize", "Make quantised variants of a model."),
         "jobs": ("llamesh.cli.quantize:jobs", "Jobs that make variants."),
         "variants": ("llamesh.cli.quantize:variants", "Variants that jobs have published."),
         "fit": ("llamesh.cli.serve:fit", "Would it be served, and what would it take? Starts nothing."),
         "serve": ("llamesh.cli.serve:serve", "Serve a model."),
         "status": ("llamesh.cli.servers:status", "Servers and their state."),
-        "describe": ("llamesh.cli.describe:describe", "Everything about one server."),
+        "describe": ("llamesh.cli.describe:describe", "Everything about one server or model."),
         "wait": ("llamesh.cli.servers:wait", "Wait until a server is ready."),
         "scale": ("llamesh.cli.servers:scale", "Change the number of replicas."),
         "set": ("llamesh.cli.change:change", "Change a server: parameters, sleep, name."),
@@ -76,6 +77,9 @@ ALIASES = {"ps": "status", "list": "models", "ls": "models", "show": "describe",
 
 def main() -> None:
     """The program."""
+    if sys.argv[1:2] != ["up"] and os.environ.get("LLAMESH_LOG_LEVEL") != "debug":
+        # gRPC, which reads this when it is imported, writes lines of its own about a failure that the command reports.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     sys.exit(unwound(lambda: run(sys.argv[1:])))
 
 
@@ -99,6 +103,9 @@ def run(arguments: list[str]) -> int:
         note(error.render())
         return error.code
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            # The terminal has written ^C: the shell's prompt begins on a line of its own.
+            note("")
         return Exit.INTERRUPTED
     except BrokenPipeError:
         # The reader (`head`) has closed the pipe; without this, Python reports it again when it closes standard output.

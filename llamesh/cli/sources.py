@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import HandedOver, handed_over, home_for, is_path, model_file, parts_beside
@@ -13,6 +14,8 @@ from llamesh.client.profile import Profile
 from llamesh.model_addresses import FORMS, is_address, likely
 from llamesh.nearest import nearest
 
+MAX_SHOWN = 10
+"""Names of the mesh that a refusal shows."""
 _OLLAMA = {"ollama.com", "www.ollama.com", "registry.ollama.ai", "ollama.ai"}
 
 
@@ -51,8 +54,8 @@ def _file(source: str) -> Path | None:
     raise no_source(source)
 
 
-def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
-    """Return the refusal of an unknown word, with the nearest valid form. `known` are the valid names."""
+def no_source(word: str, known: Sequence[str] | None = None) -> CommandError:
+    """Return the refusal of an unknown word, with the nearest valid form. `known` are the valid names; None: a name is not valid here."""
     if _of_ollama(word):
         return CommandError(
             f"{word} is of Ollama's registry, which has no GGUF file at an address",
@@ -60,17 +63,20 @@ def no_source(word: str, known: Sequence[str] = ()) -> CommandError:
             hint="`llamesh pull PATH --name NAME` takes that file; or name the model on Hugging Face: hf:OWNER/REPO:Q4_K_M",
             code=Exit.USAGE,
         )
-    what = "no model of the mesh, no address and no file" if known else "neither an address nor a file"
+    what = "neither an address nor a file" if known is None else "no model of the mesh, no address and no file"
+    parts = [f"the mesh has: {', '.join(dict.fromkeys(known[:MAX_SHOWN]))}"] if known else []
     hint = f"give {FORMS}"
-    if name := nearest(word, known):
+    if name := nearest(word, known or ()):
         hint = f"did you mean {name}?"
     elif meant := likely(word):
         hint = f"did you mean {meant}?"
     elif local := _file_nearby(word):
         hint = f"did you mean {local}?"
-    elif re.fullmatch(r"[\w.-]+:[\w.-]+", word):
-        hint = f"names of other registries are not looked up; give {FORMS}"
-    return CommandError(f"{word} is {what}", hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
+    elif found := re.fullmatch(r"([\w.-]+)(:[\w.-]+)?", word):
+        search = f"https://huggingface.co/models?library=gguf&search={quote(found[1])}"
+        other = "names of other registries are not looked up; " if found[2] else ""
+        hint = f"{other}give {FORMS}; {search} finds models"
+    return CommandError(f"{word} is {what}", parts=parts, hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
 
 
 def _of_ollama(word: str) -> bool:

@@ -39,11 +39,14 @@ COMMANDS = {
     "/bye": "end the conversation (Ctrl-D)",
     "/clear": "forget what was said",
     "/system [TEXT]": "set the system prompt; without TEXT, remove it",
-    "/set NAME VALUE": f"{', '.join(SETTINGS)}, verbose on or off",
+    "/set [NAME VALUE]": f"show or set {', '.join(SETTINGS)}, verbose",
     "/show": "model, settings and messages",
     "/save FILE": "write the conversation",
     "/load FILE": "read a conversation",
 }
+_DEFAULT = "the server's default"
+_OTHER_WORDS = {"num_predict": "max_tokens"}
+"""Names of settings in other tools."""
 Read = Callable[[str], str]
 """Reads a line after a prompt. EOFError at the end, KeyboardInterrupt at Ctrl-C."""
 Ask = Callable[[Conversation, bool], str]
@@ -142,13 +145,32 @@ class Talk:
         return True
 
     def _set(self, rest: str) -> None:
-        name, _, value = rest.partition(" ")
-        if name == "verbose" and value in {"", "on", "off"}:
+        name, _, value = rest.removeprefix("parameter ").strip().partition(" ")
+        name, value = _OTHER_WORDS.get(name, name), value.strip()
+        if name in {"", "parameter"}:
+            self._show_settings()
+        elif name == "verbose" and value in {"", "on", "off"}:
             self._verbose = value != "off"
+        elif name == "quiet" and not value:
+            self._verbose = False
         elif name == "system":
-            self._conversation.system = value
+            self._conversation.system = value.strip('"')
+        elif name == "num_ctx":
+            hint = f"llamesh set {text(self._model)} --ctx-size {text(value or 'TOKENS')}"
+            raise CommandError("the context belongs to the server, not to the conversation", hint=hint, code=Exit.USAGE)
+        elif name in SETTINGS and not value:
+            note(f"{name}  {self._conversation.settings.get(name, _DEFAULT)}")
         else:
-            self._conversation.set(name, value.strip())
+            self._conversation.set(name, value)
+
+    def _show_settings(self) -> None:
+        """Show what can be set, with the present values."""
+        width = max(map(len, SETTINGS))
+        for name in SETTINGS:
+            note(f"  {name:<{width}}  {self._conversation.settings.get(name, _DEFAULT)}")
+        note(f"  {'verbose':<{width}}  {'on' if self._verbose else 'off'}")
+        note(text(f"  {'system':<{width}}  {self._conversation.system or 'none'}"))
+        note("/set NAME VALUE changes one")
 
     def _show(self) -> None:
         talk = self._conversation
@@ -188,14 +210,14 @@ def _editor() -> Read:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import InMemoryHistory
 
-    asked = _history()
-    session: PromptSession[str] = PromptSession(history=InMemoryHistory(asked))
+    lines = _history()
+    session: PromptSession[str] = PromptSession(history=InMemoryHistory(lines))
 
     def read(prompt: str) -> str:
         line = str(session.prompt(prompt))
-        if line.strip() and line[:MAX_LETTERS] not in asked[-1:]:
-            asked.append(line[:MAX_LETTERS])
-            _keep(asked)
+        if line.strip() and line[:MAX_LETTERS] not in lines[-1:]:
+            lines.append(line[:MAX_LETTERS])
+            _keep(lines)
         return line
 
     return read
@@ -204,7 +226,12 @@ def _editor() -> Read:
 def _plain(prompt: str) -> str:
     sys.stderr.write(prompt)
     sys.stderr.flush()
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+    except KeyboardInterrupt:
+        # The terminal has written ^C behind the prompt.
+        sys.stderr.write("\n")
+        raise
     if not line:
         sys.stderr.write("\n")
         raise EOFError
@@ -226,11 +253,11 @@ def _history() -> list[str]:
         return []
 
 
-def _keep(asked: list[str]) -> None:
+def _keep(lines: list[str]) -> None:
     """Write the history. A disk that is full or read-only does not end a conversation."""
-    del asked[:-MAX_QUESTIONS]
+    del lines[:-MAX_QUESTIONS]
     try:
         history_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        keep(history_file(), encoded(asked))
+        keep(history_file(), encoded(lines))
     except (OSError, ValueError, CommandError):
         return

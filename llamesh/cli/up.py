@@ -16,7 +16,6 @@ from llamesh.cli.durations import Duration
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import (
     before_start,
-    certificate_checks,
     checks,
     detached,
     leftovers,
@@ -154,7 +153,7 @@ def _listen_for_the_end(supervisor: Supervisor, manager: ServiceManager) -> None
     Ctrl-C twice, and SIGQUIT, end it at once."""
     interrupts = 0
 
-    def asked(number: signal.Signals) -> None:
+    def stop_on(number: signal.Signals) -> None:
         nonlocal interrupts
         interrupts += number is signal.SIGINT
         if number is signal.SIGQUIT or interrupts > 1:
@@ -168,7 +167,7 @@ def _listen_for_the_end(supervisor: Supervisor, manager: ServiceManager) -> None
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
             continue  # nohup: the end of the terminal is not the end of the mesh
-        asyncio.get_running_loop().add_signal_handler(number, asked, number)
+        asyncio.get_running_loop().add_signal_handler(number, stop_on, number)
 
 
 def _end_without_home(settings: MeshSettings, supervisor: Supervisor) -> Callable[[], Awaitable[None]]:
@@ -256,8 +255,7 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
     _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
     show_addresses(settings)
     # In the background no user sees the log: without this warning the mesh would be up and could serve nothing.
-    found = checks.engine({**os.environ, **settings.engine_environment})
-    for finding in (*certificate_checks.of_files(settings), *found):
+    for finding in checks.engine({**os.environ, **settings.engine_environment}):
         if finding.state != "ok":
             _say(f"warning: {finding.check}: {finding.found}\n    -> {finding.fix}")
     return Exit.OK

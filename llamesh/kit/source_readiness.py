@@ -26,7 +26,7 @@ _PROBE = "llamesh-doctor"
 def sources(settings: Settings) -> list[StoreReport]:
     """Return the report of each server. Hugging Face is left out, because a mesh without internet access works without it."""
     with ThreadPoolExecutor(8) as threads:
-        return [asked.result() for asked in [threads.submit(ask) for ask in _questions(settings)]]
+        return [answer.result() for answer in [threads.submit(ask) for ask in _questions(settings)]]
 
 
 def _questions(settings: Settings) -> Iterator[Callable[[], StoreReport]]:

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 
 from llamesh.kit.envoy_api import message_class
-from llamesh.names import ASKED_LOG
+from llamesh.names import ADMISSION_LOG
 from services.contract import settlement
 from services.contract.admission import Admission
 from services.contract.envoy_request import claims_of, permit_id_of, target_of, text_of
@@ -38,7 +38,7 @@ class AccessLog:
         self._admission = admission
         self._stopping = stopping
         self._estimators = settlement.TokenEstimators()
-        self._asked_logs = 0
+        self._admission_logs = 0  # open streams of ADMISSION_LOG
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the service on a server."""
@@ -59,19 +59,19 @@ class AccessLog:
         return _ENDED
 
     async def _read(self, messages: AsyncIterator[Any]) -> None:
-        asked = False
+        of_admission = False
         try:
             async for message in messages:
-                if not asked and message.identifier.log_name == ASKED_LOG:
-                    asked = True
-                    self._asked_logs += 1
+                if not of_admission and message.identifier.log_name == ADMISSION_LOG:
+                    of_admission = True
+                    self._admission_logs += 1
                 for entry in message.http_logs.log_entry:
                     self._record(entry)
         finally:
-            if asked:
-                self._asked_logs -= 1
+            if of_admission:
+                self._admission_logs -= 1
                 # A killed Envoy does not report the requests that it carried, and they have ended with it.
-                if not self._asked_logs:
+                if not self._admission_logs:
                     self._admission.release_all()
 
     def _record(self, entry: Any) -> None:

@@ -38,20 +38,20 @@ def role_scopes(role: Role.ValueType, terms: Terms) -> list[str]:
     return _narrowed(ROLE_SCOPES[role], terms)
 
 
-def key_scopes(asked: Sequence[str], held: Collection[str], terms: Terms) -> list[str]:
-    """Return the scopes of a key that a caller with the scopes `held` requests. Without `asked`: all inference that the caller may use.
+def key_scopes(requested: Sequence[str], held: Collection[str], terms: Terms) -> list[str]:
+    """Return the scopes of a key that a caller with the scopes `held` requests; all inference that the caller may use if it requests none.
 
     Raises SCOPE_MISSING if the caller or the key's contract lacks a scope.
     """
-    if not asked:
+    if not requested:
         return _all_inference(held, terms)
-    for scope in asked:
+    for scope in requested:
         if not _covers(held, scope):
             raise _missing(scope, "the caller's token lacks it")
         model = scope.removeprefix(INFER)
         if scope.startswith(INFER) and model != ANY_MODEL and not terms.allows(model):
             raise _missing(scope, f"contract {terms.contract_id} does not include it")
-    return _narrowed(asked, terms)
+    return _narrowed(requested, terms)
 
 
 def inference_scopes(held: Collection[str], contracts: Iterable[Terms | None]) -> list[str]:

@@ -1,6 +1,6 @@
-"""Asks the download service for models and the controller for the memory of machines. No other module here calls these two siblings.
+"""Asks the download service for models and the controller for the memory of machines. No other module of this service calls them.
 
-Invariant: a sibling's error is raised unchanged (MODEL_NOT_FOUND, SERVER_NOT_FOUND), and COMPONENT_UNAVAILABLE if it does not answer.
+Invariant: an error of either is raised unchanged (MODEL_NOT_FOUND, SERVER_NOT_FOUND), and COMPONENT_UNAVAILABLE if one does not answer.
 """
 
 from __future__ import annotations

@@ -241,11 +241,11 @@ def owner(identity: Identity) -> RowOwner:
     return RowOwner(identity.subject, identity.uid, datetime.fromtimestamp(identity.user_since, UTC))
 
 
-def usage_of(identity: Identity, asked: str) -> RowOwner | str | None:
+def usage_of(identity: Identity, requested: str) -> RowOwner | str | None:
     """Return the user whose usage is listed: the caller, or for administrators a name or None (all). SCOPE_MISSING for another user."""
     if identity.is_admin:
-        return asked or None
-    if asked not in ("", identity.subject):
+        return requested or None
+    if requested not in ("", identity.subject):
         raise MeshError(
             Reason.ERROR_REASON_SCOPE_MISSING, "only administrators see the usage of others", {"scope": ADMIN}
         )

@@ -12,11 +12,11 @@ def shown_source(recorded: str) -> str:
     return unquote(urlsplit(recorded).path).rpartition("/")[2] if recorded.startswith("file:") else recorded
 
 
-def same_source(asked: str, recorded: str) -> bool:
+def same_source(requested: str, recorded: str) -> bool:
     """Return whether a canonical address is the recorded source, which an earlier release recorded as written; "" is any source."""
-    if asked in ("", recorded):
+    if requested in ("", recorded):
         return True
     try:
-        return asked == canonical(recorded)
+        return requested == canonical(recorded)
     except ValueError:
         return False

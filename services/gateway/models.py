@@ -20,10 +20,10 @@ class Models:
 
     async def page(self, request: gateway_pb2.ListModelsRequest) -> download_pb2.ListCatalogueModelsResponse:
         """Return a page of the models that a request asks for: the catalogue's request has the same fields."""
-        asked = {field.name: value for field, value in request.ListFields()}
+        fields = {field.name: value for field, value in request.ListFields()}
         with asking("download"):
             return await self._catalogue.ListCatalogueModels(
-                download_pb2.ListCatalogueModelsRequest(**asked), **call_options()
+                download_pb2.ListCatalogueModelsRequest(**fields), **call_options()
             )
 
     async def get(self, model_uuid: str) -> model_pb2.Model:
@@ -31,6 +31,14 @@ class Models:
         request = download_pb2.GetCatalogueModelRequest(model_uuid=model_uuid)
         with asking("download"):
             return await self._catalogue.GetCatalogueModel(request, **call_options())
+
+    async def change_aliases(self, request: gateway_pb2.ChangeModelAliasesRequest) -> model_pb2.Model:
+        """Give a model further names and take some away."""
+        change = download_pb2.ChangeCatalogueModelAliasesRequest(
+            model_uuid=request.model_uuid, add=request.add, remove=request.remove
+        )
+        with asking("download"):
+            return await self._catalogue.ChangeCatalogueModelAliases(change, **call_options())
 
     async def delete(self, model_uuid: str) -> model_pb2.Model:
         """Delete a model; MODEL_IN_USE names the servers that use it."""

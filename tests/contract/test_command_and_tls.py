@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -117,3 +120,16 @@ def test_the_address_to_use_has_a_port_and_brackets() -> None:
         assert told is not None
         assert told.hint == f"use {right}"
     assert encrypted("https://a.lan:9") is None
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["doctor"], ["version"]], ids=" ".join)
+def test_no_log_line_of_grpc_comes_before_the_message(arguments: list[str], other_mesh: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "llamesh.cli.main", *arguments],
+        env={**os.environ, "LLAMESH_URL": other_mesh},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in {Exit.OK, Exit.FAILED, Exit.USAGE}
+    assert not [line for line in done.stderr.splitlines() if ".cc:" in line or "ssl" in line.lower().split(":")[0]]

@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from llamesh import names
 from llamesh.kit.envoy_api import message_class
 from llamesh.v1 import contract_pb2
 from tests.contract.contract_mesh import contract_mesh, failure  # noqa: F401 - a fixture
@@ -63,7 +64,7 @@ class Envoy:
         fill(request.attributes.metadata_context, key | claims, llamesh={"model": "smol"})
         return await self._check(request)
 
-    def stream(self, name: str = "asked"):
+    def stream(self, name: str = names.ADMISSION_LOG):
         call = self._log()
         return Log(call, name)
 

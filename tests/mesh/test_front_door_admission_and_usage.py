@@ -27,7 +27,7 @@ class Contract:
     """The contract service as Envoy sees it: Admission and the receiver of the access log."""
 
     def __init__(self, socket: str) -> None:
-        self.asked: list[Any] = []
+        self.checks: list[Any] = []
         self.logged: list[Any] = []
         self.answer: dict[str, Any] = {"status": {"code": 0}}
         self._socket = socket
@@ -60,7 +60,7 @@ class Contract:
         await self._server.stop(None)
 
     async def _check(self, request: Any, _: Any) -> Any:
-        self.asked.append(request)
+        self.checks.append(request)
         return envoy_api.parse(self.answer, "envoy.service.auth.v3.CheckResponse")
 
     async def _log(self, messages: AsyncIterator[Any], _: Any) -> Any:
@@ -94,7 +94,7 @@ async def test_usage_is_logged_for_tokens_only(door: FrontDoor, contract: Contra
     await door.chat(headers=bearer(sub="ada"))
     await door.chat(headers=bearer(sub="ada"), stream=True)
     await wait_for(lambda: len(contract.logged) == 2)
-    assert contract.asked == []
+    assert contract.checks == []
     assert {name for name, _ in contract.logged} == {"counted"}
     entries = [entry for _, entry in contract.logged]
     assert sorted(usage_of(entry)["completion_tokens"] for entry in entries) == [2, 3]
@@ -106,21 +106,21 @@ async def test_usage_is_logged_for_tokens_only(door: FrontDoor, contract: Contra
 
 async def test_admission_is_asked_if_the_token_or_the_server_requires_it(door: FrontDoor, contract: Contract) -> None:
     assert (await door.chat(headers=bearer(sub="ada", contract=LIMITED))).status == 200
-    (check,) = contract.asked
+    (check,) = contract.checks
     metadata = check.attributes.metadata_context.filter_metadata
     assert metadata["envoy.filters.http.jwt_authn"].fields["claims"].struct_value.fields["sub"].string_value == "ada"
     assert check.attributes.request.http.headers["x-llamesh-cluster"] == "m:smol"
-    await wait_for(lambda: [name for name, _ in contract.logged] == ["asked"])
+    await wait_for(lambda: [name for name, _ in contract.logged] == ["admission"])
     assert usage_of(contract.logged[0][1])["prompt_tokens"] == 5
 
     door.serve(U, *door.engines, names=("smol",), ask=True)
     assert await door.control.settled(PATIENCE)
     assert (await door.chat()).status == 200
     assert (await door.chat(path=f"/{U}{CHAT}")).status == 200
-    assert len(contract.asked) == 3
+    assert len(contract.checks) == 3
 
 
-async def test_the_end_of_an_asked_request_is_told_at_once(door: FrontDoor, contract: Contract) -> None:
+async def test_the_end_of_a_request_with_a_permit_is_reported_at_once(door: FrontDoor, contract: Contract) -> None:
     """Each request begins right after an entry has come: from a buffer that is sent once a second, each would take a second."""
     seconds = []
     for number in range(1, 7):
@@ -151,12 +151,12 @@ async def test_admissions_refusal_goes_out_as_it_is(door: FrontDoor, contract: C
 async def test_a_contract_service_that_restarts_is_waited_for(door: FrontDoor, contract: Contract) -> None:
     assert (await door.chat(headers=bearer(contract=LIMITED))).status == 200
     await contract.stop()
-    asked = [asyncio.create_task(door.chat(headers=bearer(contract=LIMITED))) for _ in range(5)]
+    requests = [asyncio.create_task(door.chat(headers=bearer(contract=LIMITED))) for _ in range(5)]
     await asyncio.sleep(0.3)
-    assert not any(each.done() for each in asked)
+    assert not any(each.done() for each in requests)
     again = Contract(door.socket("contract"))
     await again.start()
-    assert [(await each).status for each in asked] == [200] * 5
+    assert [(await each).status for each in requests] == [200] * 5
     # What they used is told to the new one: no entry of the log is lost with the old.
     await wait_for(lambda: len(again.logged) == 5)
     await again.stop()

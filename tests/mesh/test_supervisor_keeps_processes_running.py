@@ -142,10 +142,10 @@ class Answers:
         self.alive = True
         self.silence = Answer.NONE
         self.failure: OSError | None = None
-        self.asked = 0
+        self.calls = 0
 
     async def __call__(self, seconds: float) -> Answer:
-        self.asked += 1
+        self.calls += 1
         if self.failure:
             raise self.failure
         return Answer.GIVEN if self.alive else self.silence
@@ -154,7 +154,7 @@ class Answers:
 async def test_a_member_that_answers_no_probe_is_killed_started_again_and_counted(tmp_path: Path) -> None:
     probe = Answers()
     async with running(tmp_path, member("one", probe=probe), member("two"), patience=0.05) as (supervisor, said):
-        before = await eventually(lambda: probe.asked > 1 and supervisor.running().copy())
+        before = await eventually(lambda: probe.calls > 1 and supervisor.running().copy())
         probe.alive = False
         await eventually(lambda: said)
         probe.alive = True
@@ -173,16 +173,16 @@ async def test_a_member_is_probed_often_until_it_listens(tmp_path: Path) -> None
     probe = Answers()
     probe.alive, probe.silence = False, Answer.NOBODY
     async with running(tmp_path, member("one", probe=probe), patience=5000.0):
-        await eventually(lambda: probe.asked > 2)
+        await eventually(lambda: probe.calls > 2)
         probe.alive = True
-        asked = probe.asked
-        await eventually(lambda: probe.asked > asked)
+        calls = probe.calls
+        await eventually(lambda: probe.calls > calls)
 
 
 async def test_a_probe_that_cannot_be_made_says_nothing_about_the_process(tmp_path: Path) -> None:
     probe = Answers()
     async with running(tmp_path, member("one", probe=probe), patience=0.05) as (supervisor, said):
-        before = await eventually(lambda: probe.asked > 1 and supervisor.running().copy())
+        before = await eventually(lambda: probe.calls > 1 and supervisor.running().copy())
         probe.failure = OSError(errno.EMFILE, "Too many open files")
         await eventually(lambda: said)
         assert said == ["liveness probe of one failed and is tried again: [Errno 24] Too many open files"]
@@ -193,7 +193,7 @@ async def test_nothing_is_killed_for_its_silence_while_it_ends(tmp_path: Path) -
     probe = Answers()
     slow = FAKE_MEMBER.replace("sys.exit(0)", "(time.sleep(0.5), sys.exit(0))").replace("import os", "import time, os")
     async with running(tmp_path, member("one", code=slow, probe=probe), patience=0.05) as (supervisor, said):
-        await eventually(lambda: probe.asked > 1 and "serving" in _text(tmp_path / "one.log"))
+        await eventually(lambda: probe.calls > 1 and "serving" in _text(tmp_path / "one.log"))
         supervisor.stop()
         probe.alive = False
         await eventually(lambda: not supervisor.running())

@@ -55,13 +55,40 @@ def talk(lines: Iterable[str], ask: Ask = echo) -> Conversation:
         (f"/set seed {'9' * 400}", "seed is a whole number"),
     ],
 )
-def test_a_command_that_fails_is_said(
+def test_a_command_that_fails_names_the_cause(
     line: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("deep.json").write_text('{"messages": ' + "[" * 100_000 + "]" * 100_000 + "}")
     assert len(talk([line, "Hi"]).messages) == 2
     assert words in capsys.readouterr().err
+
+
+def test_set_alone_shows_what_can_be_set_and_the_values(capsys: pytest.CaptureFixture[str]) -> None:
+    talk(["/set temperature 0.5", "/set", "/set parameter", "/set seed"])
+    shown = capsys.readouterr().err
+    assert shown.count("  temperature  0.5\n") == 2
+    assert shown.count("  max_tokens   the server's default\n") == 2
+    assert shown.count("  verbose      off\n") == 2
+    assert "seed  the server's default" in shown
+
+
+def test_set_takes_the_words_of_ollama(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [
+        "/set parameter temperature 0.5",
+        "/set parameter num_predict 9",
+        '/set system "Be short."',
+        "/set verbose",
+        "/set quiet",
+    ]
+    talked = talk(lines)
+    assert talked.settings == {"temperature": 0.5, "max_tokens": 9}
+    assert talked.system == "Be short."
+    assert "error" not in capsys.readouterr().err
+    talk(["/set parameter num_ctx 8192", "/set parameter temprature 1"])
+    shown = capsys.readouterr().err
+    assert "hint: llamesh set smol --ctx-size 8192" in shown
+    assert "did you mean temperature?" in shown
 
 
 def test_a_word_that_looks_like_an_image_but_cannot_be_a_path_is_a_word() -> None:

@@ -213,6 +213,15 @@ def test_a_word_that_names_nothing_gets_the_nearest_right_form(word: str, hint: 
     assert refusal.code is Exit.NOT_FOUND
 
 
+def test_an_unknown_name_lists_the_models_of_the_mesh_and_where_others_are_found() -> None:
+    refusal = no_source("llama3.2", ["smol", "Qwen3-0.6B.gguf", "smol"])
+    assert refusal.parts == ("the mesh has: smol, Qwen3-0.6B.gguf",)
+    assert "hf:OWNER/REPO:Q4_K_M" in refusal.hint
+    assert "https://huggingface.co/models?library=gguf&search=llama3.2" in refusal.hint
+    assert "no model of the mesh" in no_source("llama3.2", []).cause
+    assert "no model of the mesh" not in no_source("llama3.2").cause
+
+
 def test_the_download_service_removes_the_files_of_a_killed_command(tmp_path: Path) -> None:
     for name in ("read", "left"):
         (tmp_path / name).mkdir()

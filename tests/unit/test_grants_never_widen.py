@@ -51,7 +51,7 @@ def test_admission_is_asked_only_if_the_contract_has_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "held", "terms", "scopes"),
+    ("requested", "held", "terms", "scopes"),
     [
         ([], {"infer:*", "manage"}, NONE, ["infer:*"]),
         ([], {"admin"}, NONE, ["infer:*"]),
@@ -67,13 +67,13 @@ def test_admission_is_asked_only_if_the_contract_has_a_limit() -> None:
     ],
 )
 def test_a_key_has_only_scopes_that_its_owner_and_its_contract_allow(
-    asked: list[str], held: set[str], terms: Terms, scopes: list[str]
+    requested: list[str], held: set[str], terms: Terms, scopes: list[str]
 ) -> None:
-    assert key_scopes(asked, held, terms) == scopes
+    assert key_scopes(requested, held, terms) == scopes
 
 
 @pytest.mark.parametrize(
-    ("asked", "held", "terms", "missing"),
+    ("requested", "held", "terms", "missing"),
     [
         (["manage"], {"infer:*"}, NONE, "manage"),
         (["admin"], {"infer:*", "manage"}, NONE, "admin"),
@@ -86,9 +86,9 @@ def test_a_key_has_only_scopes_that_its_owner_and_its_contract_allow(
     ],
 )
 def test_a_key_that_would_carry_more_is_refused_naming_the_scope(
-    asked: list[str], held: set[str], terms: Terms, missing: str
+    requested: list[str], held: set[str], terms: Terms, missing: str
 ) -> None:
     with pytest.raises(MeshError) as caught:
-        key_scopes(asked, held, terms)
+        key_scopes(requested, held, terms)
     assert name_of(caught.value.reason) == "SCOPE_MISSING"
     assert caught.value.metadata == {"scope": missing}

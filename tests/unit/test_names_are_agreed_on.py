@@ -25,7 +25,9 @@ MODULES = sorted(
 HEADERS = {
     value for name, value in vars(names).items() if name.endswith("_HEADER") and value.startswith(names.HEADER_PREFIX)
 }
-METADATA = {names.METADATA, names.USAGE_METADATA, names.CLAIMS_METADATA}
+BETWEEN_FILTERS = "llamesh.began"
+"""Namespace of the metadata that route.lua writes and only answers.lua reads."""
+METADATA = {names.METADATA, names.USAGE_METADATA, names.CLAIMS_METADATA, BETWEEN_FILTERS}
 UUID = "7b0f5d3e-1c52-4f57-9f0e-1d8a4c9b2e61"
 
 
@@ -77,7 +79,7 @@ def test_yaml_names_the_same_clusters_listeners_metadata_and_logs() -> None:
     assert set(values(trees, "cluster_header")) == {names.CLUSTER_HEADER}
     assert set(values(trees, "server_listener_name")) == {names.HELD_LISTENER}
     assert set(values(trees, "route_config_name")) == {names.INFERENCE_LISTENER}
-    assert set(values(trees, "log_name")) == {names.ASKED_LOG, "counted"}
+    assert set(values(trees, "log_name")) == {names.ADMISSION_LOG, "counted"}
     assert {name for name in values(trees, "filter") if isinstance(name, str)} <= METADATA
     assert {name for each in values(trees, "metadata_context_namespaces") for name in each} <= METADATA
     inference = next(tree for tree in trees if isinstance(tree, dict) and tree.get("name") == names.HELD_LISTENER)

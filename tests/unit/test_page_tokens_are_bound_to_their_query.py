@@ -91,9 +91,9 @@ def test_a_name_that_begins_another_is_another_list() -> None:
         PAGES.page(Listing('texts["a', (str, str)), 1, token(TEXTS, "a", "b"))
 
 
-@pytest.mark.parametrize(("asked", "given"), [(0, 100), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)])
-def test_a_page_has_a_default_and_a_greatest_size(asked: int, given: int) -> None:
-    assert PAGES.page(SERVERS, asked, "").size == given
+@pytest.mark.parametrize(("requested", "given"), [(0, 100), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)])
+def test_a_page_has_a_default_and_a_greatest_size(requested: int, given: int) -> None:
+    assert PAGES.page(SERVERS, requested, "").size == given
 
 
 def test_tokens_are_good_after_a_restart_and_in_every_replica(tmp_path: Path) -> None:

@@ -24,13 +24,15 @@ def test_a_second_init_says_that_the_settings_name_its_files(tmp_path: Path, mon
     for setting in tls.SETTINGS:
         monkeypatch.delenv(setting, raising=False)
     files = tmp_path / "server.pem", tmp_path / "server.key"
+    for file in (*files, tmp_path / "other.pem", tmp_path / "elsewhere.pem"):
+        file.touch()
     config = tmp_path / "config.env"
     assert tls._use(tmp_path, *files) == f"{config} names it: the next `llamesh up` speaks https"
     written = config.read_bytes()
     assert tls._use(tmp_path, *files).startswith(f"{config} names it already")
     assert config.read_bytes() == written
     assert tls._use(tmp_path, tmp_path / "other.pem", files[1]).startswith(f"{config} names another certificate")
-    monkeypatch.setenv(tls.SETTINGS[0], "/elsewhere.pem")
+    monkeypatch.setenv(tls.SETTINGS[0], str(tmp_path / "elsewhere.pem"))
     assert tls._use(tmp_path, *files).startswith("the environment names another certificate")
 
 

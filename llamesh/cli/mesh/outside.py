@@ -19,13 +19,13 @@ MAX_CLOCK_DIFFERENCE = 5.0
 def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
     """Check the servers that the settings name (database, object store, sources of models), and compare their clocks with ours."""
     try:
-        asked = members.ask("llamesh.kit.readiness", environment=environment, seconds=ASK_SECONDS)
-        answers = json.loads(asked.stdout)
+        result = members.ask("llamesh.kit.readiness", environment=environment, seconds=ASK_SECONDS)
+        answers = json.loads(result.stdout)
     except subprocess.TimeoutExpired:
         yield Finding("stores", "problem", f"no answer within {ASK_SECONDS:g} s", "see DATABASE_URL and MINIO_ENDPOINT")
         return
     except ValueError:
-        last = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+        last = (result.stderr.strip().splitlines() or ["no answer"])[-1]
         yield Finding("stores", "warning", f"they cannot be asked: {last}", install_command("mesh", "engine"))
         return
     for answer in answers:
@@ -42,12 +42,12 @@ def stores(environment: Mapping[str, str]) -> Iterator[Finding]:
 def quantiser(environment: Mapping[str, str]) -> Finding:
     """Check what the Quant service needs besides the mesh: llama.cpp's quantiser, and the packages that check its results."""
     try:
-        asked = members.ask("services.quant.readiness", environment=environment, seconds=ASK_SECONDS)
-        problem = json.loads(asked.stdout)["problem"]
+        result = members.ask("services.quant.readiness", environment=environment, seconds=ASK_SECONDS)
+        problem = json.loads(result.stdout)["problem"]
     except subprocess.TimeoutExpired:
         return Finding("quantiser", "warning", f"no answer within {ASK_SECONDS:g} s", "try again")
     except ValueError:
-        last = (asked.stderr.strip().splitlines() or ["no answer"])[-1]
+        last = (result.stderr.strip().splitlines() or ["no answer"])[-1]
         return Finding("quantiser", "problem", last, install_command("mesh", "engine", "quant"))
     if problem:
         return Finding("quantiser", "problem", problem, "until then the Quant service refuses every job")

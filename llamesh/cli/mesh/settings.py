@@ -108,15 +108,15 @@ def read_settings(environment: Mapping[str, str], *, tolerant: bool = False) -> 
 
     `tolerant`: defaults take the place of what is wrong, which `wrong` then names.
     """
-    asked = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-P", "-m", "llamesh.kit.config_loading", *(("--tolerant",) if tolerant else ())],
         env=dict(environment),
         capture_output=True,
         text=True,
         check=False,
     )
-    if asked.returncode == 0:
-        found = json.loads(asked.stdout)
+    if result.returncode == 0:
+        found = json.loads(result.stdout)
         return MeshSettings(
             home=Path(found["home"]),
             run_dir=Path(found["run_dir"]),
@@ -136,13 +136,13 @@ def read_settings(environment: Mapping[str, str], *, tolerant: bool = False) -> 
             wrong=tuple(found["wrong"]),
             warnings=tuple(found["warnings"]),
         )
-    lines = asked.stderr.strip().splitlines() or ["it wrote nothing"]
+    lines = result.stderr.strip().splitlines() or ["it wrote nothing"]
     if "ModuleNotFoundError" in lines[-1]:
         raise CommandError(
             "this installation is the client only: it cannot run a mesh",
             parts=[lines[-1]],
             hint=install_command("mesh", "engine"),
         )
-    if asked.returncode == 2:
+    if result.returncode == 2:
         raise CommandError("a setting is wrong", parts=lines, code=Exit.USAGE)
     raise CommandError("the settings could not be read", parts=lines[-3:])

@@ -200,15 +200,15 @@ class Supervisor:
         probe, liveness, name = component.probe, Liveness(self._patience), component.name
 
         async def once() -> None:
-            asked = self._clock()
+            probed_at = self._clock()
             answer = await probe(liveness.probe_seconds)
-            silent_too_long = liveness.count(answer, self._clock() - asked)
+            silent_too_long = liveness.count(answer, self._clock() - probed_at)
             if silent_too_long and not self._stopping.is_set():
                 self._lives[name].silences += 1
                 self._say(f"{name} {liveness.words()}; it is killed")
                 _signal(process, signal.SIGKILL)
                 liveness.begin_again()
-            await asyncio.sleep(max(0.0, asked + liveness.every - self._clock()))
+            await asyncio.sleep(max(0.0, probed_at + liveness.every - self._clock()))
 
         task = BackgroundTask(f"liveness probe of {name}", once, self._report)
         task.start()

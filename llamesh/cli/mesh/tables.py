@@ -18,9 +18,9 @@ MAX_SECONDS = 6 * 3600.0
 def dump(file: Path) -> bool:
     """Write the tables to a file if they are in PostgreSQL. ArchiveError if pg_dump fails.
 
-    Returns whether a person must dump them (`commands`), because pg_dump cannot be used here.
+    Returns whether the user must dump them (`commands`), because pg_dump cannot be used here.
     """
-    report = _asked("dump", file, dict(os.environ))
+    report = _report("dump", file, dict(os.environ))
     if report["problem"] and not report["by_hand"]:
         raise ArchiveError(report["problem"], report["fix"])
     return bool(report["by_hand"])
@@ -28,7 +28,7 @@ def dump(file: Path) -> bool:
 
 def load(file: Path, home: Path) -> None:
     """Restore the tables of a backup into the database of DATABASE_URL, or of the settings in `home`. ArchiveError if that fails."""
-    report = _asked("restore", file, {**os.environ, "LLAMESH_HOME": str(home)})
+    report = _report("restore", file, {**os.environ, "LLAMESH_HOME": str(home)})
     if not report["postgres"]:
         raise ArchiveError("the tables of this backup are from PostgreSQL", "set DATABASE_URL to an empty database")
     if not report["done"]:
@@ -37,10 +37,10 @@ def load(file: Path, home: Path) -> None:
 
 def commands() -> list[str]:
     """Return the commands that dump and restore the tables; empty if they are SQLite files."""
-    return list(_asked("commands", Path("llamesh.dump"), dict(os.environ))["commands"])
+    return list(_report("commands", Path("llamesh.dump"), dict(os.environ))["commands"])
 
 
-def _asked(action: str, file: Path, environment: dict[str, str]) -> dict[str, Any]:
+def _report(action: str, file: Path, environment: dict[str, str]) -> dict[str, Any]:
     try:
         answer = members.ask(
             "llamesh.kit.postgres_dump", action, str(file), environment=environment, seconds=MAX_SECONDS

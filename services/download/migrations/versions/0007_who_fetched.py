@@ -1,4 +1,4 @@
-"""Add to each transfer and each model who asked for it."""
+"""Add to each transfer and each model who requested it."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "download_0010"
-down_revision = "download_0009"
+revision = "download_0011"
+down_revision = "download_0010"
 branch_labels = None
 depends_on = None
 

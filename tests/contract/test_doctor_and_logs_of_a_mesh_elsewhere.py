@@ -1,0 +1,92 @@
+"""`doctor` and `logs` for a mesh of another machine report what it answers, and nothing of this machine as if it were that mesh's."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from llamesh import __version__
+from llamesh.cli.failure import Exit
+from llamesh.cli.main import run
+from llamesh.cli.mesh import elsewhere
+from llamesh.v1 import gateway_pb2
+from tests.ports import free_ports
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address that is none of this machine's names, at which nothing answers; a home here has logs."""
+    (tmp_path / "home" / "logs").mkdir(parents=True)
+    (tmp_path / "home" / "logs" / "gateway.log").write_text("a line of this machine\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "home"))
+    url = f"http://127.0.0.2:{free_ports(1)[0]}"
+    monkeypatch.setenv("LLAMESH_URL", url)
+    return url
+
+
+def test_doctor_checks_only_what_a_mesh_elsewhere_answers(remote: str, tmp_path: Path, capsys: Capture) -> None:
+    assert run(["doctor", "-o", "json"]) == Exit.FAILED
+    found = {item["check"]: item for item in json.loads(capsys.readouterr().out)}
+    assert list(found) == ["mesh", "login", "front door"]
+    assert remote in found["mesh"]["found"]
+    assert "does not answer" in found["front door"]["found"]
+    assert "on its machine" in found["front door"]["fix"]
+    assert str(tmp_path) not in str(found)
+
+
+def test_doctor_says_that_this_machine_was_not_checked(remote: str, capsys: Capture) -> None:
+    assert run(["doctor"]) == Exit.FAILED
+    assert "this machine was not checked" in capsys.readouterr().err
+
+
+def test_doctor_checks_this_machine_if_its_home_is_meant(
+    remote: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("LLAMESH_URL", "")
+    run(["doctor", "-o", "json"])
+    assert {"python", "engine", "disk", "mesh"} <= {item["check"] for item in json.loads(capsys.readouterr().out)}
+
+
+@pytest.mark.parametrize("arguments", [[], ["gateway"], ["envoy", "-f"]])
+def test_logs_of_components_of_a_mesh_elsewhere_are_refused(remote: str, arguments: list[str], capsys: Capture) -> None:
+    assert run(["logs", *arguments]) == Exit.USAGE
+    shown = capsys.readouterr()
+    assert "a line of this machine" not in shown.out
+    assert remote in shown.err
+    assert "on its machine" in shown.err
+
+
+def test_logs_of_this_machine_are_shown_after_the_end_of_its_mesh(
+    remote: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("LLAMESH_URL", "")
+    assert run(["logs", "gateway"]) == Exit.OK
+    assert capsys.readouterr().out == "a line of this machine\n"
+
+
+def test_components_are_what_the_mesh_reports() -> None:
+    health = gateway_pb2.Health(version="9.9.9")
+    health.components.add(name="gateway", status=gateway_pb2.HEALTH_STATE_OK)
+    health.components.add(name="store", status=gateway_pb2.HEALTH_STATE_DEGRADED, message="the disk is full")
+    health.components.add(name="download", status=gateway_pb2.HEALTH_STATE_DOWN)
+    version, gateway, store, download = elsewhere.components(health)
+    assert (version.state, "9.9.9" in version.found) == ("warning", True)
+    assert (gateway.state, store.state, download.state) == ("ok", "warning", "problem")
+    assert store.found == "the disk is full"
+    assert "on its machine" in store.fix
+    (same,) = elsewhere.components(gateway_pb2.Health(version=__version__))
+    assert same.state == "ok"
+
+
+@pytest.mark.parametrize(("given", "state"), [("", "warning"), ("opaque", "ok")])
+def test_the_login_is_checked_without_a_call(given: str, state: str) -> None:
+    mesh: Any = SimpleNamespace(transport=SimpleNamespace(token=given))
+    assert elsewhere.token(mesh, datetime(2026, 1, 1, tzinfo=UTC)).state == state
