@@ -83,7 +83,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             allowed_origins=frozenset(settings.allowed_origins),
             allowed_hosts=_hosts(settings),
             # Other machines may reach the mesh under host names that it does not know, but it then has no default password. So host names
-            # are checked for web pages only, against DNS rebinding. On a loopback mesh, or without tokens, for all callers.
+            # are checked for web pages only, against DNS rebinding. On a loopback mesh, or without tokens, they are checked for all.
             any_host=not settings.loopback and not settings.anonymous_allowed,
             secret_file=_secret_file(settings),
             certificate_names=_certificate_names(settings),

@@ -50,9 +50,9 @@ class ServerEndpoints:
     context: int = 0
     """Maximum number of tokens of a prompt and its answer together; 0 if unknown."""
     silence_seconds: int = SILENCE_SECONDS
-    """Seconds that its engine may take to begin an answer. llama.cpp itself does not end a silent request."""
+    """Seconds that an engine of the server may take to send the head of an answer. llama.cpp itself does not end a silent request."""
     budget_seconds: int = 0
-    """Seconds that a request may be held before that, until an engine is ready."""
+    """Seconds that a request may be held before an engine gets it."""
 
     @property
     def idle_seconds(self) -> int:

@@ -140,7 +140,7 @@ def _route(match: dict[str, str], cluster: str, retries: int, *, reads: bool, ti
 
 
 def _jwt_rules(api: PublicApi, open_services: Iterable[OpenService]) -> list[dict[str, Any]]:
-    """Return the JWT filter's rules, the first match counts: calls that need no token by their exact path, then all others."""
+    """Return the JWT filter's rules: those of calls that need no token, by exact path, then that of all others. The first match counts."""
     without: list[dict[str, Any]] = [{"prefix": f"/{service.name}/"} for service in open_services]
     for method in api.methods:
         if method.anonymous:

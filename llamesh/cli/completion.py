@@ -24,16 +24,17 @@ _LISTS = {
     "users": ("/users", "users", ("username",)),
     "contracts": ("/contracts", "contracts", ("contract_id",)),
     "downloads": ("/downloads", "downloads", ("model_uuid",)),
-    "models": ("/models", "models", ("name", "model_uuid")),
+    "models": ("/models", "models", ("name", "aliases", "model_uuid")),
     "servers": ("/status", "servers", ("model_name", "server_uuid")),
     "served": ("/status", "servers", ("model_name",)),
 }
 """The REST path that lists a kind of thing, and where the names stand in its answer."""
 _FIRST: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    **{(name,): ("models",) for name in ("serve", "fit", "rm")},
-    **{(name,): ("servers",) for name in ("describe", "wait", "scale", "set", "sleep", "wake", "stop", "logs")},
+    **{(name,): ("models",) for name in ("serve", "fit", "rm", "alias")},
+    **{(name,): ("servers",) for name in ("wait", "scale", "set", "sleep", "wake", "stop", "logs")},
     ("chat",): ("served",),
     ("run",): ("served", "models"),
+    ("describe",): ("servers", "models"),
     ("keys", "revoke"): ("keys",),
     **{("users", verb): ("users",) for verb in ("disable", "enable", "password", "rm", "update")},
     **{("contracts", verb): ("contracts",) for verb in ("rm", "update")},
@@ -129,7 +130,11 @@ def _names(fetch: Fetch, kind: str) -> list[str]:
         return []
     items = found.get(field, ()) if isinstance(found, dict) else ()
     # A shell runs what a command line contains: nothing is offered that is more than a name.
-    return [name for item in items for key in keys if _NAME.fullmatch(name := str(item.get(key, "")))]
+    return [name for item in items for key in keys for name in _texts(item.get(key)) if _NAME.fullmatch(name)]
+
+
+def _texts(value: object) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list) else [str(value or "")]
 
 
 def _beginning(current: str, words: Iterable[str]) -> list[str]:

@@ -1,4 +1,5 @@
-"""`llamesh describe`: everything about one server: what is declared, what is in force, what it takes of memory, and each engine.
+"""`llamesh describe`: everything about one server: what is declared, what is in force, what it takes of memory, and each engine; or
+everything about one model.
 
 Invariant: a number that the mesh does not report is omitted or shown as unknown, never guessed.
 """
@@ -7,13 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.context import model_context
 from llamesh.cli.output import Output, show_one, size, text, when, word, wrapped
 from llamesh.cli.printing import say
-from llamesh.cli.servers import SERVER, ServerName
+from llamesh.cli.servers import SERVER
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration as ProtoDuration
@@ -27,12 +30,22 @@ _NOT_METERED = (
 )
 
 
-def describe(server: ServerName, *, output: Output = "table") -> None:
-    """Show everything about one server: what is wanted, what holds and why, each engine."""
+ServerOrModel = Annotated[
+    str, Parameter(help="The id of a server or its name; else the id, the name or an alias of a model.")
+]
+
+
+def describe(server: ServerOrModel, *, output: Output = "table") -> None:
+    """Show everything about one server: what is wanted, what holds and why, each engine. Of a model: what its file says."""
+    from llamesh.client import errors
     from llamesh.v1 import server_pb2
 
     with connected() as mesh:
-        found = mesh.servers.get(mesh.servers.find(server))
+        try:
+            found = mesh.servers.get(mesh.servers.find(server))
+        except errors.ServerNotFound as missing:
+            _describe_model(mesh, server, missing, output)
+            return
         if output != "table":
             show_one(found, output, SERVER)
             return
@@ -51,6 +64,22 @@ def describe(server: ServerName, *, output: Output = "table") -> None:
         state = word(server_pb2.ReplicaState, engine.state, "REPLICA_STATE_")
         words = f"  {engine.index}  {state:<10}{engine.instance:<10}{engine.restarts} restarts  {engine.message}"
         _say(text(words).rstrip(), 4)
+
+
+def _describe_model(mesh: Client, word: str, missing: Exception, output: Output) -> None:
+    """Show everything about the model that a word names; raise `missing` if it names none."""
+    from llamesh.cli.models import MODEL
+    from llamesh.client import errors
+
+    try:
+        found = mesh.models.get(mesh.models.find(word))
+    except errors.ModelNotFound:
+        raise missing from None
+    if output != "table":
+        show_one(found, output, MODEL)
+        return
+    for column in MODEL:
+        _say(f"{column.title.capitalize():<14}{text(column.value(found))}", 14)
 
 
 def _say(line: str, indent: int) -> None:

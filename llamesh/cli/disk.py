@@ -28,7 +28,8 @@ class Share:
     """A part of the catalogue."""
 
     models: str
-    """`all`; `used`: objects with a model that a declared server uses; `unused`: the others; `shared`: objects of several models."""
+    """`all`; `used`: objects with a model that a declared server uses; `unused`: the others; `shared`: objects of several models; `free`:
+    what the disk of the store has left, unless it is a bucket."""
     count: int
     """Number of models."""
     objects: int
@@ -39,17 +40,20 @@ class Share:
 
 _COLUMNS = (
     Column("MODELS", lambda share: share.models),
-    Column("COUNT", lambda share: share.count),
-    Column("OBJECTS", lambda share: share.objects),
+    Column("COUNT", lambda share: "" if share.models == "free" else share.count),
+    Column("OBJECTS", lambda share: "" if share.models == "free" else share.objects),
     Column("SIZE", lambda share: size(share.size_bytes)),
 )
 
 
 def df(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name=("--output", "-o"))] = "table") -> None:
-    """Show how many bytes the models have: all, those that servers use, those that no server uses, those that models share."""
+    """Show how many bytes the models have: all, used by servers, unused, shared by models; and what the disk of the store has left."""
     with connected() as mesh:
         models = list(mesh.models.list())
         found = shares(models, used_models(mesh.servers.list()))
+        store = mesh.models.store()
+    if store.HasField("free_bytes"):
+        found.append(Share("free", 0, 0, store.free_bytes))
     if output != "table":
         say(document([asdict(share) for share in found], output))
         return

@@ -1,4 +1,4 @@
-"""`llamesh models, pull, rm`: what can be served, and how it comes in."""
+"""`llamesh models, alias, pull, rm`: what can be served, its names, and how it comes in."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ MODEL = (
     Column("CHAT", _chat, wide=True),
     Column("LICENSE", lambda model: model.gguf.license, wide=True),
     Column("TAGS", lambda model: ",".join(model.gguf.tags), wide=True),
+    Column("ALIASES", lambda model: ",".join(model.aliases), wide=True),
     Column("SOURCE", lambda model: model.source, wide=True),
     Column("FILES", lambda model: len(model.files), wide=True),
     Column("REVISION", lambda model: model.revision[:12], wide=True),
@@ -55,6 +56,8 @@ MODEL = (
     Column("SHA256", lambda model: model.sha256, wide=True),
 )
 
+
+NAMES = (*MODEL[:2], Column("ALIASES", lambda model: ",".join(model.aliases)))
 
 _ORDERS = {"added": "CREATE_TIME", "name": "NAME", "size": "SIZE_BYTES"}
 
@@ -75,7 +78,7 @@ def models(
     Parameters
     ----------
     query
-        Only models whose name contains this.
+        Only models of which the name or an alias contains this.
     architecture
         Only this architecture, for instance llama.
     quantisation
@@ -100,6 +103,29 @@ def models(
             descending=reverse,
         )
         show_list(found, output, MODEL)
+
+
+def alias(
+    model: ModelName,
+    /,
+    *names: str,
+    remove: Annotated[bool, Parameter(negative="")] = False,
+    output: Output = "table",
+) -> None:
+    """Give a model further names, which stand for it in every command; without NAMES, show the model.
+
+    Parameters
+    ----------
+    names
+        Letters, digits and ._:/@+-; at most 16 for one model. A name that is another model's is refused.
+    remove
+        Take the names away instead.
+    """
+    with connected() as mesh:
+        uuid = mesh.models.find(model)
+        add, gone = ((), names) if remove else (names, ())
+        changed = mesh.models.change_aliases(uuid, add=add, remove=gone) if names else mesh.models.get(uuid)
+        show_one(changed, output, NAMES)
 
 
 def pull(

@@ -20,7 +20,7 @@ from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
 from llamesh.cli.sources import is_source, no_source
-from llamesh.client.names import resolve
+from llamesh.client.names import names_of, resolve
 from llamesh.server_conditions import staying
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _model(mesh: Client, word: str, servers: Sequence[Server]) -> str:
     """The id of the model that WORD names, fetched if it is a source."""
     if is_source(word):
         return pulled(mesh, word, again=shlex.join(["llamesh", "run", word])).model_uuid
-    models = [(item.model_uuid, item.name) for item in mesh.models.list()]
+    models = [pair for item in mesh.models.list() for pair in names_of(item)]
     meant = resolve(word, models)
     if not any(meant == uuid for uuid, _ in models):
         known = [name for pair in models for name in pair] + [server.model_name for server in servers]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.failure import CommandError, Exit, unforeseen
 from llamesh.cli.printing import note
 from llamesh.cli.refusals import translate
 
@@ -20,7 +20,7 @@ def for_each(names: Sequence[str], act: Callable[[str], None]) -> Exit:
         try:
             act(name)
         except Exception as error:
-            failure = error if isinstance(error, CommandError) else translate(error)
+            failure = _failure(error)
             if failure is None:
                 raise
             if len(names) == 1:
@@ -37,3 +37,10 @@ def for_each(names: Sequence[str], act: Callable[[str], None]) -> Exit:
     note(f"{len(failures)} of {len(names)} failed")
     codes = {failure.code for failure in failures}
     return codes.pop() if len(codes) == 1 else Exit.FAILED
+
+
+def _failure(error: Exception) -> CommandError | None:
+    """Return the failure of a name; None if the error is another one. A name that cannot be sent, such as one that is no UTF-8, fails."""
+    if isinstance(error, CommandError):
+        return error
+    return translate(error) or (unforeseen(error) if isinstance(error, ValueError) else None)

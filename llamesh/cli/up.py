@@ -16,7 +16,6 @@ from llamesh.cli.durations import Duration
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import (
     before_start,
-    certificate_checks,
     checks,
     detached,
     leftovers,
@@ -256,8 +255,7 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
     _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
     show_addresses(settings)
     # In the background no user sees the log: without this warning the mesh would be up and could serve nothing.
-    found = checks.engine({**os.environ, **settings.engine_environment})
-    for finding in (*certificate_checks.of_files(settings), *found):
+    for finding in checks.engine({**os.environ, **settings.engine_environment}):
         if finding.state != "ok":
             _say(f"warning: {finding.check}: {finding.found}\n    -> {finding.fix}")
     return Exit.OK

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llamesh.v1 import model_pb2
 
 MIN_PREFIX = 4
 """Least length of a prefix that stands for an id. The prefix must be that of one id only."""
@@ -15,6 +19,11 @@ class AmbiguousNameError(LookupError):
         super().__init__(f"{name!r} is the name of {len(ids)}; give one of the ids")
         self.name = name
         self.ids = tuple(ids)
+
+
+def names_of(model: model_pb2.Model) -> list[tuple[str, str]]:
+    """Return the id of a model with each of its names."""
+    return [(model.model_uuid, name) for name in (model.name, *model.aliases)]
 
 
 def resolve(wanted: str, known: Sequence[tuple[str, str]], *, shortened: bool = False) -> str:

@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _StoreKind:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _StoreKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_StoreKind.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    STORE_KIND_UNSPECIFIED: _StoreKind.ValueType  # 0
+    """Not set."""
+    STORE_KIND_DIRECTORY: _StoreKind.ValueType  # 1
+    """A directory of this machine."""
+    STORE_KIND_S3: _StoreKind.ValueType  # 2
+    """A bucket of an S3 server."""
+
+class StoreKind(_StoreKind, metaclass=_StoreKindEnumTypeWrapper):
+    """What an object store is."""
+
+STORE_KIND_UNSPECIFIED: StoreKind.ValueType  # 0
+"""Not set."""
+STORE_KIND_DIRECTORY: StoreKind.ValueType  # 1
+"""A directory of this machine."""
+STORE_KIND_S3: StoreKind.ValueType  # 2
+"""A bucket of an S3 server."""
+Global___StoreKind: typing_extensions.TypeAlias = StoreKind
+
 class _DownloadState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -87,7 +111,9 @@ class StartDownloadRequest(google.protobuf.message.Message):
     If the file's name ends in -00001-of-00003.gguf or another number, all parts are fetched as one model.
     """
     name: builtins.str
-    """The model's name. Default: the file's name in the source, or the repository's with the type."""
+    """The model's name. Default: the file's name in the source, or the repository's with the type. MODEL_NAME_TAKEN if it is another model's
+    alias.
+    """
     sha256: builtins.str
     """Expected SHA-256 of the first file, 64 hexadecimal digits. Empty: whatever comes, recorded."""
     def __init__(
@@ -239,6 +265,49 @@ class DeleteDownloadRequest(google.protobuf.message.Message):
 Global___DeleteDownloadRequest: typing_extensions.TypeAlias = DeleteDownloadRequest
 
 @typing.final
+class GetStoreRequest(google.protobuf.message.Message):
+    """Request of GetStore."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___GetStoreRequest: typing_extensions.TypeAlias = GetStoreRequest
+
+@typing.final
+class Store(google.protobuf.message.Message):
+    """The object store of the mesh."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: builtins.int
+    FREE_BYTES_FIELD_NUMBER: builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    kind: Global___StoreKind.ValueType
+    """What it is."""
+    free_bytes: builtins.int
+    """Bytes that the service can still write to the disk of the store. Not set for S3, which does not say."""
+    total_bytes: builtins.int
+    """Bytes of that disk."""
+    def __init__(
+        self,
+        *,
+        kind: Global___StoreKind.ValueType = ...,
+        free_bytes: builtins.int | None = ...,
+        total_bytes: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_free_bytes", b"_free_bytes", "_total_bytes", b"_total_bytes", "free_bytes", b"free_bytes", "total_bytes", b"total_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_free_bytes", b"_free_bytes", "_total_bytes", b"_total_bytes", "free_bytes", b"free_bytes", "kind", b"kind", "total_bytes", b"total_bytes"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_free_bytes", b"_free_bytes"]) -> typing.Literal["free_bytes"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_total_bytes", b"_total_bytes"]) -> typing.Literal["total_bytes"] | None: ...
+
+Global___Store: typing_extensions.TypeAlias = Store
+
+@typing.final
 class Download(google.protobuf.message.Message):
     """A download as it is now."""
 
@@ -375,7 +444,7 @@ class ListCatalogueModelsRequest(google.protobuf.message.Message):
     page_token: builtins.str
     """From the previous page."""
     query: builtins.str
-    """Only models whose name contains this, whatever the case."""
+    """Only models of which the name or an alias contains this, whatever the case."""
     architecture: builtins.str
     """Only this architecture, for instance "llama"."""
     quantisation: builtins.str
@@ -428,6 +497,36 @@ class ListCatalogueModelsResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["models", b"models", "next_page_token", b"next_page_token"]) -> None: ...
 
 Global___ListCatalogueModelsResponse: typing_extensions.TypeAlias = ListCatalogueModelsResponse
+
+@typing.final
+class ChangeCatalogueModelAliasesRequest(google.protobuf.message.Message):
+    """Request of ChangeCatalogueModelAliases."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    ADD_FIELD_NUMBER: builtins.int
+    REMOVE_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The model."""
+    @property
+    def add(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names to give."""
+
+    @property
+    def remove(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names to take away, before others are given."""
+
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+        add: collections.abc.Iterable[builtins.str] | None = ...,
+        remove: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["add", b"add", "model_uuid", b"model_uuid", "remove", b"remove"]) -> None: ...
+
+Global___ChangeCatalogueModelAliasesRequest: typing_extensions.TypeAlias = ChangeCatalogueModelAliasesRequest
 
 @typing.final
 class DeleteCatalogueModelRequest(google.protobuf.message.Message):

@@ -71,6 +71,11 @@ class DownloadServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_download__pb2.DeleteDownloadRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_download__pb2.Download.FromString,
                 _registered_method=True)
+        self.GetStore = channel.unary_unary(
+                '/llamesh.v1.DownloadService/GetStore',
+                request_serializer=llamesh_dot_v1_dot_download__pb2.GetStoreRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_download__pb2.Store.FromString,
+                _registered_method=True)
 
 
 class DownloadServiceServicer(object):
@@ -133,6 +138,13 @@ class DownloadServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStore(self, request, context):
+        """Where models are kept, and how much room is left there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DownloadServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -170,6 +182,11 @@ def add_DownloadServiceServicer_to_server(servicer, server):
                     servicer.DeleteDownload,
                     request_deserializer=llamesh_dot_v1_dot_download__pb2.DeleteDownloadRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_download__pb2.Download.SerializeToString,
+            ),
+            'GetStore': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStore,
+                    request_deserializer=llamesh_dot_v1_dot_download__pb2.GetStoreRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_download__pb2.Store.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -372,6 +389,33 @@ class DownloadService(object):
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def GetStore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.DownloadService/GetStore',
+            llamesh_dot_v1_dot_download__pb2.GetStoreRequest.SerializeToString,
+            llamesh_dot_v1_dot_download__pb2.Store.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class CatalogueServiceStub(object):
     """The catalogue of models. Spoken inside the mesh only; the gateway is its public face.
@@ -392,6 +436,11 @@ class CatalogueServiceStub(object):
                 '/llamesh.v1.CatalogueService/ListCatalogueModels',
                 request_serializer=llamesh_dot_v1_dot_download__pb2.ListCatalogueModelsRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_download__pb2.ListCatalogueModelsResponse.FromString,
+                _registered_method=True)
+        self.ChangeCatalogueModelAliases = channel.unary_unary(
+                '/llamesh.v1.CatalogueService/ChangeCatalogueModelAliases',
+                request_serializer=llamesh_dot_v1_dot_download__pb2.ChangeCatalogueModelAliasesRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_model__pb2.Model.FromString,
                 _registered_method=True)
         self.DeleteCatalogueModel = channel.unary_unary(
                 '/llamesh.v1.CatalogueService/DeleteCatalogueModel',
@@ -423,6 +472,13 @@ class CatalogueServiceServicer(object):
 
     def ListCatalogueModels(self, request, context):
         """Lists and searches them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeCatalogueModelAliases(self, request, context):
+        """Gives a model further names and takes some away. See GatewayService.ChangeModelAliases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -462,6 +518,11 @@ def add_CatalogueServiceServicer_to_server(servicer, server):
                     servicer.ListCatalogueModels,
                     request_deserializer=llamesh_dot_v1_dot_download__pb2.ListCatalogueModelsRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_download__pb2.ListCatalogueModelsResponse.SerializeToString,
+            ),
+            'ChangeCatalogueModelAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeCatalogueModelAliases,
+                    request_deserializer=llamesh_dot_v1_dot_download__pb2.ChangeCatalogueModelAliasesRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_model__pb2.Model.SerializeToString,
             ),
             'DeleteCatalogueModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteCatalogueModel,
@@ -534,6 +595,33 @@ class CatalogueService(object):
             '/llamesh.v1.CatalogueService/ListCatalogueModels',
             llamesh_dot_v1_dot_download__pb2.ListCatalogueModelsRequest.SerializeToString,
             llamesh_dot_v1_dot_download__pb2.ListCatalogueModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeCatalogueModelAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.CatalogueService/ChangeCatalogueModelAliases',
+            llamesh_dot_v1_dot_download__pb2.ChangeCatalogueModelAliasesRequest.SerializeToString,
+            llamesh_dot_v1_dot_model__pb2.Model.FromString,
             options,
             channel_credentials,
             insecure,

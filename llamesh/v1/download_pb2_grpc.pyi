@@ -138,7 +138,23 @@ _DownloadServiceDeleteDownloadType = typing_extensions.TypeVar(
     ],
 )
 
-class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _DownloadServiceGetDownloadType, _DownloadServiceListDownloadsType, _DownloadServiceCancelDownloadType, _DownloadServicePauseDownloadType, _DownloadServiceResumeDownloadType, _DownloadServiceDeleteDownloadType]):
+_DownloadServiceGetStoreType = typing_extensions.TypeVar(
+    '_DownloadServiceGetStoreType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.GetStoreRequest,
+        llamesh.v1.download_pb2.Store,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.GetStoreRequest,
+        llamesh.v1.download_pb2.Store,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.GetStoreRequest,
+        llamesh.v1.download_pb2.Store,
+    ],
+)
+
+class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _DownloadServiceGetDownloadType, _DownloadServiceListDownloadsType, _DownloadServiceCancelDownloadType, _DownloadServicePauseDownloadType, _DownloadServiceResumeDownloadType, _DownloadServiceDeleteDownloadType, _DownloadServiceGetStoreType]):
     """Brings models in: streamed, hashed, checked, published in one step, recorded."""
 
     @typing.overload
@@ -171,6 +187,10 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
             llamesh.v1.download_pb2.DeleteDownloadRequest,
             llamesh.v1.download_pb2.Download,
         ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.GetStoreRequest,
+            llamesh.v1.download_pb2.Store,
+        ],
     ], channel: grpc.Channel) -> None: ...
 
     @typing.overload
@@ -202,6 +222,10 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
         grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.DeleteDownloadRequest,
             llamesh.v1.download_pb2.Download,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.GetStoreRequest,
+            llamesh.v1.download_pb2.Store,
         ],
     ], channel: grpc.aio.Channel) -> None: ...
 
@@ -236,6 +260,9 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
     found damaged.
     """
 
+    GetStore: _DownloadServiceGetStoreType
+    """Where models are kept, and how much room is left there."""
+
 DownloadServiceAsyncStub: typing_extensions.TypeAlias = DownloadServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.StartDownloadRequest,
@@ -264,6 +291,10 @@ DownloadServiceAsyncStub: typing_extensions.TypeAlias = DownloadServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.DeleteDownloadRequest,
         llamesh.v1.download_pb2.Download,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.GetStoreRequest,
+        llamesh.v1.download_pb2.Store,
     ],
 ]
 
@@ -336,6 +367,14 @@ class DownloadServiceServicer(metaclass=abc.ABCMeta):
         found damaged.
         """
 
+    @abc.abstractmethod
+    def GetStore(
+        self,
+        request: llamesh.v1.download_pb2.GetStoreRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.download_pb2.Store, collections.abc.Awaitable[llamesh.v1.download_pb2.Store]]:
+        """Where models are kept, and how much room is left there."""
+
 def add_DownloadServiceServicer_to_server(servicer: DownloadServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 
 _CatalogueServiceGetCatalogueModelType = typing_extensions.TypeVar(
@@ -367,6 +406,22 @@ _CatalogueServiceListCatalogueModelsType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.ListCatalogueModelsRequest,
         llamesh.v1.download_pb2.ListCatalogueModelsResponse,
+    ],
+)
+
+_CatalogueServiceChangeCatalogueModelAliasesType = typing_extensions.TypeVar(
+    '_CatalogueServiceChangeCatalogueModelAliasesType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ChangeCatalogueModelAliasesRequest,
+        llamesh.v1.model_pb2.Model,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ChangeCatalogueModelAliasesRequest,
+        llamesh.v1.model_pb2.Model,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ChangeCatalogueModelAliasesRequest,
+        llamesh.v1.model_pb2.Model,
     ],
 )
 
@@ -418,7 +473,7 @@ _CatalogueServiceWatchCatalogueType = typing_extensions.TypeVar(
     ],
 )
 
-class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType, _CatalogueServiceListCatalogueModelsType, _CatalogueServiceDeleteCatalogueModelType, _CatalogueServiceLocateModelType, _CatalogueServiceWatchCatalogueType]):
+class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType, _CatalogueServiceListCatalogueModelsType, _CatalogueServiceChangeCatalogueModelAliasesType, _CatalogueServiceDeleteCatalogueModelType, _CatalogueServiceLocateModelType, _CatalogueServiceWatchCatalogueType]):
     """The catalogue of models. Spoken inside the mesh only; the gateway is its public face."""
 
     @typing.overload
@@ -430,6 +485,10 @@ class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.ListCatalogueModelsRequest,
             llamesh.v1.download_pb2.ListCatalogueModelsResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.ChangeCatalogueModelAliasesRequest,
+            llamesh.v1.model_pb2.Model,
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.DeleteCatalogueModelRequest,
@@ -456,6 +515,10 @@ class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType
             llamesh.v1.download_pb2.ListCatalogueModelsResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.ChangeCatalogueModelAliasesRequest,
+            llamesh.v1.model_pb2.Model,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.DeleteCatalogueModelRequest,
             llamesh.v1.model_pb2.Model,
         ],
@@ -474,6 +537,9 @@ class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType
 
     ListCatalogueModels: _CatalogueServiceListCatalogueModelsType
     """Lists and searches them."""
+
+    ChangeCatalogueModelAliases: _CatalogueServiceChangeCatalogueModelAliasesType
+    """Gives a model further names and takes some away. See GatewayService.ChangeModelAliases."""
 
     DeleteCatalogueModel: _CatalogueServiceDeleteCatalogueModelType
     """Removes the record, and the object if no other record shares it. The gateway checks first whether a server uses it."""
@@ -494,6 +560,10 @@ CatalogueServiceAsyncStub: typing_extensions.TypeAlias = CatalogueServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.ListCatalogueModelsRequest,
         llamesh.v1.download_pb2.ListCatalogueModelsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ChangeCatalogueModelAliasesRequest,
+        llamesh.v1.model_pb2.Model,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.DeleteCatalogueModelRequest,
@@ -527,6 +597,14 @@ class CatalogueServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.download_pb2.ListCatalogueModelsResponse, collections.abc.Awaitable[llamesh.v1.download_pb2.ListCatalogueModelsResponse]]:
         """Lists and searches them."""
+
+    @abc.abstractmethod
+    def ChangeCatalogueModelAliases(
+        self,
+        request: llamesh.v1.download_pb2.ChangeCatalogueModelAliasesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.model_pb2.Model, collections.abc.Awaitable[llamesh.v1.model_pb2.Model]]:
+        """Gives a model further names and takes some away. See GatewayService.ChangeModelAliases."""
 
     @abc.abstractmethod
     def DeleteCatalogueModel(

@@ -345,7 +345,7 @@ class ListModelsRequest(google.protobuf.message.Message):
     page_token: builtins.str
     """From the previous page."""
     query: builtins.str
-    """Only models whose name contains this, whatever the case."""
+    """Only models of which the name or an alias contains this, whatever the case."""
     architecture: builtins.str
     """Only this architecture, for instance "llama"."""
     quantisation: builtins.str
@@ -416,6 +416,36 @@ class GetModelRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid"]) -> None: ...
 
 Global___GetModelRequest: typing_extensions.TypeAlias = GetModelRequest
+
+@typing.final
+class ChangeModelAliasesRequest(google.protobuf.message.Message):
+    """Request of ChangeModelAliases."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    ADD_FIELD_NUMBER: builtins.int
+    REMOVE_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The model."""
+    @property
+    def add(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names to give. One that the model has already changes nothing."""
+
+    @property
+    def remove(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Names to take away, before others are given. One that the model has not changes nothing."""
+
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+        add: collections.abc.Iterable[builtins.str] | None = ...,
+        remove: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["add", b"add", "model_uuid", b"model_uuid", "remove", b"remove"]) -> None: ...
+
+Global___ChangeModelAliasesRequest: typing_extensions.TypeAlias = ChangeModelAliasesRequest
 
 @typing.final
 class DeleteModelRequest(google.protobuf.message.Message):

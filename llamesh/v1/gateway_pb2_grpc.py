@@ -68,6 +68,11 @@ class GatewayServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_gateway__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_model__pb2.Model.FromString,
                 _registered_method=True)
+        self.ChangeModelAliases = channel.unary_unary(
+                '/llamesh.v1.GatewayService/ChangeModelAliases',
+                request_serializer=llamesh_dot_v1_dot_gateway__pb2.ChangeModelAliasesRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_model__pb2.Model.FromString,
+                _registered_method=True)
         self.DeleteModel = channel.unary_unary(
                 '/llamesh.v1.GatewayService/DeleteModel',
                 request_serializer=llamesh_dot_v1_dot_gateway__pb2.DeleteModelRequest.SerializeToString,
@@ -193,6 +198,14 @@ class GatewayServiceServicer(object):
 
     def GetModel(self, request, context):
         """One model. MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangeModelAliases(self, request, context):
+        """Gives a model further names and takes some away, in one step. MODEL_NAME_TAKEN if a name is that of another model, or of a download that
+        has not ended; INVALID_FIELD beyond 16 aliases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -345,6 +358,11 @@ def add_GatewayServiceServicer_to_server(servicer, server):
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
                     request_deserializer=llamesh_dot_v1_dot_gateway__pb2.GetModelRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_model__pb2.Model.SerializeToString,
+            ),
+            'ChangeModelAliases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeModelAliases,
+                    request_deserializer=llamesh_dot_v1_dot_gateway__pb2.ChangeModelAliasesRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_model__pb2.Model.SerializeToString,
             ),
             'DeleteModel': grpc.unary_unary_rpc_method_handler(
@@ -590,6 +608,33 @@ class GatewayService(object):
             target,
             '/llamesh.v1.GatewayService/GetModel',
             llamesh_dot_v1_dot_gateway__pb2.GetModelRequest.SerializeToString,
+            llamesh_dot_v1_dot_model__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeModelAliases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.GatewayService/ChangeModelAliases',
+            llamesh_dot_v1_dot_gateway__pb2.ChangeModelAliasesRequest.SerializeToString,
             llamesh_dot_v1_dot_model__pb2.Model.FromString,
             options,
             channel_credentials,

@@ -124,6 +124,22 @@ _GatewayServiceGetModelType = typing_extensions.TypeVar(
     ],
 )
 
+_GatewayServiceChangeModelAliasesType = typing_extensions.TypeVar(
+    '_GatewayServiceChangeModelAliasesType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.ChangeModelAliasesRequest,
+        llamesh.v1.model_pb2.Model,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.ChangeModelAliasesRequest,
+        llamesh.v1.model_pb2.Model,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.ChangeModelAliasesRequest,
+        llamesh.v1.model_pb2.Model,
+    ],
+)
+
 _GatewayServiceDeleteModelType = typing_extensions.TypeVar(
     '_GatewayServiceDeleteModelType',
     grpc.UnaryUnaryMultiCallable[
@@ -380,7 +396,7 @@ _GatewayServiceDeleteUserType = typing_extensions.TypeVar(
     ],
 )
 
-class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _GatewayServiceGetHealthType, _GatewayServiceGetPublicKeysType, _GatewayServiceGetMetricsType, _GatewayServiceListModelsType, _GatewayServiceGetModelType, _GatewayServiceDeleteModelType, _GatewayServiceServeType, _GatewayServiceListServersType, _GatewayServiceGetServerType, _GatewayServiceUpdateServerType, _GatewayServiceScaleServerType, _GatewayServiceSleepServerType, _GatewayServiceWakeServerType, _GatewayServiceStopType, _GatewayServiceReadServerLogType, _GatewayServiceWatchType, _GatewayServiceCreateUserType, _GatewayServiceListUsersType, _GatewayServiceGetUserType, _GatewayServiceUpdateUserType, _GatewayServiceDeleteUserType]):
+class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _GatewayServiceGetHealthType, _GatewayServiceGetPublicKeysType, _GatewayServiceGetMetricsType, _GatewayServiceListModelsType, _GatewayServiceGetModelType, _GatewayServiceChangeModelAliasesType, _GatewayServiceDeleteModelType, _GatewayServiceServeType, _GatewayServiceListServersType, _GatewayServiceGetServerType, _GatewayServiceUpdateServerType, _GatewayServiceScaleServerType, _GatewayServiceSleepServerType, _GatewayServiceWakeServerType, _GatewayServiceStopType, _GatewayServiceReadServerLogType, _GatewayServiceWatchType, _GatewayServiceCreateUserType, _GatewayServiceListUsersType, _GatewayServiceGetUserType, _GatewayServiceUpdateUserType, _GatewayServiceDeleteUserType]):
     """What people and programs manage the mesh with."""
 
     @typing.overload
@@ -407,6 +423,10 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.gateway_pb2.GetModelRequest,
+            llamesh.v1.model_pb2.Model,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.gateway_pb2.ChangeModelAliasesRequest,
             llamesh.v1.model_pb2.Model,
         ],
         grpc.UnaryUnaryMultiCallable[
@@ -502,6 +522,10 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
             llamesh.v1.model_pb2.Model,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.gateway_pb2.ChangeModelAliasesRequest,
+            llamesh.v1.model_pb2.Model,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.gateway_pb2.DeleteModelRequest,
             llamesh.v1.model_pb2.Model,
         ],
@@ -589,6 +613,11 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     GetModel: _GatewayServiceGetModelType
     """One model. MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched."""
 
+    ChangeModelAliases: _GatewayServiceChangeModelAliasesType
+    """Gives a model further names and takes some away, in one step. MODEL_NAME_TAKEN if a name is that of another model, or of a download that
+    has not ended; INVALID_FIELD beyond 16 aliases.
+    """
+
     DeleteModel: _GatewayServiceDeleteModelType
     """Removes a model. MODEL_IN_USE while a declared server uses it."""
 
@@ -668,6 +697,10 @@ GatewayServiceAsyncStub: typing_extensions.TypeAlias = GatewayServiceStub[
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.gateway_pb2.GetModelRequest,
+        llamesh.v1.model_pb2.Model,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.gateway_pb2.ChangeModelAliasesRequest,
         llamesh.v1.model_pb2.Model,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
@@ -790,6 +823,16 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.model_pb2.Model, collections.abc.Awaitable[llamesh.v1.model_pb2.Model]]:
         """One model. MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched."""
+
+    @abc.abstractmethod
+    def ChangeModelAliases(
+        self,
+        request: llamesh.v1.gateway_pb2.ChangeModelAliasesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.model_pb2.Model, collections.abc.Awaitable[llamesh.v1.model_pb2.Model]]:
+        """Gives a model further names and takes some away, in one step. MODEL_NAME_TAKEN if a name is that of another model, or of a download that
+        has not ended; INVALID_FIELD beyond 16 aliases.
+        """
 
     @abc.abstractmethod
     def DeleteModel(

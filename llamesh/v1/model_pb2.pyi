@@ -152,6 +152,7 @@ class Model(google.protobuf.message.Message):
     PROBLEM_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
     FETCHED_BY_FIELD_NUMBER: builtins.int
+    ALIASES_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """Chosen by who fetched it, or by the download service. 1 to 128 characters of [A-Za-z0-9._-]."""
@@ -180,6 +181,10 @@ class Model(google.protobuf.message.Message):
         """When the record appeared."""
 
     @property
+    def aliases(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Further names, oldest first. Each is unique among the aliases, ids and names of all models."""
+
+    @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
         """All files: the parts in the order of their numbers."""
 
@@ -196,10 +201,11 @@ class Model(google.protobuf.message.Message):
         problem: builtins.str = ...,
         revision: builtins.str = ...,
         fetched_by: builtins.str = ...,
+        aliases: collections.abc.Iterable[builtins.str] | None = ...,
         files: collections.abc.Iterable[Global___ModelFile] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "fetched_by", b"fetched_by", "files", b"files", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "create_time", b"create_time", "fetched_by", b"fetched_by", "files", b"files", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 

@@ -30,8 +30,8 @@ from services.contract.tables import Clock, KeyRow, NewId, RowOwner
 
 DEFAULT_DAYS = 90
 KEPT_AFTER_EXPIRY = timedelta(days=30)
-"""How long an expired key is listed. It must exceed the differences of the clocks of those who check tokens: a revocation holds only while
-the key is recorded."""
+"""How long an expired key is listed. It must exceed the differences between the clocks of the processes that check tokens: a revocation
+holds only while the key is recorded."""
 
 _ORDER = (KeyRow.create_time, KeyRow.key_id)
 
@@ -176,7 +176,7 @@ def _expire_time(maker: Identity, expire_days: int, now: datetime) -> datetime:
 
 
 async def _hold_maker(session: AsyncSession, key_id: str) -> None:
-    """Lock the key with which a key is made until the transaction ends, so that a revocation comes before or finds the new key."""
+    """Lock the key that makes a new key until the transaction ends, so that its revocation either precedes the new key or finds it."""
     maker = await session.get(KeyRow, key_id, with_for_update=True)
     if maker is not None and maker.revoke_time is not None:
         raise MeshError(Reason.ERROR_REASON_UNAUTHENTICATED, "the key was revoked")

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import PageQuery
+from services.download.aliases import Aliases, remove_aliases
 from services.download.model_search import ModelSearch, set_tags
 from services.download.tables import UNENDED, ModelRow, TransferRow, TransferState
 from services.download.unowned_objects import UnownedObjects, lock_bytes
@@ -23,6 +24,7 @@ class Catalogue:
     def __init__(self, database: Database, objects: UnownedObjects) -> None:
         self._database = database
         self._objects = objects
+        self._aliases = Aliases(database)
 
     async def get(self, model_uuid: str) -> ModelRow:
         """Return a model. Raises MODEL_NOT_FOUND, or MODEL_NOT_READY while it is fetched."""
@@ -49,6 +51,11 @@ class Catalogue:
         async with self._database.read() as session:
             return (await session.scalars(select(ModelRow).order_by(ModelRow.create_time))).all()
 
+    async def change_aliases(self, model_uuid: str, add: Sequence[str], remove: Sequence[str]) -> ModelRow:
+        """See Aliases.change. Raises the errors of `get` too."""
+        model = await self._aliases.change(model_uuid, add, remove)
+        return model if model is not None else await self.get(model_uuid)
+
     async def existing(self, model_uuids: Collection[str]) -> set[str]:
         """Return those of the given ids that models have."""
         async with self._database.read() as session:
@@ -69,6 +76,7 @@ class Catalogue:
                     continue  # the model has other bytes than those that were locked
                 await session.delete(model)
                 await set_tags(session, model_uuid, ())
+                await remove_aliases(session, model_uuid)
                 if transfer is not None:
                     await session.delete(transfer)
                 await session.flush()

@@ -54,6 +54,7 @@ def model_message(row: ModelRow) -> Model:
         gguf=GgufMetadata(**row.gguf),
         problem=row.problem,
         fetched_by=row.fetched_by,
+        aliases=row.aliases or (),
         files=[
             ModelFile(
                 role=ModelFileRole.Value(f"MODEL_FILE_ROLE_{file.role}"),

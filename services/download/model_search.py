@@ -13,12 +13,12 @@ from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, exists, select
+from sqlalchemy import Select, delete, exists, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from llamesh.kit.pages import Key, Listing, Page
-from services.download.tables import ModelRow, ModelTagRow
+from services.download.tables import ModelAliasRow, ModelRow, ModelTagRow
 
 _ORDERS: Mapping[str, tuple[InstrumentedAttribute[Any], type[str] | type[int] | type[datetime]]] = {
     "create_time": (ModelRow.create_time, datetime),
@@ -34,7 +34,7 @@ class ModelSearch:
     """Which models a list shows, and in which order. An empty field filters nothing."""
 
     query: str = ""
-    """Part of the name."""
+    """Part of the name or of an alias."""
     architecture: str = ""
     quantisation: str = ""
     tag: str = ""
@@ -52,7 +52,10 @@ class ModelSearch:
         """Return the query for a page."""
         found = select(ModelRow)
         if self.query:
-            found = found.where(ModelRow.search_name.contains(self.query.lower(), autoescape=True))
+            part = self.query.lower()
+            alias = func.lower(ModelAliasRow.alias).contains(part, autoescape=True)
+            called = exists().where(ModelAliasRow.model_uuid == ModelRow.model_uuid, alias)
+            found = found.where(or_(ModelRow.search_name.contains(part, autoescape=True), called))
         equal = (ModelRow.architecture, self.architecture), (ModelRow.quantisation, self.quantisation)
         for column, value in (*equal, (ModelRow.source_kind, self.source_kind)):
             if value:

@@ -33,6 +33,7 @@ from services.download.handed_over import SWEEP_SECONDS as HANDED_OVER_SECONDS
 from services.download.handed_over import remove_unused
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message
+from services.download.old_headers import READ_AGAIN_SECONDS, OldHeaders
 from services.download.part_links import PartLinks
 from services.download.partial_objects import PartialObjects
 from services.download.pauses import Pauses
@@ -119,7 +120,7 @@ async def run(member: Member) -> None:
         health.on_change(show_store)
         pages = open_pages(settings)
         has_quant = settings.quant or bool(settings.quant_service_url)
-        downloads = DownloadServicer(transfers, pauses, integrity, worker, sources, changes, has_quant, pages)
+        downloads = DownloadServicer(transfers, pauses, integrity, worker, sources, changes, has_quant, pages, store)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
         models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
@@ -132,12 +133,18 @@ async def run(member: Member) -> None:
             peers = PeerChanges(transfers, catalogue, changes)
             peers.start()
             stack.push_async_callback(peers.close)
+        headers = BackgroundTask(
+            "read headers of old models",
+            OldHeaders(database, store, broadcast_model).read_again,
+            report_failure,
+            every=READ_AGAIN_SECONDS,
+        )
         links = BackgroundTask(
             "remove links of models that are gone", delivery.sweep, report_failure, every=SWEEP_SECONDS
         )
-        for sweep in (links, _handed_over_files(settings, transfers)):
-            sweep.start()
-            stack.push_async_callback(sweep.close)
+        for task in (headers, links, _handed_over_files(settings, transfers)):
+            task.start()
+            stack.push_async_callback(task.close)
         await member.serve()
 
 

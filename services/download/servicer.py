@@ -11,15 +11,18 @@ from dataclasses import replace
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
+from llamesh.kit.objects import ObjectStore
 from llamesh.kit.pages import Pages
 from llamesh.names import served_name
 from llamesh.v1.download_pb2 import (
     CancelDownloadRequest,
+    ChangeCatalogueModelAliasesRequest,
     DeleteCatalogueModelRequest,
     DeleteDownloadRequest,
     Download,
     GetCatalogueModelRequest,
     GetDownloadRequest,
+    GetStoreRequest,
     ListCatalogueModelsRequest,
     ListCatalogueModelsResponse,
     ListDownloadsRequest,
@@ -29,6 +32,8 @@ from llamesh.v1.download_pb2 import (
     PauseDownloadRequest,
     ResumeDownloadRequest,
     StartDownloadRequest,
+    Store,
+    StoreKind,
     WatchCatalogueRequest,
     WatchCatalogueResponse,
 )
@@ -63,6 +68,7 @@ class DownloadServicer(DownloadServiceServicer):
         changes: Changes,
         has_quant: bool,
         pages: Pages,
+        store: ObjectStore,
     ) -> None:
         self._transfers = transfers
         self._pauses = pauses
@@ -72,6 +78,7 @@ class DownloadServicer(DownloadServiceServicer):
         self._changes = changes
         self._has_quant = has_quant
         self._pages = pages
+        self._store = store
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See download.proto."""
@@ -112,6 +119,13 @@ class DownloadServicer(DownloadServiceServicer):
         row = await self._transfers.delete(request.model_uuid)
         self._changes.removed_download(row.model_uuid)
         return download_message(row)
+
+    async def GetStore(self, request: GetStoreRequest, context: Context) -> Store:
+        """See download.proto."""
+        space = await self._store.space()
+        if space is None:
+            return Store(kind=StoreKind.STORE_KIND_S3)
+        return Store(kind=StoreKind.STORE_KIND_DIRECTORY, free_bytes=space.free, total_bytes=space.total)
 
     def _changed(self, row: TransferRow) -> Download:
         """Tell the worker and the watchers that a call has changed a transfer, and encode it."""
@@ -179,6 +193,12 @@ class CatalogueServicer(CatalogueServiceServicer):
         """See download.proto."""
         rows, token = await self._catalogue.page(search_of(request), self._pages.query(request))
         return ListCatalogueModelsResponse(models=map(model_message, rows), next_page_token=token)
+
+    async def ChangeCatalogueModelAliases(self, request: ChangeCatalogueModelAliasesRequest, context: Context) -> Model:
+        """See download.proto."""
+        model = model_message(await self._catalogue.change_aliases(request.model_uuid, request.add, request.remove))
+        self._changes.model(model)
+        return model
 
     async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:
         """See download.proto."""

@@ -107,6 +107,8 @@ class ModelRow(Base):
     """Subject of the caller who started the transfer of the bytes; empty if unknown."""
     gguf: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The message GgufMetadata, by field name."""
+    aliases: Mapped[list[str]] = mapped_column(JSON, default=list)
+    """The further names, oldest first: those of the rows of `model_alias`."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     files: Mapped[list[ModelFileRow]] = relationship(
         primaryjoin="ModelRow.model_uuid == foreign(ModelFileRow.model_uuid)",
@@ -158,6 +160,14 @@ class ModelTagRow(Base):
     __tablename__ = "model_tag"
     tag: Mapped[str] = mapped_column(String(64), primary_key=True)
     model_uuid: Mapped[str] = mapped_column(String(128), primary_key=True, index=True)
+
+
+class ModelAliasRow(Base):
+    """A further name of a model."""
+
+    __tablename__ = "model_alias"
+    alias: Mapped[str] = mapped_column(String(128), primary_key=True)
+    model_uuid: Mapped[str] = mapped_column(String(128), index=True)
 
 
 class UnownedObjectRow(Base):

@@ -20,6 +20,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from services.download.aliases import check_no_alias, lock_names
 from services.download.source_names import same_source
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
 from services.download.transfer_requests import TransferRequest, must_start
@@ -40,7 +41,10 @@ class Transfers:
         self.owner_id = owner_id
 
     async def start(self, request: TransferRequest) -> TransferRow:
-        """Start a transfer unless the present one serves the request. Raises DOWNLOAD_CONFLICT, and DOWNLOAD_NOT_FOUND without a source."""
+        """Start a transfer unless the present one serves the request.
+
+        Raises DOWNLOAD_CONFLICT, MODEL_NAME_TAKEN, and DOWNLOAD_NOT_FOUND without a source.
+        """
         try:
             return await self._start(request)
         except IntegrityError:
@@ -49,6 +53,7 @@ class Transfers:
 
     async def _start(self, request: TransferRequest) -> TransferRow:
         async with self._database.begin() as session:
+            await lock_names(self._database, session)
             row = await session.get(TransferRow, request.model_uuid, with_for_update=True)
             has_model = await session.get(ModelRow, request.model_uuid) is not None
             if not must_start(row, has_model, request):
@@ -65,6 +70,7 @@ class Transfers:
                 row = TransferRow(model_uuid=request.model_uuid, source="", name="", expected_sha256="", attempt=first)
                 session.add(row)
             self._renew(row, request)
+            await check_no_alias(session, row.model_uuid, row.name)
             return row
 
     def _renew(self, row: TransferRow, request: TransferRequest) -> None:
@@ -215,10 +221,13 @@ class Transfers:
             return row
 
     async def opened(self, model_uuid: str, attempt: int, *, name: str, revision: str) -> TransferRow | None:
-        """Write the revision of the opened source, and the name of the model unless it has one."""
+        """Write the revision of the opened source, and the name of the model unless it has one. Raises MODEL_NAME_TAKEN."""
         async with self._database.begin() as session:
+            await lock_names(self._database, session)
             row = await current(session, model_uuid, attempt, self.owner_id)
             if row is not None:
+                if not row.name:
+                    await check_no_alias(session, model_uuid, name)
                 row.name = row.name or name
                 row.revision = revision
             return row

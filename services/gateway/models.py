@@ -32,6 +32,14 @@ class Models:
         with asking("download"):
             return await self._catalogue.GetCatalogueModel(request, **call_options())
 
+    async def change_aliases(self, request: gateway_pb2.ChangeModelAliasesRequest) -> model_pb2.Model:
+        """Give a model further names and take some away."""
+        change = download_pb2.ChangeCatalogueModelAliasesRequest(
+            model_uuid=request.model_uuid, add=request.add, remove=request.remove
+        )
+        with asking("download"):
+            return await self._catalogue.ChangeCatalogueModelAliases(change, **call_options())
+
     async def delete(self, model_uuid: str) -> model_pb2.Model:
         """Delete a model; MODEL_IN_USE names the servers that use it."""
         users = controller_pb2.ListDeclaredServersRequest(model_uuid=model_uuid, page_size=MAX_NAMED_SERVERS)

@@ -83,6 +83,11 @@ class GatewayServicer(gateway_pb2_grpc.GatewayServiceServicer):
     async def GetModel(self, request: gateway_pb2.GetModelRequest, context: Context) -> model_pb2.Model:
         return await self._models.get(request.model_uuid)
 
+    async def ChangeModelAliases(
+        self, request: gateway_pb2.ChangeModelAliasesRequest, context: Context
+    ) -> model_pb2.Model:
+        return await self._models.change_aliases(request)
+
     async def DeleteModel(self, request: gateway_pb2.DeleteModelRequest, context: Context) -> model_pb2.Model:
         return await self._models.delete(request.model_uuid)
 

@@ -51,10 +51,10 @@ class SigningKey(Base):
     kid: Mapped[str] = mapped_column(String(32), primary_key=True)
     algorithm: Mapped[str] = mapped_column(String(8))
     private_pem: Mapped[str] = mapped_column(Text)
-    """PKCS 8, encrypted unless an earlier release wrote it."""
+    """Private key in PKCS 8, encrypted unless an earlier release wrote it."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     good_until: Mapped[datetime] = mapped_column(Timestamp)
-    """No token that it signed is valid after this time."""
+    """No token that this key signed is valid after this time."""
 
 
 _ALL = select(SigningKey).order_by(SigningKey.create_time, SigningKey.kid)

@@ -59,7 +59,7 @@ class _Present:
 
     number: int = 0
     listed: datetime | None = None
-    """When it was read."""
+    """When the standings were read."""
     users: Mapping[str, gateway_pb2.Standing] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
 

@@ -39,7 +39,7 @@ TOKENS_MARGIN = timedelta(days=1)
 """Margin on the stored expiry of a user's tokens, so that most logins write nothing."""
 
 SIGNING_TIME = timedelta(minutes=1)
-"""Longer than the time between storing that expiry and signing the token."""
+"""Margin for the time between storing the expiry of a token and signing the token."""
 
 RECHECK_SECONDS = 1.0
 """Seconds that a transaction that gives a contract to a user waits for the contract service, which answered a moment before."""

@@ -177,10 +177,17 @@ def gateway() -> FakeGateway:
 
 
 @pytest.fixture
-def url(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+def downloads() -> FakeDownloads:
+    return FakeDownloads()
+
+
+@pytest.fixture
+def url(
+    gateway: FakeGateway, downloads: FakeDownloads, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[str]:
     """The address of a mesh of fakes, which the environment names too."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    with fake_mesh(gateway, FakeDownloads()) as address:
+    with fake_mesh(gateway, downloads) as address:
         monkeypatch.setenv("LLAMESH_URL", address)
         monkeypatch.setenv("LLAMESH_TOKEN", "token")
         yield address

@@ -153,6 +153,7 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
     def __init__(self) -> None:
         self.requests: list[download_pb2.StartDownloadRequest] = []
         self._started: dict[str, download_pb2.Download] = {}
+        self.store = download_pb2.Store(kind=download_pb2.STORE_KIND_S3)
 
     def StartDownload(self, request: Any, context: Any) -> download_pb2.Download:
         self.requests.append(request)
@@ -165,6 +166,9 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
         if request.model_uuid not in self._started:
             refuse(context, grpc.StatusCode.NOT_FOUND, "DOWNLOAD_NOT_FOUND", f"no download of {request.model_uuid}")
         return self._started[request.model_uuid]
+
+    def GetStore(self, request: Any, context: Any) -> download_pb2.Store:
+        return self.store
 
     def DeleteDownload(self, request: Any, context: Any) -> download_pb2.Download:
         return self._started.pop(request.model_uuid)

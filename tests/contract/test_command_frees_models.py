@@ -11,8 +11,8 @@ import pytest
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
-from llamesh.v1 import gateway_pb2, model_pb2, server_pb2
-from tests.contract.fakes import FakeGateway, refuse
+from llamesh.v1 import download_pb2, gateway_pb2, model_pb2, server_pb2
+from tests.contract.fakes import FakeDownloads, FakeGateway, refuse
 
 Capture = pytest.CaptureFixture[str]
 MIB = 1 << 20
@@ -81,6 +81,19 @@ def test_the_bytes_of_the_catalogue_are_those_of_its_objects(mesh: Gateway, caps
         ["all", "5", "3"],
     ]
     assert "llamesh rm --unused" in shown.err
+
+
+def test_the_free_space_of_the_stores_disk_is_shown_if_the_store_says_it(
+    mesh: Gateway, downloads: FakeDownloads, capsys: Capture
+) -> None:
+    downloads.store = download_pb2.Store(
+        kind=download_pb2.STORE_KIND_DIRECTORY, free_bytes=5 * MIB, total_bytes=9 * MIB
+    )
+    assert run(["df", "-o", "json"]) == Exit.OK
+    free = {"models": "free", "count": 0, "objects": 0, "size_bytes": 5 * MIB}
+    assert json.loads(capsys.readouterr().out)[-1] == free
+    assert run(["df"]) == Exit.OK
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["free", "-", "-", "5.0", "MiB"]
 
 
 def test_an_empty_catalogue_has_no_bytes(mesh: Gateway, capsys: Capture) -> None:

@@ -66,6 +66,12 @@ def test_a_name_that_does_not_exist_leaves_no_other_undone(mesh: Gateway, capsys
     assert said.endswith("stopped c3 ()\n1 of 3 failed\n")
 
 
+def test_a_name_that_cannot_be_sent_leaves_no_other_undone(mesh: Gateway, capsys: Capture) -> None:
+    assert run(["stop", "a1", "\udcff", "c3"]) == Exit.USAGE
+    assert mesh.stopped == ["a1", "c3"]
+    assert "1 of 3 failed" in capsys.readouterr().err
+
+
 def test_failures_of_several_kinds_have_the_general_exit_code(mesh: Gateway, capsys: Capture) -> None:
     assert run(["rm", "none", "m1", "m2"]) == Exit.FAILED
     assert mesh.removed == ["m2"]

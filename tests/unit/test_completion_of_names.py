@@ -51,7 +51,7 @@ def silent(path: str) -> object:
         (["stop", "smol", ""], ["0f0c6a0e", "a1"]),
         (["downloads", "retry", "m1", ""], []),
         (["run", "s"], ["small", "smol"]),
-        (["show", "s"], ["smol"]),
+        (["show", "s"], ["small", "smol"]),
         (["downloads", ""], ["cancel", "list", "ls", "pause", "resume", "retry", "rm"]),
         (["scale", "smol", ""], []),
         (["nonsense", "-"], []),

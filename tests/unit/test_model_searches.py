@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from llamesh.kit.errors import MeshError
 from llamesh.kit.pages import PageQuery, Pages
 from services.download.model_search import ModelSearch, searchable
-from services.download.tables import ModelFileRow, ModelRow, ModelTagRow
+from services.download.tables import ModelAliasRow, ModelFileRow, ModelRow, ModelTagRow
 
 PAGES = Pages(b"key")
 SIZES = (500, 5_000)
@@ -37,7 +37,7 @@ SEARCHES = [
 def filled(count: int) -> Engine:
     """A catalogue with `count` models. Every tenth has a value that the searches look for; half have the tag."""
     engine = create_engine("sqlite://")
-    for table in (ModelRow, ModelFileRow, ModelTagRow):
+    for table in (ModelRow, ModelFileRow, ModelTagRow, ModelAliasRow):
         table.__table__.create(engine)  # type: ignore[attr-defined]
     chance = random.Random(13)
     start = datetime(2026, 1, 1, tzinfo=UTC)

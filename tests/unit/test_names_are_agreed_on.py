@@ -25,7 +25,9 @@ MODULES = sorted(
 HEADERS = {
     value for name, value in vars(names).items() if name.endswith("_HEADER") and value.startswith(names.HEADER_PREFIX)
 }
-METADATA = {names.METADATA, names.USAGE_METADATA, names.BEGAN_METADATA, names.CLAIMS_METADATA}
+BETWEEN_FILTERS = "llamesh.began"
+"""Namespace of the metadata that route.lua writes and only answers.lua reads."""
+METADATA = {names.METADATA, names.USAGE_METADATA, names.CLAIMS_METADATA, BETWEEN_FILTERS}
 UUID = "7b0f5d3e-1c52-4f57-9f0e-1d8a4c9b2e61"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from llamesh import locks
+from tests.mesh.running import until
 
 SECONDS = 60
 SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
@@ -131,6 +135,40 @@ def test_a_download_of_a_program_leaves_nothing(tmp_path: Path, number: signal.S
         assert list(tmp_path.glob(".fetch-*/part"))
         ended_by(process, number)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", SIGNALS[:2])
+def test_a_module_that_is_asked_ends_with_the_programs_that_it_started(tmp_path: Path, number: signal.Signals) -> None:
+    """As pg_restore, which would go on and fill the database."""
+    lock = tmp_path / "lock"
+    program = f"import fcntl, sys; f = open({str(lock)!r}, 'w'); fcntl.flock(f, 2); print('waits', flush=True); sys.stdin.read()"
+    (tmp_path / "starts.py").write_text(
+        f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {program!r}], stdin=subprocess.PIPE).wait()\n"
+    )
+    prepare = f"""
+import os
+from llamesh import locks
+from llamesh.cli.mesh import members
+
+def asks():
+    members.ask("starts", environment=dict(os.environ, PYTHONPATH={str(tmp_path)!r}), seconds=1e6)
+
+main.run = lambda _: asks()
+"""
+    code = COMMAND.format(prepare=prepare, place="main.unused")
+    with subprocess.Popen([sys.executable, "-c", code], env={"PATH": "/usr/bin:/bin"}) as process:
+        until(lambda: is_locked(lock), SECONDS, "the program that was started")
+        process.send_signal(number)
+        assert process.wait(SECONDS) == -number
+    until(lambda: not is_locked(lock), SECONDS, "the end of the program")
+
+
+def is_locked(path: Path) -> bool:
+    descriptor = locks.open_file(path)
+    try:
+        return locks.is_held(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def test_a_second_signal_does_not_interrupt_the_end(home: Path, tmp_path: Path) -> None:

@@ -158,16 +158,16 @@ def _files(home: Path, settings: Path, folder: Path, *, models: bool) -> Iterato
 
 
 def is_backed_up(path: Path) -> bool:
-    """Whether a path in a folder of the backup is in it: a file that is no link."""
+    """Whether a backup includes what is at a path of its folders: only files, and no links."""
     return path.is_file() and not path.is_symlink()
 
 
 def _copy(database: Path, copy: Path) -> None:
     """Copy a database in one transaction, and check the copy. ArchiveError if the database is damaged or cannot be read."""
     try:
-        with closing(sqlite3.connect(database, timeout=30)) as now, closing(sqlite3.connect(copy)) as then:
-            now.backup(then)
-            found = str(then.execute("PRAGMA quick_check(1)").fetchone()[0])
+        with closing(sqlite3.connect(database, timeout=30)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+            found = str(target.execute("PRAGMA quick_check(1)").fetchone()[0])
             if found != "ok":
                 raise sqlite3.DatabaseError(" ".join(found.split()))
     except sqlite3.OperationalError as error:

@@ -16,9 +16,6 @@ from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.disk_space import free_bytes
 from llamesh.locations import make_private
 
-MIN_FREE_BYTES = 200 * 1024 * 1024
-"""Minimum free space for a start."""
-
 
 def make_usable(folder: Path) -> None:
     """Create a folder of the mesh; CommandError with the reason if that fails."""
@@ -56,8 +53,8 @@ def check_machine(settings: MeshSettings) -> Iterator[str]:
     if settings.quant and (quantiser := outside.quantiser(os.environ)).state != "ok":
         yield f"no variant can be made: {quantiser.found}"
     free = free_bytes(settings.home)
-    if free < MIN_FREE_BYTES:
+    if free < checks.MIN_FREE_BYTES:
         raise CommandError(
-            f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {MIN_FREE_BYTES // 2**20} are needed",
+            f"the disk of {settings.home} is full: {free // 2**20} MiB are free, {checks.MIN_FREE_BYTES // 2**20} are needed",
             hint="free some space, or set LLAMESH_HOME to a folder on another disk",
         )

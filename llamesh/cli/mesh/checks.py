@@ -31,8 +31,11 @@ from llamesh.local_mesh import running_here
 from llamesh.locations import MAX_SOCKET_NAME, MAX_UNIX_SOCKET_PATH
 
 ENVOY_VERSION = "1.40."
+"""Beginning of the versions of Envoy that llamesh is tested with."""
 LOW_DISK = 5 * 2**30
-NO_DISK = 200 * 2**20
+"""Free bytes below which there is a warning: few models are smaller."""
+MIN_FREE_BYTES = 200 * 2**20
+"""Free bytes below which a mesh does not start (`before_start`)."""
 ASK_SECONDS = 20.0
 """Deadline in seconds for a program that is asked for its version or its devices."""
 
@@ -90,12 +93,12 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def python() -> Finding:
-    """Python itself."""
+    """Report the version of Python."""
     return Finding("python", "ok", f"{sys.version.split()[0]} at {sys.executable}")
 
 
 def openmp() -> Finding:
-    """The only system library that the embedded llama.cpp needs."""
+    """Check the only system library that the embedded llama.cpp needs."""
     if sys.platform != "linux":
         return Finding("libgomp", "ok", "not needed here")
     try:
@@ -111,7 +114,7 @@ def openmp() -> Finding:
 
 
 def engine(environment: Mapping[str, str]) -> Iterator[Finding]:
-    """llama.cpp, and the devices that it can use."""
+    """Check llama.cpp, and list the devices that it can use."""
     fix = install_command("mesh", "engine")
     try:
         result = members.ask("engine", "--check", environment=environment, seconds=ASK_SECONDS)
@@ -137,7 +140,7 @@ def engine(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def envoy() -> Finding:
-    """Envoy and its version."""
+    """Check that Envoy runs, and its version."""
     try:
         program = find_envoy()
     except EnvoyNotFoundError as error:
@@ -166,20 +169,20 @@ def clock(now: Callable[[], float] = time.time) -> Finding:
 
 
 def disk(settings: MeshSettings) -> Finding:
-    """Space for models."""
+    """Check the free space for models."""
     folder = next(parent for parent in [settings.home, *settings.home.parents] if parent.exists())
     free = free_bytes(folder)
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         return Finding("disk", "problem", f"{folder} cannot be written to", "set LLAMESH_HOME to a folder that can")
     words = f"{free / 2**30:.1f} GiB free at {folder}"
     fix = "remove models (`llamesh rm`), or set LLAMESH_HOME to a folder on another disk"
-    if free < NO_DISK:
+    if free < MIN_FREE_BYTES:
         return Finding("disk", "problem", words, fix)
     return Finding("disk", "ok", words) if free > LOW_DISK else Finding("disk", "warning", words, fix)
 
 
 def open_files() -> Finding:
-    """Connections and files of a process that is started from here."""
+    """Check the limit of connections and files of a process that is started from this shell."""
     limit = attainable()
     if limit < RECOMMENDED:
         fix = f"raise the hard limit (ulimit -Hn; LimitNOFILE= of a systemd unit) to {RECOMMENDED} or more"
@@ -190,7 +193,7 @@ def open_files() -> Finding:
 
 
 def run_directory(settings: MeshSettings) -> Finding:
-    """The folder of sockets: its path is short enough, and this user owns it."""
+    """Check that the path of the folder of sockets is short enough, and that this user owns the folder."""
     folder = settings.run_dir
     length = len(os.fsencode(folder)) + MAX_SOCKET_NAME
     if length > MAX_UNIX_SOCKET_PATH:
@@ -204,7 +207,7 @@ def run_directory(settings: MeshSettings) -> Finding:
 
 
 def free_ports(settings: MeshSettings) -> Finding:
-    """The ports, if no mesh runs."""
+    """Check that the ports are free, if no mesh runs."""
     problems = ports.taken(settings.listens_on, settings.ports)
     if problems:
         return Finding("ports", "problem", "; ".join(item.words for item in problems), ports.remedy(problems))
@@ -216,7 +219,7 @@ def free_ports(settings: MeshSettings) -> Finding:
 
 
 def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
-    """Each component of the mesh that runs at this address, and what its members wait for."""
+    """Check each component of the mesh that runs at this address, and report what its members wait for."""
     address = urlsplit(url)
     remembered = lives(settings.run_dir)
     waits = waiting.waits(settings.run_dir)

@@ -23,7 +23,7 @@ _SPARE_SECONDS = 5.0
 
 
 def components(settings: MeshSettings) -> list[Component]:
-    """Return all components. Envoy ends first, so that no new request arrives; then the controller with its engines; then the services.
+    """Return all components. Envoy ends first, so that no new request arrives, then the controller with its engines, then the services.
 
     EnvoyNotFoundError if there is no Envoy.
     """

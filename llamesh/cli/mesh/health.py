@@ -15,7 +15,7 @@ SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the mesh: its name, its state in one word, and why it is not OK."""
+    """Health of one part of the mesh: its name, its state in one word, and why it is not OK."""
 
     name: str
     state: str
@@ -24,7 +24,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class MeshHealth:
-    """The whole."""
+    """Health of the whole mesh, and of each part."""
 
     state: str
     parts: tuple[Part, ...]

@@ -1,6 +1,6 @@
 """Finds private keys of TLS that other users can read, for `llamesh doctor`.
 
-Invariant: only the mode of a file counts, because a copy of the file or an opened folder keeps it.
+Invariant: only the mode of the file counts, not that of its folder: a copy keeps the mode of the file, and a folder may be opened later.
 """
 
 from __future__ import annotations

@@ -27,14 +27,14 @@ SHOW_SECONDS = 3.0
 
 
 def read(settings: MeshSettings) -> Certificate | None:
-    """The pair of the settings; None without TLS. CertificateError if it cannot be used."""
+    """Read the pair of the settings; None without TLS. CertificateError if it cannot be used."""
     if not settings.tls:
         return None
     return certificates.read(settings.tls_certificate, settings.tls_key, datetime.now(UTC))
 
 
 def take(settings: MeshSettings) -> Certificate | None:
-    """The pair at the start. CommandError with the remedy if it cannot be used."""
+    """Read the pair at the start. CommandError with the remedy if it cannot be used."""
     try:
         return read(settings)
     except CertificateError as error:
@@ -54,7 +54,7 @@ def hand_over(settings: MeshSettings) -> Path | None:
 
 
 def shown(settings: MeshSettings) -> bytes | None:
-    """The certificate that the front door shows a client now, as DER. None if there is no TLS handshake within SHOW_SECONDS."""
+    """Return the certificate that the front door shows a client now, as DER. None if there is no TLS handshake within SHOW_SECONDS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     # Nothing is sent and nothing is trusted: the certificate is compared with the file.
     context.check_hostname = False
@@ -93,7 +93,7 @@ class Renewal:
         if not found:
             return
         try:
-            # Somebody may have moved the folder away. Envoy watches the folder of before, so only the handshake shows what it uses.
+            # The folder may have been moved away. Envoy still watches that folder, so only the handshake shows what it uses.
             make_private(self._settings.run_dir)
             if certificates.hand_to_envoy(found, self._settings.run_dir):
                 self._behind = 0

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 FIRST_PAUSE = 0.5
+"""Seconds before the second restart in a row; each further pause is twice as long."""
 MAX_PAUSE = 30.0
+"""Maximum number of seconds between two runs."""
 STABLE_SECONDS = 30.0
+"""A run of this many seconds is stable: the next restart is the first in a row."""
 
 
 @dataclass(slots=True)

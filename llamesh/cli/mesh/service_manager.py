@@ -48,7 +48,7 @@ class ServiceManager:
 
 
 def without_service_manager(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment for our children: only the supervisor speaks for the mesh."""
+    """Return the environment without the variables of the service manager: only the supervisor notifies it, no child."""
     return {name: value for name, value in environment.items() if name not in _VARIABLES}
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
+from llamesh.locations import expanded
 from llamesh.private_files import write_private
 
 MAX_BYTES = 1 << 20
@@ -68,8 +70,10 @@ def _moved(value: str, old: Path, new: Path) -> str:
     """Replace the path of the old home at the beginning of each path in a value."""
     quote = value[:1] if value[:1] in {'"', "'"} else ""
     spellings = [str(old)]
-    if old.is_relative_to(Path.home()):
-        spellings.append(f"~/{old.relative_to(Path.home())}")
+    with suppress(ValueError):
+        user = expanded("~")
+        if old.is_relative_to(user):
+            spellings.append(f"~/{old.relative_to(user)}")
     for spelling in spellings:
         pattern = _BEGINNING + re.escape(_escaped(spelling, quote)) + _END
         value = re.sub(pattern, lambda _: _escaped(str(new), quote), value)

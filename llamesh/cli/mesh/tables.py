@@ -18,7 +18,7 @@ MAX_SECONDS = 6 * 3600.0
 def dump(file: Path) -> bool:
     """Write the tables to a file if they are in PostgreSQL. ArchiveError if pg_dump fails.
 
-    Returns whether a person must dump them (`commands`), because pg_dump cannot be used here.
+    Returns whether the user must dump them (`commands`), because pg_dump cannot be used here.
     """
     report = _report("dump", file, dict(os.environ))
     if report["problem"] and not report["by_hand"]:

@@ -40,7 +40,7 @@ def work_folder(target: Path, parent: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             _empty(folder)
-            # The lock goes last: without it the folder is anybody's.
+            # Remove the lock last: without it another process may use the folder.
             (folder / _LOCK).unlink()
             folder.rmdir()
         os.close(descriptor)
@@ -48,7 +48,7 @@ def work_folder(target: Path, parent: Path) -> Iterator[Path]:
 
 def _locked(folder: Path) -> int:
     """Make the folder if it is missing, and lock it."""
-    # Names the folder that a person has given if that is missing.
+    # If the parent is missing, the error names the folder that the user has given.
     folder.parent.stat()
     for _ in range(_ATTEMPTS):
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llamesh.client import errors
 from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.pull import AsyncPull
-from llamesh.client.names import resolve
+from llamesh.client.names import names_of, resolve
 from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file
 from llamesh.client.services import DOWNLOAD, GATEWAY
 from llamesh.model_addresses import default_name
@@ -40,7 +40,7 @@ class AsyncModels(AsyncPart):
     ) -> AsyncIterator[model_pb2.Model]:
         """Yield the models that all filters let through; pages are fetched as needed.
 
-        `query` is a part of the name, `source_kind` HUB, HTTP, S3, QUANT or FILE, `order_by` CREATE_TIME, NAME or SIZE_BYTES.
+        `query` is a part of a name or alias, `source_kind` HUB, HTTP, S3, QUANT or FILE, `order_by` CREATE_TIME, NAME or SIZE_BYTES.
         """
         request = gateway_pb2.ListModelsRequest(
             query=query,
@@ -59,8 +59,15 @@ class AsyncModels(AsyncPart):
         return await self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, timeout)
 
     async def find(self, name: str) -> str:
-        """Resolve an id or a name to the id of a model."""
-        return resolve(name, [(item.model_uuid, item.name) async for item in self.list()])
+        """Resolve an id, a name or an alias to the id of a model."""
+        return resolve(name, [pair async for item in self.list() for pair in names_of(item)])
+
+    async def change_aliases(
+        self, model: Model, *, add: Iterable[str] = (), remove: Iterable[str] = (), timeout: float | None = None
+    ) -> model_pb2.Model:
+        """Give a model further names and take some away, in one step. Raises ModelNameTaken."""
+        request = gateway_pb2.ChangeModelAliasesRequest(model_uuid=model_uuid_of(model), add=add, remove=remove)
+        return await self._call(f"{GATEWAY}/ChangeModelAliases", request, model_pb2.Model, timeout)
 
     async def delete(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:
         """Remove a model that no server uses."""
@@ -105,6 +112,10 @@ class AsyncModels(AsyncPart):
         """Stop a download."""
         request = download_pb2.CancelDownloadRequest(model_uuid=model_uuid_of(model))
         return await self._call(f"{DOWNLOAD}/CancelDownload", request, download_pb2.Download, timeout)
+
+    async def store(self, *, timeout: float | None = None) -> download_pb2.Store:
+        """Return where models are kept, and how much room is left there."""
+        return await self._call(f"{DOWNLOAD}/GetStore", download_pb2.GetStoreRequest(), download_pb2.Store, timeout)
 
     async def pause(self, model: Model, *, timeout: float | None = None) -> download_pb2.Download:
         """Stop a download until it is resumed; what has come is kept for a time. Raises DownloadEnded after its end."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from llamesh.disk_space import free_bytes
+from llamesh.disk_space import DiskSpace, disk_space, free_bytes
 from llamesh.kit.objects.directory_parts import DirectoryParts
 from llamesh.kit.objects.parted_file import PartedFile
 from llamesh.kit.objects.staging import BLOCK, StagingFile, blocks, store_errors, sweep, sync_directory
@@ -55,6 +55,12 @@ class DirectoryStore:
             self._staging.mkdir(parents=True, exist_ok=True, mode=0o750)
             if not os.access(self._staging, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    async def space(self) -> DiskSpace | None:
+        """See ObjectStore."""
+        with store_errors("cannot use the folder of the object store"):
+            self._staging.mkdir(parents=True, exist_ok=True, mode=0o750)
+            return await asyncio.to_thread(disk_space, self._staging)
 
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> _Staged:
         """See ObjectStore."""

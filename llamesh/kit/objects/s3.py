@@ -24,6 +24,7 @@ import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
 
+from llamesh.disk_space import DiskSpace
 from llamesh.kit.clock import utc_now
 from llamesh.kit.logs import log
 from llamesh.kit.objects.local_copies import LocalCopies
@@ -99,6 +100,10 @@ class S3Store:
         if not self.client.bucket_exists(self.name):
             log.warning("the bucket is missing and is created", bucket=self.name)
             self.client.make_bucket(self.name)
+
+    async def space(self) -> DiskSpace | None:
+        """See ObjectStore. S3 has no call for it."""
+        return None
 
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> _Staged:
         """See ObjectStore. Uploads in parts; a failure or cancellation aborts the multipart upload."""

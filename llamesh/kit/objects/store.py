@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from llamesh.disk_space import DiskSpace
+
 if TYPE_CHECKING:
     from llamesh.kit.objects.parts import PartedObjects
 
@@ -84,6 +86,9 @@ class ObjectStore(Protocol):
 
     async def check(self) -> None:
         """Raise if the store cannot be used now. Creates a directory or bucket that was removed."""
+
+    async def space(self) -> DiskSpace | None:
+        """Return the room on the disk of the store; None if the store does not say."""
 
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> StagedObject:
         """Write the chunks without making them visible. A failure or cancellation leaves nothing behind.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -225,6 +226,20 @@ async def test_a_model_says_who_fetched_it_and_what_its_header_says(service: Ser
     model = await service.model("m1")
     assert (model.fetched_by, model.gguf.license, list(model.gguf.tags)) == ("ada", "mit", ["b", "a"])
     assert list(model.gguf.modalities) == [model_pb2.MODALITY_TEXT]
+
+
+async def test_the_store_says_how_much_room_it_has(sqlite_service: Service, one_settings: Settings) -> None:
+    store = await sqlite_service.downloads.GetStore(pb.GetStoreRequest(), metadata=sqlite_service.caller)
+    assert store.kind == pb.STORE_KIND_DIRECTORY
+    assert 0 < store.free_bytes <= store.total_bytes == shutil.disk_usage(one_settings.home).total
+
+
+async def test_a_bucket_does_not_say_how_much_room_it_has(one_settings: Settings, open_with: OpenWith) -> None:
+    with fake_s3() as s3:
+        keys = {"minio_access_key": SecretStr("k"), "minio_secret_key": SecretStr("s")}
+        service = await open_with(one_settings, minio_endpoint=s3.endpoint, **keys)
+        store = await service.downloads.GetStore(pb.GetStoreRequest(), metadata=service.caller)
+    assert store == pb.Store(kind=pb.STORE_KIND_S3)
 
 
 async def test_models_are_searched_by_their_facts_and_a_deleted_model_is_not_found(service: Service) -> None:

@@ -158,6 +158,10 @@ class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):
             models=self.models.values(), next_page_token=f"{request.page_size}{request.page_token}"
         )
 
+    async def ChangeCatalogueModelAliases(self, request, context):
+        self.models[request.model_uuid].aliases[:] = request.add
+        return self.models[request.model_uuid]
+
     async def DeleteCatalogueModel(self, request, context):
         model = self.models.pop(request.model_uuid)
         self.changes.tell(download_pb2.WatchCatalogueResponse(removed_model_uuid=request.model_uuid))

@@ -1,0 +1,99 @@
+"""Further names of models: aliases.
+
+The table has one row for each alias, and the model's row repeats its aliases for lists. Transactions that give names run one at a time
+(`lock_names`): one that gives an alias, and one that gives a name to a download, which its model will have.
+
+Invariant: an alias is no other alias, and no id and no name of a model or of a transfer that has not ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, func, or_, select, union_all
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from llamesh.kit.database import Database
+from llamesh.kit.errors import FieldViolation, MeshError, Reason, invalid_field
+from services.download.tables import UNENDED, ModelAliasRow, ModelRow, TransferRow
+
+MAX_ALIASES = 16
+"""Maximum number of aliases of one model."""
+
+
+class Aliases:
+    """The aliases in SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def change(self, model_uuid: str, add: Sequence[str], remove: Sequence[str]) -> ModelRow | None:
+        """Take aliases away from a model, then give it others. Return the model; None if there is none. Idempotent.
+
+        Raises MODEL_NAME_TAKEN, and INVALID_FIELD beyond MAX_ALIASES; then nothing is changed.
+        """
+        async with self._database.begin() as session:
+            await lock_names(self._database, session)
+            model = await session.get(ModelRow, model_uuid, with_for_update=True)
+            if model is None:
+                return None
+            kept = [alias for alias in model.aliases if alias not in remove]
+            new = [alias for alias in dict.fromkeys(add) if alias not in kept]
+            if len(kept) + len(new) > MAX_ALIASES:
+                raise invalid_field("add", f"a model has at most {MAX_ALIASES} aliases; take some away with `remove`")
+            await session.execute(
+                delete(ModelAliasRow).where(ModelAliasRow.model_uuid == model_uuid, ModelAliasRow.alias.in_(remove))
+            )
+            for alias in new:
+                await _check_free(session, alias)
+                session.add(ModelAliasRow(alias=alias, model_uuid=model_uuid))
+            model.aliases = [*kept, *new]
+            return model
+
+
+async def lock_names(database: Database, session: AsyncSession) -> None:
+    """Make transactions that give names run one at a time. A SQLite file has a single writer anyway.
+
+    It is taken before all other locks (see `lock_bytes`).
+    """
+    if database.schema:
+        await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("names of models", 0))))
+
+
+async def check_no_alias(session: AsyncSession, model_uuid: str, name: str) -> None:
+    """Raise MODEL_NAME_TAKEN if the id or the name of a model is an alias."""
+    query = select(ModelAliasRow).where(ModelAliasRow.alias.in_((model_uuid, name)))
+    found = (await session.scalars(query)).first()
+    if found is not None:
+        field = "name" if found.alias == name else "model_uuid"
+        raise _taken(field, found.alias, f"is an alias of the model {found.model_uuid}", found.model_uuid)
+
+
+async def remove_aliases(session: AsyncSession, model_uuid: str) -> None:
+    """Remove the aliases of a model that is deleted."""
+    await session.execute(delete(ModelAliasRow).where(ModelAliasRow.model_uuid == model_uuid))
+
+
+async def _check_free(session: AsyncSession, alias: str) -> None:
+    # One statement: a transfer becomes a model in one transaction, and must be seen as one of the two.
+    model = ModelRow.model_uuid == alias, (ModelRow.search_name == alias.lower()) & (ModelRow.name == alias)
+    transfer = TransferRow.model_uuid == alias, TransferRow.name == alias
+    found = await session.scalar(
+        union_all(
+            select(ModelAliasRow.model_uuid).where(ModelAliasRow.alias == alias),
+            select(ModelRow.model_uuid).where(or_(*model)),
+            select(TransferRow.model_uuid).where(TransferRow.state.in_(UNENDED), or_(*transfer)),
+        ).limit(1)
+    )
+    if found is not None:
+        raise _taken("add", alias, f"names the model {found} already", found)
+
+
+def _taken(field: str, name: str, why: str, model_uuid: str) -> MeshError:
+    words = f"{name} {why}"
+    return MeshError(
+        Reason.ERROR_REASON_MODEL_NAME_TAKEN,
+        words,
+        {"name": name, "modelUuid": model_uuid},
+        (FieldViolation(field, words),),
+    )
