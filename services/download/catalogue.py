@@ -15,6 +15,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import PageQuery
 from services.download.aliases import Aliases, remove_aliases
 from services.download.model_search import ModelSearch, set_tags
+from services.download.sources.source import FileRole
 from services.download.tables import UNENDED, ModelFileRow, ModelRow, TransferRow, TransferState
 from services.download.unowned_objects import UnownedObjects, lock_bytes
 
@@ -53,12 +54,17 @@ class Catalogue:
             return (await session.scalars(select(ModelRow).order_by(ModelRow.create_time))).all()
 
     async def models_of_digests(self, digests: Collection[str]) -> dict[str, str]:
-        """Return the id of a model for each of these SHA-256 that is that of a model in one file without a known problem."""
+        """Return the id of a model for each of these SHA-256 that is that of the one file of the weights of a model."""
         more = aliased(ModelFileRow)
         query = select(ModelFileRow.sha256, ModelFileRow.model_uuid).where(
             ModelFileRow.sha256.in_(digests),
             ModelFileRow.problem == "",
-            ~exists().where(more.model_uuid == ModelFileRow.model_uuid, more.number > 1),
+            ModelFileRow.role == FileRole.WEIGHTS,
+            ~exists().where(
+                more.model_uuid == ModelFileRow.model_uuid,
+                more.role == FileRole.WEIGHTS,
+                more.number != ModelFileRow.number,
+            ),
         )
         async with self._database.read() as session:
             return {row.sha256: row.model_uuid for row in (await session.execute(query)).all()}

@@ -56,7 +56,7 @@ def test_the_inference_port_is_named_with_the_right_address(
 
 
 @pytest.mark.parametrize("command", [["status"], ["describe", "smol"]], ids=" ".join)
-def test_the_inference_port_of_another_machine_is_said(
+def test_the_inference_port_of_another_machine_is_named(
     command: list[str], gateway: FakeGateway, url: str, capsys: Capture
 ) -> None:
     body = '{"error":{"code":"not_found","message":"There is nothing at this path.","param":null}}'

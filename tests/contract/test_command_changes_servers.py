@@ -182,6 +182,6 @@ def test_serve_names_an_equal_server(gateway: FakeGateway, served: server_pb2.Se
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "3651", "x"])
-def test_a_key_that_would_not_last_a_day_is_refused_in_words(days: str, capsys: Capture) -> None:
+def test_a_key_that_would_not_last_a_day_is_refused(days: str, capsys: Capture) -> None:
     assert run(["keys", "create", "ci", "--days", days]) == Exit.USAGE
     assert "days" in capsys.readouterr().err.lower()

@@ -100,7 +100,9 @@ def arguments(chance: random.Random) -> list[str]:
     return [word for word in words if word not in FOREVER]
 
 
-def test_random_arguments_end_in_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_random_arguments_never_end_in_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     chance = random.Random(SEED)
     ends = time.monotonic() + SECONDS
     runs = 0

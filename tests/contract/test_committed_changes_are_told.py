@@ -57,7 +57,7 @@ def broken_off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("what", ["delete", "demote"])
-async def test_a_committed_change_of_a_user_is_told(
+async def test_a_committed_change_of_a_user_reaches_its_watchers(
     one_settings: Settings, broken_off: Callable[[Database], BaseException], until: Until, what: str
 ) -> None:
     async with database_of(one_settings, "gateway") as database:
@@ -84,7 +84,7 @@ async def test_a_committed_change_of_a_user_is_told(
         following.cancel()
 
 
-async def test_a_key_that_was_revoked_is_told(
+async def test_a_revoked_key_reaches_the_watchers(
     one_settings: Settings, broken_off: Callable[[Database], BaseException], until: Until
 ) -> None:
     async with database_of(one_settings, "contract") as database:

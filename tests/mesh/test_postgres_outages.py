@@ -178,7 +178,7 @@ def guarded() -> Iterator[OwnPostgres]:
         ("mesh", PASSWORD, "sslmod=require", "'sslmod'"),
     ],
 )
-def test_a_start_that_no_retry_cures_ends_in_words(
+def test_a_start_that_no_retry_cures_ends_with_the_cause(
     guarded: OwnPostgres, database: str, password: str, parameters: str, words: str
 ) -> None:
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:

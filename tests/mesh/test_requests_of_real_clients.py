@@ -65,7 +65,7 @@ def test_it_is_answered_as_by_the_engine_itself(both: Both, sent: Request) -> No
         assert (at_door.status_code, at_door.json()) == expected
 
 
-def test_most_of_the_corpus_is_answered_in_words(both: Both) -> None:
+def test_most_of_the_corpus_gets_an_answer(both: Both) -> None:
     """The model reads no images and makes no embeddings; all else it answers."""
     answered = [
         sent.name

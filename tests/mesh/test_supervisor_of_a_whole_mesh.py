@@ -100,7 +100,7 @@ def test_a_wrong_setting_is_named_before_anything_starts(environment: dict[str, 
     assert not home.exists()
 
 
-def test_a_missing_envoy_is_said(environment: dict[str, str]) -> None:
+def test_a_missing_envoy_ends_the_start_with_its_name(environment: dict[str, str]) -> None:
     refused = llamesh({**environment, "ENVOY_BIN": "/nowhere/envoy"}, "up")
     assert refused.returncode == 2
     assert "ENVOY_BIN names /nowhere/envoy" in refused.stderr
@@ -227,7 +227,7 @@ def test_down_ends_a_supervisor_that_hangs_and_cleans_up_for_it(environment: dic
     assert not (home / "run").exists()
 
 
-def test_a_mesh_whose_home_is_removed_ends_in_words(mesh: RunningMesh) -> None:
+def test_a_mesh_whose_home_is_removed_ends_and_names_the_home(mesh: RunningMesh) -> None:
     with mesh.without_restarts(), running_mesh() as doomed:
         assert doomed.process is not None
         # Again while a member makes a file in it.

@@ -201,7 +201,7 @@ def test_random_text_that_is_cut_or_changed_never_fails_and_never_hides_a_field(
         b'{"json_schema":',
     ],
 )
-def test_plain_nonsense_is_told(text: bytes) -> None:
+def test_plain_nonsense_is_found(text: bytes) -> None:
     assert scan(text) == ("invalid_json", None)
 
 

@@ -239,7 +239,7 @@ def test_a_renewal_is_said_when_a_client_is_shown_it(served: Served) -> None:
     assert "has a new certificate" in said[1]
 
 
-def test_a_renewal_that_envoy_misses_because_its_folder_was_moved_is_said(served: Served, tmp_path: Path) -> None:
+def test_a_renewal_that_envoy_misses_because_its_folder_was_moved_is_found(served: Served, tmp_path: Path) -> None:
     served.take()
     served.look()
     (tmp_path / "run").rename(tmp_path / "moved")

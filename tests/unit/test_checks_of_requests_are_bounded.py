@@ -63,6 +63,6 @@ def test_a_large_request_is_refused_for_its_first_fault() -> None:
     assert len(error.fields) == 1
 
 
-def test_of_a_small_request_every_fault_is_said() -> None:
+def test_every_fault_of_a_small_request_is_listed() -> None:
     error, _ = refused(contract_pb2.CreateKeyRequest(scopes=["x", "y"]))
     assert [item.field for item in error.fields] == ["display_name", "scopes[0]", "scopes[1]"]

@@ -49,7 +49,7 @@ def test_a_wrong_place_names_the_setting(tmp_path: Path, s3: FakeS3, changes: di
     assert "hidden" not in str(report)
 
 
-def test_servers_that_are_away_are_said(tmp_path: Path, s3: FakeS3) -> None:
+def test_servers_that_are_away_are_problems(tmp_path: Path, s3: FakeS3) -> None:
     (port,) = free_ports(1)
     settings = Settings(
         home=tmp_path, quant_service_url=f"http://127.0.0.1:{port}", quant_minio_endpoint=f"127.0.0.1:{port}"
@@ -61,7 +61,7 @@ def test_servers_that_are_away_are_said(tmp_path: Path, s3: FakeS3) -> None:
     assert "does not answer" in store.problem
 
 
-def test_quant_that_is_no_quant_is_said(tmp_path: Path, s3: FakeS3) -> None:
+def test_an_address_that_is_no_quant_service_is_a_problem(tmp_path: Path, s3: FakeS3) -> None:
     settings = Settings(home=tmp_path, quant_service_url=f"http://{s3.endpoint}", quant_service_token=SecretStr("x"))
     s3.buckets.clear()
     (report,) = sources(settings)

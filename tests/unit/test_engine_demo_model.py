@@ -74,7 +74,7 @@ def test_the_stand_in_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert [entry.name for entry in tmp_path.iterdir()] == ["sentence.gguf"]
 
 
-def test_without_the_extra_that_writes_the_stand_in_both_reasons_are_said(
+def test_without_the_extra_that_writes_the_stand_in_both_reasons_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def no_gguf(_path: Path) -> Path:

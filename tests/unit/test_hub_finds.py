@@ -84,7 +84,6 @@ def test_a_model_is_fetched_by_its_type_if_only_one_has_it_and_else_by_its_path(
         HubFile("tiny-Q4_K_M.gguf", 40, ""),
         HubFile("old/tiny-Q4_K_M.gguf", 41, ""),
         HubFile("tiny.gguf", None, ""),
-        HubFile("mmproj-tiny-f16.gguf", 1, ""),
         HubFile("tiny.imatrix.gguf", 1, ""),
         HubFile("README.md", 1, ""),
         HubFile("lacks-F16-00001-of-00002.gguf", 1, ""),
@@ -95,6 +94,11 @@ def test_a_model_is_fetched_by_its_type_if_only_one_has_it_and_else_by_its_path(
         ("hf:ada/tiny-GGUF:Q8_0", 80, 1, DIGEST),
         ("hf:ada/tiny-GGUF/tiny.gguf", None, 1, ""),
     ]
+
+
+def test_a_model_counts_with_the_projector_that_is_fetched_with_it() -> None:
+    weights, projector = HubFile("tiny-Q8_0.gguf", 80, DIGEST), HubFile("mmproj-tiny-f16.gguf", 5, "")
+    assert models(weights, projector) == [("hf:ada/tiny-GGUF:Q8_0", 85, 2, DIGEST)]
 
 
 def test_the_parts_of_a_model_count_together() -> None:

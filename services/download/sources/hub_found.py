@@ -5,11 +5,12 @@ Invariant: what breaks a rule of names is left out, because all of it is shown a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llamesh.hub_addresses import HubAddress, read_hub_address
-from services.download.sources.hub_files import HubListing, HubModel, models_in
+from services.download.sources.hub_files import HubFile, HubListing, HubModel, models_in, projector_of
 from services.download.sources.object_names import is_usable
 
 MAX_MODELS = 100
@@ -32,7 +33,10 @@ class FoundRepository:
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model in a repository. `size` is None if the Hub does not give it; `sha256` is "" for a split model, and if it is not given."""
+    """A model in a repository, with its projector if it has one.
+
+    `size` is that of all files, None if the Hub does not give it; `sha256` is that of the weights, "" if they are in parts or it is unknown.
+    """
 
     source: str
     path: str
@@ -75,16 +79,25 @@ def models_of(address: HubAddress, listing: HubListing) -> list[FoundModel]:
     complete = [model for model in models_in(listing, address) if len(model.files) == model.count]
     models = sorted(complete, key=lambda model: model.files[0].path)[:MAX_MODELS]
     types = [model.type for model in complete]
-    return [_model(address, model, by_type=bool(model.type) and types.count(model.type) == 1) for model in models]
+    return [
+        _model(
+            address,
+            model,
+            projector_of(listing, model.files[0]),
+            by_type=bool(model.type) and types.count(model.type) == 1,
+        )
+        for model in models
+    ]
 
 
-def _model(address: HubAddress, model: HubModel, *, by_type: bool) -> FoundModel:
+def _model(address: HubAddress, model: HubModel, projector: Sequence[HubFile], *, by_type: bool) -> FoundModel:
     first = model.files[0]
+    sizes = [model.size, *(file.size for file in projector)]
     return FoundModel(
         source=str(replace(address, choice=model.type) if by_type else replace(address, path=first.path)),
         path=first.path,
         type=model.type,
-        size=model.size,
-        files=model.count,
+        size=None if None in sizes else sum(size or 0 for size in sizes),
+        files=model.count + len(projector),
         sha256=first.sha256 if model.count == 1 else "",
     )

@@ -82,7 +82,7 @@ def model_row(**changes: Any) -> ModelRow:
     )
 
 
-async def test_a_change_of_a_process_whose_clock_is_behind_is_told(database: Database, told: Told) -> None:
+async def test_a_change_of_a_process_whose_clock_is_behind_is_found(database: Database, told: Told) -> None:
     """A later state with an earlier time was never told: its download ran for ever."""
     ahead = Transfers(database, lambda: NOW + timedelta(seconds=10), "ahead")
     behind = Transfers(database, lambda: NOW, "behind")
@@ -100,7 +100,7 @@ async def test_a_change_of_a_process_whose_clock_is_behind_is_told(database: Dat
     assert await told.compare() == []
 
 
-async def test_a_model_of_a_process_whose_clock_is_behind_is_told(database: Database, told: Told) -> None:
+async def test_a_model_of_a_process_whose_clock_is_behind_is_found(database: Database, told: Told) -> None:
     async with database.begin() as session:
         session.add(model_row(name="first", create_time=NOW))
     assert [each.model.name for each in await told.compare()] == ["first"]
@@ -110,7 +110,7 @@ async def test_a_model_of_a_process_whose_clock_is_behind_is_told(database: Data
     assert await told.compare() == []
 
 
-async def test_a_record_that_another_process_removed_is_told(database: Database, told: Told) -> None:
+async def test_a_record_that_another_process_removed_is_found(database: Database, told: Told) -> None:
     other = Transfers(database, lambda: NOW, "other")
     await other.start(WISH)
     await other.cancel("m1")

@@ -129,7 +129,7 @@ async def test_a_busy_service_is_asked_again(quant: FakeQuant, quant_service: Se
     assert len(quant.asked) == 3
 
 
-async def test_a_service_that_is_away_is_said(
+async def test_a_service_that_is_away_is_named_by_the_failure(
     s3: FakeS3, quant: FakeQuant, one_settings: Settings, open_with: OpenWith, unused_tcp_port: int
 ) -> None:
     away = {"quant_service_url": f"http://localhost:{unused_tcp_port}"}

@@ -74,7 +74,7 @@ async def test_a_watch_sends_the_present_state_then_synced_then_changes(mesh, wa
         assert told(await following()) == ("model", "m2")
 
 
-async def test_removals_are_told(mesh, watching, as_caller) -> None:
+async def test_removals_reach_the_watch(mesh, watching, as_caller) -> None:
     put(mesh, "a", 1)
     mesh.download.add("m1")
     mesh.download.progress("m1", 10)

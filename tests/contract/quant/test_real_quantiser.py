@@ -48,7 +48,7 @@ async def test_k_types_are_measured_and_published(own: Quant) -> None:
 
 
 @pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
-async def test_a_source_that_is_quantised_is_refused_by_llama_cpp_in_words(own: Quant, source: Path) -> None:
+async def test_the_refusal_of_a_quantised_source_names_its_type(own: Quant, source: Path) -> None:
     """The catalogue says F16, and the file is Q8_0: what nobody could know at submission."""
     from tests.quantised_models import rewrite
 

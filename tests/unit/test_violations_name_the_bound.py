@@ -40,7 +40,7 @@ def test_each_pattern_of_the_contracts_has_words() -> None:
         (gateway_pb2.ScaleServerRequest(), "server_uuid: is missing"),
     ],
 )
-def test_a_violation_is_in_words(request_: Message, said: str) -> None:
+def test_a_violation_names_the_bound(request_: Message, said: str) -> None:
     with pytest.raises(MeshError) as caught:
         validate(request_)
     assert said in caught.value.message.split("; ")
