@@ -35,7 +35,7 @@ class FoundRepository:
 class FoundModel:
     """A model in a repository, with its projector if it has one.
 
-    `size` is that of all files, None if the Hub does not give it; `sha256` is that of the weights, "" if they are in parts or it is unknown.
+    `size` is that of all files, None if it is unknown; `sha256` is that of the weights, "" if they are in parts or it is unknown.
     """
 
     source: str
