@@ -20,6 +20,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.runtime_parameters import models
 from llamesh.v1.download_pb2 import LocateModelRequest
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
+from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_PROJECTOR
 from llamesh.v1.server_pb2 import ServerSpec
 
 LOCATE_SECONDS = 3600.0
@@ -59,6 +60,8 @@ class ModelFile:
     """Number of tokens that the model was trained for; 0 if unknown."""
     asked_at: float = 0.0
     """Monotonic time of the answer."""
+    projector: str = ""
+    """Path of the model's projector; empty if it has none."""
     files: tuple[str, ...] = ()
     """Paths of all files of the model."""
     version: Version | None = None
@@ -153,7 +156,18 @@ class ModelFiles:
             # A file was removed after the answer was sent.
             message = f"a file of {found.path} is not there"
             return ModelFile(Availability.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
-        return ModelFile(Availability.AVAILABLE, "", found.path, context, self._clock(), files, version)
+        roles = zip(found.model.files, files, strict=False)
+        projector = next((path for file, path in roles if file.role == MODEL_FILE_ROLE_PROJECTOR), "")
+        return ModelFile(
+            Availability.AVAILABLE,
+            "",
+            found.path,
+            context,
+            self._clock(),
+            projector=projector,
+            files=files,
+            version=version,
+        )
 
     def _is_starting(self, error: MeshError) -> bool:
         """Return whether a failed request means that the download service is starting, as this process is."""

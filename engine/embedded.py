@@ -65,6 +65,8 @@ def common_params(xllamacpp: Any, spec: EngineSpec, settings: Sequence[Setting])
     """Build the library's CommonParams for a spec. Raises EngineError(BAD_SPEC) for a parameter that the library does not know."""
     params = xllamacpp.CommonParams()
     params.model.path = str(spec.model)
+    if spec.projector is not None:
+        params.mmproj.path = str(spec.projector)
     params.model_alias = {spec.alias}
     params.hostnames = [spec.listen.host]
     params.port = spec.listen.port
@@ -121,6 +123,10 @@ def _rerank(params: Any, value: Value) -> None:
         _set(params, "pooling_type", "rank")
 
 
+def _projector(params: Any, value: Value) -> None:
+    params.no_mmproj = not value
+
+
 def _reason(params: Any, value: Value) -> None:
     params.enable_reasoning = {"on": 1, "off": 0, "auto": -1}[str(value)]
     if value != "auto":
@@ -147,6 +153,7 @@ def _timeout(params: Any, value: Value) -> None:
 
 _OWN: Mapping[str, Callable[[Any, Value], None]] = {
     "chat_template_kwargs": lambda params, value: _template_variables(params, json.loads(str(value))),
+    "mmproj_auto": _projector,
     "reasoning": _reason,
     "reasoning_effort": lambda params, value: _template_variables(params, {"reasoning_effort": value}),
     "reasoning_preserve": _preserve,

@@ -99,6 +99,8 @@ def arguments(program: Program, spec: EngineSpec, settings: Sequence[Setting]) -
     command = [str(program.path), "--model", str(spec.model), "--alias", spec.alias, "--host", spec.listen.host]
     if spec.listen.socket is None:
         command += ["--port", str(spec.listen.port)]
+    if spec.projector is not None:
+        command += ["--mmproj", str(spec.projector)]
     command += ["--threads-http", str(spec.http_threads), "--metrics", "--slots", "--no-ui", "--offline"]
     command += ["--verbosity", str(VERBOSITY)]
     for setting in settings:

@@ -73,6 +73,8 @@ class EngineSpec:
     """ProtoJSON of RuntimeParameters."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """The file of each model that a parameter names, by the parameter's name."""
+    projector: Path | None = None
+    """The multimodal projector of the model."""
     grace_seconds: float = 30.0
     """Seconds that running requests may take to finish after a stop was requested."""
     state_file: Path | None = None
@@ -105,6 +107,7 @@ class EngineSpec:
             raise EngineError(FailureReason.BAD_SPEC, f"alias: {alias!r} is not one name")
         state_file = _typed(document, "state_file", str, None)
         hand_over = _typed(document, "hand_over", str, None)
+        projector = _typed(document, "projector", str, None)
         return cls(
             model=Path(_typed(document, "model", str, "")).absolute(),
             listen=Address.parse(_typed(document, "listen", str, "")),
@@ -114,6 +117,7 @@ class EngineSpec:
             model_context=_at_least(0, document, "model_context", int, 0),
             parameters=_typed(document, "parameters", dict, {}),
             files=_files(_typed(document, "files", dict, {})),
+            projector=Path(projector).absolute() if projector else None,
             grace_seconds=float(_at_least(0, document, "grace_seconds", (int, float), 30.0)),
             state_file=Path(state_file) if state_file else None,
             hand_over=Path(hand_over) if hand_over else None,

@@ -138,6 +138,11 @@ def models(message: RuntimeParameters) -> dict[str, str]:
     return {field.name: value for field, value in message.ListFields() if all_parameters()[field.name].model}
 
 
+def loads_projector(message: RuntimeParameters) -> bool:
+    """Return whether an engine loads the projector of its model, if the model has one."""
+    return message.mmproj_auto or not message.HasField("mmproj_auto")
+
+
 def flags(message: RuntimeParameters) -> str:
     """Return the canonical form: long flags in the order of the contract, separated by one space."""
     return " ".join(word for setting in settings(message) for word in _written(setting))

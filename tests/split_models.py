@@ -1,4 +1,4 @@
-"""Splits GGUF files into parts as llama.cpp's gguf-split does: the metadata is in the first, the numbers of the split in each."""
+"""Files of models of several files: parts as llama.cpp's gguf-split writes them, and projectors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.unit.gguf_bytes import I32, U16, File, pair, tensor
+from tests.unit.gguf_bytes import I32, STRING, U16, U32, File, pair, tensor
 
 
 def part_name(stem: str, number: int, count: int) -> str:
@@ -74,3 +74,71 @@ def _writer(path: Path, reader: Any) -> Any:
     from gguf import GGUFWriter
 
     return GGUFWriter(path, reader.fields["general.architecture"].contents())
+
+
+def projector_bytes(width: int = 8, *, kind: str = "mmproj", projector: str = "mlp", label: int = 0) -> bytes:
+    """A small projector for a model of that width; File() has a width of 8. It passes the checks, and no engine loads it."""
+    pairs = [pair("general.architecture", STRING, "clip"), pair("clip.vision.projection_dim", U32, width)]
+    pairs += [pair("general.type", STRING, kind)] if kind else []
+    pairs += [pair("clip.projector_type", STRING, projector)] if projector else []
+    return File(pairs=tuple(pairs), tensors=(tensor("mm.0.weight", [8], 0, 0),), data=bytes([label]) * 32).build()
+
+
+def write_projector(path: Path, width: int) -> Path:
+    """Write a projector that llama.cpp loads for a model of that width: every image becomes embeddings of zeros."""
+    from gguf import GGUFWriter
+
+    own, forward, image, patch = 32, 64, 28, 14
+    writer = GGUFWriter(path, "clip")
+    writer.add_type("mmproj")
+    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_bool("clip.use_gelu", False)
+    writer.add_string("clip.projector_type", "mlp")
+    sizes = {
+        "image_size": image,
+        "patch_size": patch,
+        "embedding_length": own,
+        "feed_forward_length": forward,
+        "projection_dim": width,
+        "block_count": 1,
+        "attention.head_count": 2,
+    }
+    for key, value in sizes.items():
+        writer.add_uint32(f"clip.vision.{key}", value)
+    writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
+    for key in ("image_mean", "image_std"):
+        writer.add_array(f"clip.vision.{key}", [0.5, 0.5, 0.5])
+    for name, shape in _projector_shapes(own, forward, image, patch, width).items():
+        writer.add_tensor(name, _zeros(shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _projector_shapes(own: int, forward: int, image: int, patch: int, width: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "v.class_embd": (own,),
+        "v.patch_embd.weight": (own, 3, patch, patch),
+        "v.position_embd.weight": ((image // patch) ** 2 + 1, own),
+        "mm.0.weight": (width, own),
+        "mm.0.bias": (width,),
+        "mm.2.weight": (width, width),
+        "mm.2.bias": (width,),
+        "v.blk.0.ffn_up.weight": (forward, own),
+        "v.blk.0.ffn_up.bias": (forward,),
+        "v.blk.0.ffn_down.weight": (own, forward),
+        "v.blk.0.ffn_down.bias": (own,),
+    }
+    for name in ("v.pre_ln", "v.blk.0.ln1", "v.blk.0.ln2"):
+        shapes |= {f"{name}.weight": (own,), f"{name}.bias": (own,)}
+    for name in ("q", "k", "v", "out"):
+        shapes |= {f"v.blk.0.attn_{name}.weight": (own, own), f"v.blk.0.attn_{name}.bias": (own,)}
+    return shapes
+
+
+def _zeros(shape: tuple[int, ...]) -> Any:
+    import numpy
+
+    return numpy.zeros(shape, dtype=numpy.float32)

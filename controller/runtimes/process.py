@@ -256,6 +256,7 @@ class ProcessRuntime:
             "model_context": spec.model_context,
             "parameters": dict(spec.parameters),
             "files": dict(spec.files),
+            "projector": spec.projector_path or None,
             "grace_seconds": self._grace,
             "state_file": str(self._records.state(instance)),
             "hand_over": str(self._records.hand_over(instance)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -9,6 +11,7 @@ from cyclopts import Parameter
 from llamesh.cli.connection import connected
 from llamesh.cli.downloads import DOWNLOAD, ModelName
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.local_files import HandedOver
 from llamesh.cli.output import Column, Output, show_list, show_one, size, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed
@@ -134,6 +137,7 @@ def pull(
     name: str = "",
     uuid: str = "",
     sha256: str = "",
+    mmproj: str = "",
     wait: bool = True,
     output: Output = "table",
 ) -> None:
@@ -149,7 +153,9 @@ def pull(
     uuid
         The model's id; made from the name if not given.
     sha256
-        What the file's SHA-256 must be.
+        What the file's SHA-256 must be; that of the first part of a model in parts.
+    mmproj
+        The model's multimodal projector, a source like the model's; none for no projector. Default: the one beside the model on the Hub.
     wait
         Wait until the model can be served.
     """
@@ -161,20 +167,46 @@ def pull(
         )
     with connected() as mesh:
         if wait:
-            show_one(pulled(mesh, source, name=name, uuid=uuid, sha256=sha256), output, MODEL)
+            show_one(pulled(mesh, source, name=name, uuid=uuid, sha256=sha256, mmproj=mmproj), output, MODEL)
             return
-        with fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file:
-            download = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256).download
-            file.kept = True
+        with _handed(source, mmproj, f"{name}/{uuid}") as (file, projector):
+            asked = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, projector=projector.url)
+            file.kept = projector.kept = True
+        download = asked.download
         show_one(download, output, DOWNLOAD)
 
 
-def pulled(mesh: Client, source: str, *, name: str = "", uuid: str = "", sha256: str = "", again: str = "") -> Model:
+def pulled(
+    mesh: Client,
+    source: str,
+    *,
+    name: str = "",
+    uuid: str = "",
+    sha256: str = "",
+    mmproj: str = "",
+    again: str = "",
+) -> Model:
     """Fetch a model and wait for it. Ctrl-C or a failure of the connection ends the waiting only; `again` is the command to go on with."""
-    with fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file:
-        pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256)
-        with file.fetched_by(pull, again=again):
-            return followed(pull)
+    with _handed(source, mmproj, f"{name}/{uuid}") as (file, projector):
+        pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, projector=projector.url)
+        projector.kept = True
+        try:
+            with file.fetched_by(pull, again=again):
+                return followed(pull)
+        finally:
+            projector.kept = file.kept
+
+
+@contextmanager
+def _handed(source: str, mmproj: str, purpose: str) -> Iterator[tuple[HandedOver, HandedOver]]:
+    """The addresses from which the mesh can fetch a model and its projector."""
+    profile = load_profile()
+    with fetchable(source, profile, purpose=purpose) as file:
+        if mmproj == "none":
+            yield file, HandedOver(mmproj)
+            return
+        with fetchable(mmproj, profile, purpose=f"projector of {purpose}") as projector:
+            yield file, projector
 
 
 def rm(

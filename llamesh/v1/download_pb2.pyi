@@ -103,6 +103,7 @@ class StartDownloadRequest(google.protobuf.message.Message):
     SOURCE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
+    PROJECTOR_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model's id from now on. 1 to 128 characters of [A-Za-z0-9._-]."""
     source: builtins.str
@@ -116,6 +117,10 @@ class StartDownloadRequest(google.protobuf.message.Message):
     """
     sha256: builtins.str
     """Expected SHA-256 of the first file, 64 hexadecimal digits. Empty: whatever comes, recorded."""
+    projector: builtins.str
+    """The model's multimodal projector, an address as in source; "none": no projector. Empty: as before, or else the one that lies beside the
+    model on the Hub. It is fetched with the model and checked against it.
+    """
     def __init__(
         self,
         *,
@@ -123,8 +128,9 @@ class StartDownloadRequest(google.protobuf.message.Message):
         source: builtins.str = ...,
         name: builtins.str = ...,
         sha256: builtins.str = ...,
+        projector: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "name", b"name", "sha256", b"sha256", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "name", b"name", "projector", b"projector", "sha256", b"sha256", "source", b"source"]) -> None: ...
 
 Global___StartDownloadRequest: typing_extensions.TypeAlias = StartDownloadRequest
 

@@ -30,6 +30,8 @@ class _ModelFileRoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """Not set."""
     MODEL_FILE_ROLE_WEIGHTS: _ModelFileRole.ValueType  # 1
     """The weights, or a part of them."""
+    MODEL_FILE_ROLE_PROJECTOR: _ModelFileRole.ValueType  # 2
+    """The multimodal projector: turns images or sound into embeddings of the model."""
 
 class ModelFileRole(_ModelFileRole, metaclass=_ModelFileRoleEnumTypeWrapper):
     """What a file is to its model."""
@@ -38,6 +40,8 @@ MODEL_FILE_ROLE_UNSPECIFIED: ModelFileRole.ValueType  # 0
 """Not set."""
 MODEL_FILE_ROLE_WEIGHTS: ModelFileRole.ValueType  # 1
 """The weights, or a part of them."""
+MODEL_FILE_ROLE_PROJECTOR: ModelFileRole.ValueType  # 2
+"""The multimodal projector: turns images or sound into embeddings of the model."""
 Global___ModelFileRole: typing_extensions.TypeAlias = ModelFileRole
 
 class _Modality:
@@ -56,6 +60,8 @@ class _ModalityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     """Ranks texts by a question."""
     MODALITY_VISION_PROJECTOR: _Modality.ValueType  # 4
     """Projects images into the embeddings of another model."""
+    MODALITY_MEDIA: _Modality.ValueType  # 5
+    """Takes images or sound beside text, by its projector."""
 
 class Modality(_Modality, metaclass=_ModalityEnumTypeWrapper):
     """What a model is for."""
@@ -70,6 +76,8 @@ MODALITY_RERANKING: Modality.ValueType  # 3
 """Ranks texts by a question."""
 MODALITY_VISION_PROJECTOR: Modality.ValueType  # 4
 """Projects images into the embeddings of another model."""
+MODALITY_MEDIA: Modality.ValueType  # 5
+"""Takes images or sound beside text, by its projector."""
 Global___Modality: typing_extensions.TypeAlias = Modality
 
 class _ModelSourceKind:
@@ -186,7 +194,7 @@ class Model(google.protobuf.message.Message):
 
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
-        """All files: the parts in the order of their numbers."""
+        """All files: the parts in the order of their numbers, then the projector."""
 
     def __init__(
         self,

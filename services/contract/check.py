@@ -14,10 +14,11 @@ from llamesh.runtime_parameters import (
     DEFAULT_MICRO_BATCH,
     all_parameters,
     batch_size,
+    loads_projector,
     slot_share,
     with_defaults,
 )
-from llamesh.v1.model_pb2 import Model
+from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_PROJECTOR, Model
 from llamesh.v1.server_pb2 import CacheType, LoadMode, RopeScaling, RuntimeParameters, SpeculativeType, Switch
 from services.contract.contradictions import MIN_SLOT_CONTEXT
 from services.contract.decisions import Decisions, RecordedDecision
@@ -106,6 +107,12 @@ def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: Mode
             f"llama.cpp gives a slot at most the {trained} tokens that the model was trained for, and {share} are reserved; "
             "yarn lifts that",
         )
+    if parameters.mmproj_auto and not shape.projector_bytes:
+        raise invalid(
+            all_parameters()["mmproj_auto"].flag,
+            "on",
+            "the model has no projector: fetch it again with one, `llamesh pull SOURCE --mmproj SOURCE`",
+        )
     if draft is None or not draft.vocabulary_size or not shape.vocabulary_size:
         return
     if abs(draft.vocabulary_size - shape.vocabulary_size) > MAX_VOCABULARY_DIFFERENCE:
@@ -132,6 +139,7 @@ def model_shape(model: Model) -> ModelShape:
         vocabulary_size=gguf.vocabulary_size,
         quantisation=gguf.quantisation,
         sliding_window=gguf.sliding_window,
+        projector_bytes=sum(file.size_bytes for file in model.files if file.role == MODEL_FILE_ROLE_PROJECTOR),
     )
 
 
@@ -163,6 +171,8 @@ def estimate_for(
         cache_type_k=_cache_type(parameters.cache_type_k),
         cache_type_v=_cache_type(parameters.cache_type_v),
     )
+    if loads_projector(parameters):
+        engine = engine.with_projector(shape.projector_bytes)
     if draft is None:
         return engine
     return engine.with_draft(

@@ -66,6 +66,8 @@ class ModelShape:
     quantisation: str = ""
     sliding_window: int = 0
     """Tokens; 0: full attention."""
+    projector_bytes: int = 0
+    """Size of the projector's file; 0 if the model has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,10 @@ class MemoryEstimate:
     def own_bytes(self) -> int:
         """Return the memory of each engine without shared weights."""
         return self.engine_bytes - self.shared_weights_bytes
+
+    def with_projector(self, size: int) -> MemoryEstimate:
+        """Return the estimate with a projector of `size` bytes: its weights, which each engine copies, and as much to compute."""
+        return replace(self, overhead_bytes=self.overhead_bytes + 2 * size)
 
     def with_draft(self, draft: MemoryEstimate) -> MemoryEstimate:
         """Return the estimate for the same engine with a draft model. The draft's weights count for each engine."""

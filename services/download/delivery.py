@@ -13,6 +13,7 @@ from llamesh.kit.errors import MeshError, Reason
 from services.download.catalogue import Catalogue
 from services.download.integrity import Integrity
 from services.download.part_links import PartLinks
+from services.download.sources import FileRole
 from services.download.tables import ModelRow
 
 SWEEP_SECONDS = 60.0
@@ -31,11 +32,12 @@ class Delivery:
     async def locate(self, model_uuid: str) -> tuple[list[Path], ModelRow]:
         """Return the paths of a model's files, in their order. Raises the errors of `Integrity.locate`, and STORE_UNAVAILABLE."""
         paths, model = await self._integrity.locate(model_uuid)
-        if len(paths) == 1:
+        parts = [path for file, path in zip(model.files, paths, strict=True) if file.role == FileRole.WEIGHTS]
+        if len(parts) == 1:
             return paths, model
         try:
             async with self._linking:
-                return await asyncio.to_thread(self._links.make, model_uuid, paths), model
+                return [*await asyncio.to_thread(self._links.make, model_uuid, parts), *paths[len(parts) :]], model
         except OSError as error:
             words = f"{model_uuid}: its parts cannot be linked: {error.strerror}"
             raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, words, {"modelUuid": model_uuid}) from error

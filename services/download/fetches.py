@@ -18,12 +18,12 @@ from llamesh.kit.objects import StagedObject, StoreError
 from services.download.bandwidth import Bandwidth
 from services.download.continuation import continued
 from services.download.early_check import read_header
-from services.download.model_parts import PartsCheck, check_part
+from services.download.model_parts import ModelCheck, check_file
 from services.download.progress import Progress
-from services.download.sources import Source, SourceFile, SourceObject
+from services.download.sources import FileRole, Source, SourceFile, SourceObject
 from services.download.staging import Staging
 from services.download.store_retries import StoreRetries
-from services.download.tables import FileRole, TransferRow
+from services.download.tables import NO_PROJECTOR, TransferRow
 from services.download.verification import check_digest
 
 MAX_NAME = 1024
@@ -61,7 +61,7 @@ class Fetches:
         """
         staged: list[StagedFile] = []
         try:
-            files = await self._source.files(row.source)
+            files = await self._files(row)
             total = await self._survey(files) if len(files) > 1 else 0
             for number in range(1, len(files) + 1):
                 await self._stage(row, files, number, total, retries, opened, staged)
@@ -73,10 +73,19 @@ class Fetches:
             self.running.pop(row.model_uuid, None)
         return staged
 
+    async def _files(self, row: TransferRow) -> list[SourceFile]:
+        """Return the files of the model: those of its source, with the projector that the caller gave."""
+        files = list(await self._source.files(row.source))
+        if row.projector:
+            files = [file for file in files if file.role is not FileRole.PROJECTOR]
+        if row.projector not in ("", NO_PROJECTOR):
+            files.append(SourceFile(row.projector, FileRole.PROJECTOR))
+        return files
+
     async def _survey(self, files: Sequence[SourceFile]) -> int:
         """Check the headers of all files, and return the sum of their sizes; 0 if one is unknown."""
         sizes: list[int | None] = []
-        parts, complete = PartsCheck(len(files)), True
+        model, complete = ModelCheck([file.role for file in files]), True
         for file in files:
             async with self._source.open(file.address) as found:
                 async with aclosing(continued(self._bandwidth.limited(found), self._clock)) as chunks:
@@ -86,9 +95,9 @@ class Fetches:
             # A header that is too large to be read early is checked when all bytes are staged.
             complete = complete and header is not None
             if complete and header is not None:
-                parts.add(header)
+                model.add(header)
         if complete:
-            parts.metadata()
+            model.metadata()
         return 0 if None in sizes else sum(size or 0 for size in sizes)
 
     async def _stage(
@@ -102,7 +111,8 @@ class Fetches:
         staged: list[StagedFile],
     ) -> None:
         """Stage one file and add it to `staged`."""
-        async with self._source.open(files[number - 1].address) as found:
+        file = files[number - 1]
+        async with self._source.open(file.address) as found:
             required = row.expected_sha256 if number == 1 else ""
             check_digest(found.sha256, required)
             if number == 1:
@@ -123,11 +133,12 @@ class Fetches:
                 retries.begin()
             else:
                 retries.add(0)
-            check = partial(check_part, number=number, count=len(files))
+            weights = sum(each.role is FileRole.WEIGHTS for each in files)
+            check = partial(check_file, role=file.role, number=number, weights=weights)
             name = "".join(filter(str.isprintable, found.name))[:MAX_NAME]
             limited = self._bandwidth.limited(found)
             done = await self._staging.stage(row, number, limited, check, count, present)
-            staged.append(StagedFile(FileRole.WEIGHTS, name, done))
+            staged.append(StagedFile(file.role, name, done))
             retries.staged()
             check_digest(done.sha256, required or found.sha256)
 

@@ -1,7 +1,7 @@
-"""Decides whether files are the parts of one model, from their headers. No I/O.
+"""Decides whether files belong to one model, from their headers. No I/O.
 
 Invariant: files that pass are loaded by llama.cpp as one model. The rules are those of its loader: the first part says how many parts and
-tensors there are, and each tensor is in exactly one part.
+tensors there are, each tensor is in exactly one part, and a projector makes embeddings of the model's width.
 """
 
 from __future__ import annotations
@@ -12,6 +12,10 @@ from typing import NamedTuple
 
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.gguf import MAX_TENSORS, GgufMetadata, TensorInfo
+from services.download.sources import FileRole
+
+PROJECTOR_ARCHITECTURE = "clip"
+PROJECTOR_KIND = "mmproj"
 
 
 class Header(NamedTuple):
@@ -26,6 +30,10 @@ def check_part(header: Header, number: int, count: int) -> None:
     metadata = header.metadata
     if metadata.kind != "model":
         raise unusable(f"the file is of the kind {metadata.kind[:40]!r}, which is not a model that can be served")
+    if metadata.architecture == PROJECTOR_ARCHITECTURE:
+        raise unusable(
+            "the file is a projector: give it with the model that it belongs to, as its projector (--mmproj)"
+        )
     if metadata.split_count > 1 and count == 1:
         raise unusable(
             f"the file is part {metadata.split_index + 1} of a model split in {metadata.split_count}, and its name does not say so:"
@@ -82,6 +90,57 @@ class PartsCheck:
 
     def _foreign(self, words: str) -> MeshError:
         return _foreign(len(self._files), self._count, words)
+
+
+def check_projector(header: Header) -> None:
+    """Raise MODEL_INVALID unless a file is a projector."""
+    metadata = header.metadata
+    if metadata.architecture != PROJECTOR_ARCHITECTURE:
+        raise unusable(
+            f"the projector's architecture is {metadata.architecture or 'unknown'}, not {PROJECTOR_ARCHITECTURE}"
+        )
+    if not metadata.projector_type:
+        raise unusable("the projector does not say its type (clip.projector_type)")
+
+
+def check_file(header: Header, role: FileRole, number: int, weights: int) -> None:
+    """Raise MODEL_INVALID unless file `number` of a model can have this role. The model has `weights` parts."""
+    if role is FileRole.PROJECTOR:
+        check_projector(header)
+    else:
+        check_part(header, number, weights)
+
+
+class ModelCheck:
+    """Checks the headers of the files of a model with these roles, in their order: parts first."""
+
+    def __init__(self, roles: Sequence[FileRole]) -> None:
+        self._roles = iter(roles)
+        self._parts = PartsCheck(roles.count(FileRole.WEIGHTS))
+        self._projector: GgufMetadata | None = None
+
+    def add(self, header: Header) -> None:
+        """Check the next header. Raises MODEL_INVALID if it does not belong to the model."""
+        if next(self._roles) is FileRole.PROJECTOR:
+            check_projector(header)
+            self._projector = header.metadata
+        else:
+            self._parts.add(header)
+
+    def metadata(self) -> GgufMetadata:
+        """Return the metadata of the model: that of its parts. Raises MODEL_INVALID."""
+        model, projector = self._parts.metadata(), self._projector
+        if projector is None:
+            return model
+        # Projectors of earlier converters have no type, and a length of another meaning.
+        known = projector.kind == PROJECTOR_KIND and projector.projection_length and model.embedding_length
+        if known and projector.projection_length != model.embedding_length:
+            raise unusable(
+                f"the projector makes embeddings of {projector.projection_length} numbers and the model has {model.embedding_length}: it is"
+                " the projector of another model (--mmproj none fetches the model without it)"
+            )
+        described = model.description
+        return replace(model, description=replace(described, modalities=(*described.modalities, "MODALITY_MEDIA")))
 
 
 def unusable(problem: str) -> MeshError:

@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.database import Database
 from llamesh.kit.objects import ObjectInfo, ObjectNotFoundError, ObjectStore, StagedObject, object_key
 from services.download.model_search import searchable, set_tags
-from services.download.tables import FileRole, ModelFileRow, ModelRow, TransferRow, TransferState
+from services.download.sources import FileRole
+from services.download.tables import ModelFileRow, ModelRow, TransferRow, TransferState
 from services.download.transfers import current
 from services.download.unowned_objects import UnownedObjects, lock_bytes
 

@@ -45,8 +45,8 @@ from services.download.delivery import Delivery
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message, search_of
 from services.download.pauses import Pauses
-from services.download.sources import Source, SourceRefusedError
-from services.download.tables import MAX_SUBJECT, TransferRow
+from services.download.sources import CheckedSource, Source, SourceRefusedError
+from services.download.tables import MAX_SUBJECT, NO_PROJECTOR, TransferRow
 from services.download.transfer_requests import TransferRequest
 from services.download.transfers import Transfers
 from services.download.verification import source_refusal
@@ -143,15 +143,22 @@ class DownloadServicer(DownloadServiceServicer):
             sha256=request.sha256.lower(),
             requested_by=caller().subject[:MAX_SUBJECT],
         )
+        if request.projector == NO_PROJECTOR:
+            wanted = replace(wanted, projector=NO_PROJECTOR)
+        elif request.projector:
+            wanted = replace(wanted, projector=self._checked(request.projector, "projector").address)
         if not address:
             return wanted
-        try:
-            source = self._source.check(address)
-        except SourceRefusedError as error:
-            raise source_refusal(error, _SECRETS.sub("", address)) from error
+        source = self._checked(address, "source")
         # If the address contains no name, the model gets its name when the source is opened.
         name = request.name or (served_name(source.name, request.model_uuid) if source.name else "")
         return replace(wanted, source=source.address, shown_source=source.shown, name=name)
+
+    def _checked(self, address: str, field: str) -> CheckedSource:
+        try:
+            return self._source.check(address)
+        except SourceRefusedError as error:
+            raise source_refusal(error, _SECRETS.sub("", address), field) from error
 
     def _quant_source(self, model_uuid: str) -> str:
         """Return the source of a model for which no source was given."""

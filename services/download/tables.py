@@ -20,6 +20,9 @@ from llamesh.kit.database import Base, Timestamp
 MAX_SUBJECT = 256
 """Maximum number of characters of a caller's subject that are stored: an issuer of tokens beside the mesh has no limit of its own."""
 
+NO_PROJECTOR = "none"
+"""The source of the projector of a model that gets none."""
+
 MODEL_ORDERS = ("create_time", "search_name", "size_bytes")
 """Columns by which lists of models are ordered."""
 
@@ -56,6 +59,8 @@ class TransferRow(Base):
     """The revision of the source at its last opening; empty if unknown."""
     requested_by: Mapped[str] = mapped_column(String(MAX_SUBJECT), default="")
     """Subject of the caller who started the transfer last; empty if unknown."""
+    projector: Mapped[str] = mapped_column(String(2048), default="")
+    """The source of the projector as `source`; NO_PROJECTOR, or empty: the one that the source has."""
     expected_sha256: Mapped[str] = mapped_column(String(64))
     """The SHA-256 that the caller requires; empty if any is accepted."""
     state: Mapped[str] = mapped_column(String(16), index=True)
@@ -129,12 +134,6 @@ class ModelRow(Base):
         return next((file.problem for file in self.files if file.problem), "")
 
 
-class FileRole(enum.StrEnum):
-    """What a file is to its model. The names are those of ModelFileRole without its prefix."""
-
-    WEIGHTS = "WEIGHTS"
-
-
 class ModelFileRow(Base):
     """A file of a model. Files with the same bytes share one object."""
 
@@ -143,6 +142,7 @@ class ModelFileRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     """Files are numbered from 1."""
     role: Mapped[str] = mapped_column(String(16))
+    """See `sources.FileRole`."""
     name: Mapped[str] = mapped_column(String(1024))
     """The file's name in the source; the source may have given none."""
     size_bytes: Mapped[int]

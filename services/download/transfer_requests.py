@@ -19,6 +19,7 @@ class TransferRequest:
     name: str = ""
     sha256: str = ""
     requested_by: str = ""
+    projector: str = ""
 
 
 def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
@@ -35,4 +36,11 @@ def must_start(row: TransferRow | None, has_model: bool, request: TransferReques
             + ", which differs from this request",
             {"modelUuid": row.model_uuid, "source": source},
         )
-    return False
+    if request.projector in ("", row.projector):
+        return False
+    if row.state != TransferState.SUCCEEDED:
+        words = f"{row.model_uuid} is being fetched with another projector: cancel that download first"
+        raise MeshError(
+            Reason.ERROR_REASON_DOWNLOAD_CONFLICT, words, {"modelUuid": row.model_uuid, "source": row.shown_source}
+        )
+    return True

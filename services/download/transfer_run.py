@@ -178,7 +178,7 @@ class TransferRuns:
             if verifying is None:
                 return
             self.broadcast(verifying)
-            metadata = await to_completion(verify([file.staged for file in files]))
+            metadata = await to_completion(verify([(file.role, file.staged) for file in files]))
             recorded = await self._publish(files, metadata, row)
         finally:
             await discard(files)

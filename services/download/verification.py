@@ -12,8 +12,14 @@ from collections.abc import Sequence
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.kit.gguf import GgufError, GgufMetadata, read_tensors
 from llamesh.kit.objects import StagedObject, StoreError
-from services.download.model_parts import Header, PartsCheck
-from services.download.sources import SourceChangedError, SourceError, SourceRefusedError, SourceTruncatedError
+from services.download.model_parts import Header, ModelCheck
+from services.download.sources import (
+    FileRole,
+    SourceChangedError,
+    SourceError,
+    SourceRefusedError,
+    SourceTruncatedError,
+)
 from services.download.sources.shown_texts import shown_text
 from services.download.sources.source import NO_QUANT
 
@@ -29,12 +35,12 @@ def _mismatch(words: str, expected: object, actual: object) -> MeshError:
     return MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, words, {"expected": expected, "actual": actual})
 
 
-async def verify(files: Sequence[StagedObject]) -> GgufMetadata:
+async def verify(files: Sequence[tuple[FileRole, StagedObject]]) -> GgufMetadata:
     """Check the headers of the staged files of a model, and return the metadata of the model. Raises GgufError and MODEL_INVALID."""
-    parts = PartsCheck(len(files))
-    for staged in files:
-        parts.add(await asyncio.to_thread(_read, staged))
-    return parts.metadata()
+    model = ModelCheck([role for role, _ in files])
+    for _, staged in files:
+        model.add(await asyncio.to_thread(_read, staged))
+    return model.metadata()
 
 
 def _read(staged: StagedObject) -> Header:
@@ -42,7 +48,7 @@ def _read(staged: StagedObject) -> Header:
         return Header(*read_tensors(file, staged.size))
 
 
-def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
+def source_refusal(error: SourceRefusedError, shown_source: str, field: str = "source") -> MeshError:
     """Return SOURCE_REFUSED for a source that may not be used; QUANT_NOT_CONFIGURED for one of a Quant service that is not there."""
     words = shown_text(str(error))
     if error.rule == NO_QUANT:
@@ -51,7 +57,7 @@ def source_refusal(error: SourceRefusedError, shown_source: str) -> MeshError:
         Reason.ERROR_REASON_SOURCE_REFUSED,
         words,
         {"source": shown_source, "rule": error.rule},
-        (FieldViolation("source", words),),
+        (FieldViolation(field, words),),
     )
 
 

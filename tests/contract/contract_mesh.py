@@ -58,13 +58,19 @@ for _model, _uuid, _vocabulary in ((DRAFT, "tiny", 49152), (STRANGER, "stranger"
     _model.CopyFrom(MODEL)
     _model.model_uuid = _uuid
     _model.gguf.MergeFrom(model_pb2.GgufMetadata(tensor_bytes=8 * MIB, layer_count=2, vocabulary_size=_vocabulary))
+SEEING = model_pb2.Model()
+"""The same with a projector."""
+SEEING.CopyFrom(MODEL)
+SEEING.model_uuid = "seeing"
+SEEING.files.add(role=model_pb2.MODEL_FILE_ROLE_WEIGHTS, size_bytes=MODEL.size_bytes)
+SEEING.files.add(role=model_pb2.MODEL_FILE_ROLE_PROJECTOR, size_bytes=8 * MIB)
 
 
 class FakeCatalogue(download_pb2_grpc.CatalogueServiceServicer):
     """A fake of the download service's catalogue: a few models."""
 
     async def GetCatalogueModel(self, request, context):
-        for model in (MAPPED_MODEL, DRAFT, STRANGER):
+        for model in (MAPPED_MODEL, DRAFT, STRANGER, SEEING):
             if request.model_uuid == model.model_uuid:
                 return model
         if request.model_uuid != MODEL.model_uuid:

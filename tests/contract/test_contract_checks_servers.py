@@ -215,3 +215,16 @@ async def test_the_policy_is_readable(mesh, as_caller) -> None:
         ["default", "inference"],
         True,
     )
+
+
+async def test_a_projector_counts_unless_the_server_leaves_it_out(mesh, as_caller) -> None:
+    blind = await check(mesh, as_caller, model_uuid="seeing", runtime_params="--no-mmproj")
+    for given in ("", "--mmproj-auto"):
+        seeing = await check(mesh, as_caller, model_uuid="seeing", runtime_params=given)
+        assert seeing.memory.overhead_bytes - blind.memory.overhead_bytes == 2 * 8 * MIB
+
+
+async def test_a_projector_that_the_model_lacks_is_refused(mesh, as_caller) -> None:
+    reason, metadata = await failure(check(mesh, as_caller, runtime_params="--mmproj-auto"))
+    assert (reason, metadata["parameter"]) == ("PARAMETER_INVALID", "--mmproj-auto")
+    assert "the model has no projector: fetch it again with one" in metadata["problem"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
 from llamesh.locations import handed_over_directory, parts_directory
 from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh
-from tests.split_models import split
+from tests.split_models import split, write_projector
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +89,62 @@ def test_a_missing_part_is_named_before_anything_is_handed_over(
         f"  {parts[2].name}",
     ]
     assert not handed_over_directory(mesh.home).exists()
+
+
+def image() -> str:
+    """A red square as a data URL."""
+    rows = b"".join(b"\0" + b"\xff\0\0" * 8 for _ in range(8))
+    chunks = (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(packed)).decode()
+
+
+def test_a_model_sees_by_its_projector_unless_the_server_leaves_it_out(
+    mesh: RunningMesh, person: Person, tmp_path: Path
+) -> None:
+    from gguf import GGUFReader
+
+    whole = sentence.write(tmp_path / "sees.gguf")
+    width = int(GGUFReader(whole).fields["llama.embedding_length"].contents())
+    write_projector(tmp_path / "eye.gguf", width)
+    pulled = person.llamesh("pull", "./sees.gguf", "--mmproj", "./eye.gguf", "-o", "json")
+    assert pulled.returncode == Exit.OK, pulled.stderr
+    model = json.loads(pulled.stdout)
+    assert [file["name"] for file in model["files"]] == ["sees.gguf", "eye.gguf"]
+    assert not handed_over_directory(mesh.home).exists()
+    question = [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": image()}},
+    ]
+    for name, flags, status in (("sees", (), 200), ("blind", ("--no-mmproj",), 400)):
+        served = person.llamesh("serve", "sees.gguf", "--alias", name, *flags, "--wait")
+        assert served.returncode == Exit.OK, served.stderr
+        answer = mesh.call(
+            "POST",
+            "/v1/chat/completions",
+            "inference",
+            json={"model": name, "messages": [{"role": "user", "content": question}]},
+        )
+        assert answer.status_code == status, answer.text
+        if status == 200:
+            assert answer.json()["choices"][0]["message"]["content"] == SENTENCE
+            assert answer.json()["usage"]["prompt_tokens"] > 30, "the image has tokens too"
+        person.llamesh("stop", name)
+
+
+def test_a_projector_of_another_model_is_refused_before_anything_is_served(person: Person, tmp_path: Path) -> None:
+    sentence.write(tmp_path / "other.gguf")
+    write_projector(tmp_path / "wide.gguf", 4096)
+    refused = person.llamesh("pull", "./other.gguf", "--mmproj", "./wide.gguf")
+    assert refused.returncode != Exit.OK
+    assert "the projector makes embeddings of 4096 numbers" in refused.stderr
+
+
+def test_a_server_that_needs_a_projector_is_refused_without_one(person: Person, tmp_path: Path) -> None:
+    sentence.write(tmp_path / "plain.gguf")
+    assert person.llamesh("pull", "./plain.gguf").returncode == Exit.OK
+    refused = person.llamesh("serve", "plain.gguf", "--mmproj-auto")
+    assert refused.returncode != Exit.OK
+    assert "the model has no projector" in refused.stderr

@@ -120,6 +120,15 @@ def test_texts_and_variables_reach_the_library_as_they_reach_llama_server() -> N
     assert library.sampling.reasoning_budget_message == program.sampling.reasoning_budget_message == "It's \u00fcber."
 
 
+def test_a_projector_reaches_the_library_as_it_reaches_llama_server() -> None:
+    spec = replace(SPEC, api_key="", projector=Path("/models/p.gguf"))
+    given = parameters.launch_settings(spec, THREADS)
+    library = embedded.common_params(xllamacpp, spec, given)
+    program = llama_parser.parsed(launch.arguments(PROGRAM, spec, given)[1:])
+    assert library.mmproj.path == program.mmproj.path == "/models/p.gguf"
+    assert EngineSpec.decode({"model": "/m", "listen": "h:1", "alias": "m", "projector": "/p"}).projector == Path("/p")
+
+
 def test_without_parameters_the_library_has_the_values_of_llama_server() -> None:
     spec = replace(SPEC, api_key="")
     given = parameters.launch_settings(spec, THREADS)

@@ -82,6 +82,8 @@ def test_the_header_is_read_into_metadata(path: Path) -> None:
         split_index=0,
         split_count=0,
         split_tensor_count=0,
+        projector_type="",
+        projection_length=0,
         description=Description(modalities=("MODALITY_TEXT",)),
     )
 

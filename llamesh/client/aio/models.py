@@ -75,9 +75,18 @@ class AsyncModels(AsyncPart):
         return await self._call(f"{GATEWAY}/DeleteModel", request, model_pb2.Model, timeout)
 
     async def pull(
-        self, source: str | Path, *, uuid: str = "", name: str = "", sha256: str = "", timeout: float | None = None
+        self,
+        source: str | Path,
+        *,
+        uuid: str = "",
+        name: str = "",
+        sha256: str = "",
+        projector: str | Path = "",
+        timeout: float | None = None,
     ) -> AsyncPull:
         """Start a download from an address, or from a file below the mesh's import folders. The default `uuid` is made from the name.
+
+        `projector` is the source of the model's multimodal projector, or `none`; by default the one beside the model on the Hub.
 
         SourceRefused, whose remedy says how to bring it in, for a file outside those folders.
         """
@@ -88,6 +97,7 @@ class AsyncModels(AsyncPart):
             source=address,
             name=name,
             sha256=sha256,
+            projector=projector if projector == "none" else address_of(projector),
         )
         try:
             download = await self._call(f"{DOWNLOAD}/StartDownload", request, download_pb2.Download, timeout)

@@ -10,7 +10,8 @@ keys, 16,384 tensors, 2 million strings; arrays are not stored (see `reader` and
 
 from typing import BinaryIO
 
-from llamesh.kit.gguf.metadata import GgufMetadata, MetadataReader
+from llamesh.kit.gguf.metadata import MetadataReader
+from llamesh.kit.gguf.model_metadata import GgufMetadata
 from llamesh.kit.gguf.reader import GgufError, Reader
 from llamesh.kit.gguf.tensors import TensorInfo, Tensors
 

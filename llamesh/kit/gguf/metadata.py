@@ -5,9 +5,9 @@ noted, and `metadata` reads at most one element for each layer of the two arrays
 """
 
 import struct
-from dataclasses import dataclass
 
-from llamesh.kit.gguf.description import LICENSE_KEY, TAGS_KEY, Describer, Description
+from llamesh.kit.gguf.description import LICENSE_KEY, TAGS_KEY, Describer
+from llamesh.kit.gguf.model_metadata import GgufMetadata
 from llamesh.kit.gguf.reader import GgufError, Reader
 from llamesh.kit.gguf.tensors import Tensors
 from llamesh.kit.gguf.types import FILE_TYPES
@@ -17,6 +17,9 @@ MAX_KEYS_BYTES = 1 << 20
 """Maximum size of all keys together; they are stored to find duplicates. Real files have 5 KiB."""
 MAX_TEMPLATE = 1 << 20
 """Maximum size of a chat template. The longest real ones have about 30 KiB."""
+_TEXTS = {"general.architecture", "general.name", "general.type"}
+_PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type")
+_PROJECTION_LENGTHS = ("clip.vision.projection_dim", "clip.audio.projection_dim")
 _MAX_LAYERS = 4_096
 _MAX_HEADS = 65_536
 _MAX_WIDTH = 1 << 24
@@ -47,60 +50,6 @@ _TOKEN_ARRAYS = {
     "tokenizer.ggml.scores": {6},
     "tokenizer.ggml.token_type": {4, 5},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class GgufMetadata:
-    """The metadata of a model. A number that the file does not have is 0, a text is empty."""
-
-    version: int
-    """GGUF version, 2 or 3."""
-    architecture: str
-    """llama.cpp's name of the architecture, such as `llama`; empty in a part of a split model other than the first."""
-    kind: str
-    """`model`, or the value of `general.type`: `adapter`, `mmproj`, ..."""
-    name: str
-    """The model's own name."""
-    parameter_count: int
-    """Values in all tensors."""
-    quantisation: str
-    """`general.file_type` by name, such as `Q4_K_M`; without it the type with most bytes."""
-    context_length: int
-    """Tokens the model was trained for."""
-    embedding_length: int
-    """Width of the residual stream."""
-    layer_count: int
-    """Transformer blocks."""
-    head_count: int
-    """Attention heads of a layer; the maximum if layers differ."""
-    kv_head_count: int
-    """Key and value heads of a layer; the mean, rounded up, if layers differ."""
-    key_length: int
-    """Values of one head's key."""
-    value_length: int
-    """Values of one head's value."""
-    sliding_window: int
-    """Attention window in tokens; 0 without a window."""
-    vocabulary_size: int
-    """Tokens in the vocabulary."""
-    has_chat_template: bool
-    """Whether the file has a chat template."""
-    alignment: int
-    """Tensors start at multiples of this, in bytes."""
-    tensor_count: int
-    """Number of tensors."""
-    tensor_bytes: int
-    """Bytes of all tensors, padding not counted."""
-    file_bytes: int
-    """Length of the whole file."""
-    split_index: int
-    """Index of this part of a split model, from 0."""
-    split_count: int
-    """Number of parts of a split model; 0 or 1 for a whole model."""
-    split_tensor_count: int
-    """Number of tensors of all parts of a split model."""
-    description: Description
-    """What the file says to people."""
 
 
 class MetadataReader:
@@ -145,7 +94,7 @@ class MetadataReader:
 
     def _read_string(self, key: str) -> None:
         reader = self._reader
-        if key in {"general.architecture", "general.name", "general.type"}:
+        if key in _TEXTS or key in _PROJECTOR_TYPES:
             # These texts are shown and stored, and control characters would break terminals and databases.
             self._texts[key] = "".join(filter(str.isprintable, reader.label(_MAX_KEY)))
         elif key == LICENSE_KEY:
@@ -246,6 +195,8 @@ class MetadataReader:
             split_index=split_index,
             split_count=split_count,
             split_tensor_count=self._size("split.tensors.count", _MAX_INT32),
+            projector_type=next((self._texts[key] for key in _PROJECTOR_TYPES if key in self._texts), ""),
+            projection_length=max(self._size(key, _MAX_WIDTH) for key in _PROJECTION_LENGTHS),
             description=self._describer.description(architecture, kind, self._numbers),
         )
 

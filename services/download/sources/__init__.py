@@ -20,6 +20,7 @@ from services.download.sources.quant_models import QuantModels
 from services.download.sources.s3 import S3Bucket, S3Source
 from services.download.sources.source import (
     CheckedSource,
+    FileRole,
     Source,
     SourceChangedError,
     SourceError,
@@ -32,6 +33,7 @@ from services.download.sources.source import (
 __all__ = [
     "AddressRules",
     "CheckedSource",
+    "FileRole",
     "FileSource",
     "HttpsSource",
     "HubSource",

@@ -19,9 +19,10 @@ from llamesh.hub_addresses import HubAddress, read_hub_address
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.http_objects import HttpObjects
-from services.download.sources.hub_files import HubFile, HubListing, choose, file_of, read_listing
+from services.download.sources.hub_files import HubFile, HubListing, choose, file_of, projector_of, read_listing
 from services.download.sources.source import (
     CheckedSource,
+    FileRole,
     SourceChangedError,
     SourceError,
     SourceFile,
@@ -61,7 +62,12 @@ class HubSource:
         except SourceAnswerError as error:
             raise self._explained(error, address) from error
         at_commit = replace(address, revision=listing.commit, choice="")
-        return [SourceFile(str(replace(at_commit, path=file.path))) for file in choose(listing, address)]
+        weights = choose(listing, address)
+        projector = projector_of(listing, weights[0])
+        return [
+            *(SourceFile(str(replace(at_commit, path=file.path))) for file in weights),
+            *(SourceFile(str(replace(at_commit, path=file.path)), FileRole.PROJECTOR) for file in projector),
+        ]
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncIterator[SourceObject]:

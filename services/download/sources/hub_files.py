@@ -21,6 +21,7 @@ from services.download.sources.source import MAX_OBJECT_BYTES, SourceError, Sour
 
 DEFAULT_TYPE = "Q4_K_M"
 """The type that llama.cpp and Ollama use by default."""
+_PROJECTOR_TYPES = ("F16", "BF16", "Q8_0", "F32")
 _MAX_LISTED = 20
 _TYPE = re.compile(
     r"(?:^|[-._/])((?:UD-)?(?:I?Q\d+(?:_(?:K|\d|XXS|XS|S|M|L|XL|XXL|NL))*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4(?:_MOE)?))(?=$|[-._/])",
@@ -132,6 +133,31 @@ def _gguf_files(listing: HubListing, address: HubAddress) -> list[HubFile]:
         hint = ": it has safetensors only; look for a repository with -GGUF in its name" if others else ""
         raise SourceError(f"{address.repository} has no GGUF file{hint}")
     return files
+
+
+def projector_of(listing: HubListing, weights: HubFile) -> Sequence[HubFile]:
+    """Return the projector for a model, if the repository has one: in the folder of the model, else in the first one of all.
+
+    Of several the type decides: F16, BF16, Q8_0, F32, then any.
+    """
+    found = [file for file in listing.files if file.path.lower().endswith(".gguf") and _is_projector(file)]
+    if _is_projector(weights) or not found:
+        return ()
+    folder = weights.path.rpartition("/")[0]
+    order = {name: at for at, name in enumerate(_PROJECTOR_TYPES)}
+    return sorted(
+        found,
+        key=lambda file: (
+            file.path.rpartition("/")[0] != folder,
+            file.path.count("/"),
+            order.get(file.type, len(order)),
+            file.path,
+        ),
+    )[:1]
+
+
+def _is_projector(file: HubFile) -> bool:
+    return "mmproj" in file.path.rpartition("/")[2].lower()
 
 
 def _belongs_to_a_model(file: HubFile) -> bool:

@@ -6,10 +6,19 @@ of another object never look like the end.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
+
+
+class FileRole(enum.StrEnum):
+    """What a file is to its model. The names are those of ModelFileRole without its prefix."""
+
+    WEIGHTS = "WEIGHTS"
+    PROJECTOR = "PROJECTOR"
+
 
 MAX_CHUNK = 1 << 20
 """Maximum size of one read in bytes."""
@@ -103,9 +112,10 @@ class SourceObject:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of a model: its canonical address."""
+    """A file of a model: its canonical address, and what it is to the model."""
 
     address: str
+    role: FileRole = FileRole.WEIGHTS
 
 
 class Source(Protocol):
@@ -115,7 +125,7 @@ class Source(Protocol):
         """Check an address without any request. Raises SourceRefusedError with the nearest valid form."""
 
     async def files(self, source: str) -> Sequence[SourceFile]:
-        """Return the files of the model at a canonical address, the first part first. Raises SourceError."""
+        """Return the files of the model at a canonical address: its parts in order, then what belongs to it. Raises SourceError."""
 
     def open(self, source: str) -> AbstractAsyncContextManager[SourceObject]:
         """Open the canonical address of a file; the context closes it. Raises SourceError, also while bytes are read."""
