@@ -68,10 +68,11 @@ class HubModel:
 
 @dataclass(frozen=True, slots=True)
 class HubListing:
-    """The files of a repository at one commit."""
+    """The files of a repository at one commit. `gated`: they are for accounts that have accepted its terms."""
 
     commit: str
     files: Sequence[HubFile]
+    gated: bool = False
 
 
 def read_listing(document: Any) -> HubListing:
@@ -79,11 +80,12 @@ def read_listing(document: Any) -> HubListing:
     try:
         commit = document["sha"]
         files = [_file(item) for item in document["siblings"]]
+        gated = bool(document.get("gated"))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a listing of a repository") from error
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise ValueError("a listing without a commit")
-    return HubListing(commit, files)
+    return HubListing(commit, files, gated)
 
 
 def _file(item: Any) -> HubFile:
