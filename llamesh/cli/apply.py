@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     Sequence[str],
-    Parameter(name=("--filename", "-f"), negative="", help="A YAML file, - for standard input; may be repeated."),
+    Parameter(
+        name=("--filename", "-f"),
+        negative="",
+        allow_leading_hyphen=True,
+        help="A YAML file, - for standard input; may be repeated.",
+    ),
 ]
 Flag = Parameter(negative="")
 DONE = {"create": "created", "update": "updated", "unchanged": "unchanged"}
