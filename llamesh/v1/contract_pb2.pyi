@@ -103,6 +103,24 @@ class CheckRequest(google.protobuf.message.Message):
 Global___CheckRequest: typing_extensions.TypeAlias = CheckRequest
 
 @typing.final
+class EstimateMemoryRequest(google.protobuf.message.Message):
+    """Request of EstimateMemory."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The model."""
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid"]) -> None: ...
+
+Global___EstimateMemoryRequest: typing_extensions.TypeAlias = EstimateMemoryRequest
+
+@typing.final
 class CheckResponse(google.protobuf.message.Message):
     """What Check found."""
 

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from llamesh.v1 import contract_pb2 as llamesh_dot_v1_dot_contract__pb2
+from llamesh.v1 import server_pb2 as llamesh_dot_v1_dot_server__pb2
 
 GRPC_GENERATED_VERSION = '1.68.1'
 GRPC_VERSION = grpc.__version__
@@ -39,6 +40,11 @@ class ContractServiceStub(object):
                 '/llamesh.v1.ContractService/Check',
                 request_serializer=llamesh_dot_v1_dot_contract__pb2.CheckRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_contract__pb2.CheckResponse.FromString,
+                _registered_method=True)
+        self.EstimateMemory = channel.unary_unary(
+                '/llamesh.v1.ContractService/EstimateMemory',
+                request_serializer=llamesh_dot_v1_dot_contract__pb2.EstimateMemoryRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_server__pb2.MemoryEstimate.FromString,
                 _registered_method=True)
         self.GetPolicy = channel.unary_unary(
                 '/llamesh.v1.ContractService/GetPolicy',
@@ -109,6 +115,13 @@ class ContractServiceServicer(object):
     def Check(self, request, context):
         """Says whether a server would be allowed and what it would take, without starting anything. Never an error for a refusal:
         the answer says why. Malformed parameters are an error. The decision is recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EstimateMemory(self, request, context):
+        """What an engine of a model would take with default parameters. Unlike Check, records nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,6 +219,11 @@ def add_ContractServiceServicer_to_server(servicer, server):
                     request_deserializer=llamesh_dot_v1_dot_contract__pb2.CheckRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_contract__pb2.CheckResponse.SerializeToString,
             ),
+            'EstimateMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateMemory,
+                    request_deserializer=llamesh_dot_v1_dot_contract__pb2.EstimateMemoryRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_server__pb2.MemoryEstimate.SerializeToString,
+            ),
             'GetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPolicy,
                     request_deserializer=llamesh_dot_v1_dot_contract__pb2.GetPolicyRequest.FromString,
@@ -295,6 +313,33 @@ class ContractService(object):
             '/llamesh.v1.ContractService/Check',
             llamesh_dot_v1_dot_contract__pb2.CheckRequest.SerializeToString,
             llamesh_dot_v1_dot_contract__pb2.CheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.ContractService/EstimateMemory',
+            llamesh_dot_v1_dot_contract__pb2.EstimateMemoryRequest.SerializeToString,
+            llamesh_dot_v1_dot_server__pb2.MemoryEstimate.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ import collections.abc
 import grpc
 import grpc.aio
 import llamesh.v1.contract_pb2
+import llamesh.v1.server_pb2
 import sys
 import typing
 
@@ -38,6 +39,22 @@ _ContractServiceCheckType = typing_extensions.TypeVar(
     default=grpc.UnaryUnaryMultiCallable[
         llamesh.v1.contract_pb2.CheckRequest,
         llamesh.v1.contract_pb2.CheckResponse,
+    ],
+)
+
+_ContractServiceEstimateMemoryType = typing_extensions.TypeVar(
+    '_ContractServiceEstimateMemoryType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.contract_pb2.EstimateMemoryRequest,
+        llamesh.v1.server_pb2.MemoryEstimate,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.contract_pb2.EstimateMemoryRequest,
+        llamesh.v1.server_pb2.MemoryEstimate,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.contract_pb2.EstimateMemoryRequest,
+        llamesh.v1.server_pb2.MemoryEstimate,
     ],
 )
 
@@ -233,7 +250,7 @@ _ContractServiceGetDecisionType = typing_extensions.TypeVar(
     ],
 )
 
-class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractServiceGetPolicyType, _ContractServiceCreateContractType, _ContractServiceListContractsType, _ContractServiceGetContractType, _ContractServiceUpdateContractType, _ContractServiceDeleteContractType, _ContractServiceCreateKeyType, _ContractServiceListKeysType, _ContractServiceRevokeKeyType, _ContractServiceListUsageType, _ContractServiceListDecisionsType, _ContractServiceGetDecisionType]):
+class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractServiceEstimateMemoryType, _ContractServiceGetPolicyType, _ContractServiceCreateContractType, _ContractServiceListContractsType, _ContractServiceGetContractType, _ContractServiceUpdateContractType, _ContractServiceDeleteContractType, _ContractServiceCreateKeyType, _ContractServiceListKeysType, _ContractServiceRevokeKeyType, _ContractServiceListUsageType, _ContractServiceListDecisionsType, _ContractServiceGetDecisionType]):
     """Policy, resource contracts, keys, usage and the record of decisions."""
 
     @typing.overload
@@ -241,6 +258,10 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.contract_pb2.CheckRequest,
             llamesh.v1.contract_pb2.CheckResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.contract_pb2.EstimateMemoryRequest,
+            llamesh.v1.server_pb2.MemoryEstimate,
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.contract_pb2.GetPolicyRequest,
@@ -299,6 +320,10 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
             llamesh.v1.contract_pb2.CheckResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.contract_pb2.EstimateMemoryRequest,
+            llamesh.v1.server_pb2.MemoryEstimate,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.contract_pb2.GetPolicyRequest,
             llamesh.v1.contract_pb2.Policy,
         ],
@@ -353,6 +378,9 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
     the answer says why. Malformed parameters are an error. The decision is recorded.
     """
 
+    EstimateMemory: _ContractServiceEstimateMemoryType
+    """What an engine of a model would take with default parameters. Unlike Check, records nothing."""
+
     GetPolicy: _ContractServiceGetPolicyType
     """The limits in force."""
 
@@ -393,6 +421,10 @@ ContractServiceAsyncStub: typing_extensions.TypeAlias = ContractServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.contract_pb2.CheckRequest,
         llamesh.v1.contract_pb2.CheckResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.contract_pb2.EstimateMemoryRequest,
+        llamesh.v1.server_pb2.MemoryEstimate,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.contract_pb2.GetPolicyRequest,
@@ -456,6 +488,14 @@ class ContractServiceServicer(metaclass=abc.ABCMeta):
         """Says whether a server would be allowed and what it would take, without starting anything. Never an error for a refusal:
         the answer says why. Malformed parameters are an error. The decision is recorded.
         """
+
+    @abc.abstractmethod
+    def EstimateMemory(
+        self,
+        request: llamesh.v1.contract_pb2.EstimateMemoryRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.server_pb2.MemoryEstimate, collections.abc.Awaitable[llamesh.v1.server_pb2.MemoryEstimate]]:
+        """What an engine of a model would take with default parameters. Unlike Check, records nothing."""
 
     @abc.abstractmethod
     def GetPolicy(

@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
+class _HubFit:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _HubFitEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_HubFit.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    HUB_FIT_UNSPECIFIED: _HubFit.ValueType  # 0
+    """Its size or the memory is not known."""
+    HUB_FIT_NOW: _HubFit.ValueType  # 1
+    """Now."""
+    HUB_FIT_IF_OTHERS_STOP: _HubFit.ValueType  # 2
+    """If other servers sleep or stop."""
+    HUB_FIT_NO: _HubFit.ValueType  # 3
+    """On no machine."""
+
+class HubFit(_HubFit, metaclass=_HubFitEnumTypeWrapper):
+    """Whether a model of the Hub fits the machines of this mesh."""
+
+HUB_FIT_UNSPECIFIED: HubFit.ValueType  # 0
+"""Its size or the memory is not known."""
+HUB_FIT_NOW: HubFit.ValueType  # 1
+"""Now."""
+HUB_FIT_IF_OTHERS_STOP: HubFit.ValueType  # 2
+"""If other servers sleep or stop."""
+HUB_FIT_NO: HubFit.ValueType  # 3
+"""On no machine."""
+Global___HubFit: typing_extensions.TypeAlias = HubFit
+
 class _StoreKind:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -297,6 +325,152 @@ class DeleteDownloadRequest(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid"]) -> None: ...
 
 Global___DeleteDownloadRequest: typing_extensions.TypeAlias = DeleteDownloadRequest
+
+@typing.final
+class SearchHubRequest(google.protobuf.message.Message):
+    """Request of SearchHub."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: builtins.int
+    MAX_REPOSITORIES_FIELD_NUMBER: builtins.int
+    query: builtins.str
+    """Words that the repository's name contains, for instance "qwen3 0.6b"."""
+    max_repositories: builtins.int
+    """At most so many repositories. 0: 5."""
+    def __init__(
+        self,
+        *,
+        query: builtins.str = ...,
+        max_repositories: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_repositories", b"max_repositories", "query", b"query"]) -> None: ...
+
+Global___SearchHubRequest: typing_extensions.TypeAlias = SearchHubRequest
+
+@typing.final
+class SearchHubResponse(google.protobuf.message.Message):
+    """Response of SearchHub."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPOSITORIES_FIELD_NUMBER: builtins.int
+    FREE_BYTES_FIELD_NUMBER: builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    free_bytes: builtins.int
+    """Bytes that a new engine may have now on the machine with the most. 0: the controller does not answer."""
+    total_bytes: builtins.int
+    """Bytes that engines may have on the largest machine if no other runs. 0: the controller does not answer."""
+    @property
+    def repositories(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___HubRepository]:
+        """The most downloaded first."""
+
+    def __init__(
+        self,
+        *,
+        repositories: collections.abc.Iterable[Global___HubRepository] | None = ...,
+        free_bytes: builtins.int = ...,
+        total_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["free_bytes", b"free_bytes", "repositories", b"repositories", "total_bytes", b"total_bytes"]) -> None: ...
+
+Global___SearchHubResponse: typing_extensions.TypeAlias = SearchHubResponse
+
+@typing.final
+class HubRepository(google.protobuf.message.Message):
+    """A repository of the Hub."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    REPOSITORY_FIELD_NUMBER: builtins.int
+    MODELS_FIELD_NUMBER: builtins.int
+    DOWNLOADS_FIELD_NUMBER: builtins.int
+    LIKES_FIELD_NUMBER: builtins.int
+    GATED_FIELD_NUMBER: builtins.int
+    LICENSE_FIELD_NUMBER: builtins.int
+    REVISION_FIELD_NUMBER: builtins.int
+    PROBLEM_FIELD_NUMBER: builtins.int
+    repository: builtins.str
+    """OWNER/REPO."""
+    downloads: builtins.int
+    """Downloads in the last month, as the Hub counts them."""
+    likes: builtins.int
+    """Likes."""
+    gated: builtins.bool
+    """Whether its files can only be fetched with HF_TOKEN, of an account that has accepted its terms."""
+    license: builtins.str
+    """Its license, for instance "apache-2.0"; empty if it has none."""
+    revision: builtins.str
+    """The commit that the models are of."""
+    problem: builtins.str
+    """Why its models are not listed; empty if they are."""
+    @property
+    def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___HubModel]:
+        """Its models, in the order of their names; 100 at most."""
+
+    def __init__(
+        self,
+        *,
+        repository: builtins.str = ...,
+        models: collections.abc.Iterable[Global___HubModel] | None = ...,
+        downloads: builtins.int = ...,
+        likes: builtins.int = ...,
+        gated: builtins.bool = ...,
+        license: builtins.str = ...,
+        revision: builtins.str = ...,
+        problem: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["downloads", b"downloads", "gated", b"gated", "license", b"license", "likes", b"likes", "models", b"models", "problem", b"problem", "repository", b"repository", "revision", b"revision"]) -> None: ...
+
+Global___HubRepository: typing_extensions.TypeAlias = HubRepository
+
+@typing.final
+class HubModel(google.protobuf.message.Message):
+    """A model in a repository of the Hub: a GGUF file or all parts of a split one, and its projector if it has one."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    QUANTISATION_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    FILE_COUNT_FIELD_NUMBER: builtins.int
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    NEEDED_BYTES_FIELD_NUMBER: builtins.int
+    FIT_FIELD_NUMBER: builtins.int
+    source: builtins.str
+    """What StartDownload takes, for instance "hf:OWNER/REPO:Q4_K_M"."""
+    path: builtins.str
+    """The file's path; of a split model that of the first part."""
+    quantisation: builtins.str
+    """The type in the file's name, for instance "Q4_K_M"; empty if it has none."""
+    size_bytes: builtins.int
+    """Bytes of all files. 0: the Hub does not say."""
+    file_count: builtins.int
+    """Number of files."""
+    model_uuid: builtins.str
+    """The model of the catalogue with the same bytes; empty if there is none."""
+    needed_bytes: builtins.int
+    """Bytes that an engine needs at least: of a model of the catalogue the estimate with default parameters, else the size of the files,
+    which a context comes on top of.
+    """
+    fit: Global___HubFit.ValueType
+    """Whether it fits."""
+    def __init__(
+        self,
+        *,
+        source: builtins.str = ...,
+        path: builtins.str = ...,
+        quantisation: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        file_count: builtins.int = ...,
+        model_uuid: builtins.str = ...,
+        needed_bytes: builtins.int = ...,
+        fit: Global___HubFit.ValueType = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["file_count", b"file_count", "fit", b"fit", "model_uuid", b"model_uuid", "needed_bytes", b"needed_bytes", "path", b"path", "quantisation", b"quantisation", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
+
+Global___HubModel: typing_extensions.TypeAlias = HubModel
 
 @typing.final
 class GetStoreRequest(google.protobuf.message.Message):

@@ -71,6 +71,11 @@ class DownloadServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_download__pb2.DeleteDownloadRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_download__pb2.Download.FromString,
                 _registered_method=True)
+        self.SearchHub = channel.unary_unary(
+                '/llamesh.v1.DownloadService/SearchHub',
+                request_serializer=llamesh_dot_v1_dot_download__pb2.SearchHubRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_download__pb2.SearchHubResponse.FromString,
+                _registered_method=True)
         self.GetStore = channel.unary_unary(
                 '/llamesh.v1.DownloadService/GetStore',
                 request_serializer=llamesh_dot_v1_dot_download__pb2.GetStoreRequest.SerializeToString,
@@ -138,6 +143,15 @@ class DownloadServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchHub(self, request, context):
+        """Searches the Hugging Face Hub, or the mirror of HF_ENDPOINT, for repositories with GGUF files, the most downloaded first, and lists the
+        models in each with their sizes and whether they fit the machines of this mesh. Takes 15 s at most: what was not listed by then says so.
+        SOURCE_UNAVAILABLE if the Hub does not answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStore(self, request, context):
         """Where models are kept, and how much room is left there.
         """
@@ -182,6 +196,11 @@ def add_DownloadServiceServicer_to_server(servicer, server):
                     servicer.DeleteDownload,
                     request_deserializer=llamesh_dot_v1_dot_download__pb2.DeleteDownloadRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_download__pb2.Download.SerializeToString,
+            ),
+            'SearchHub': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchHub,
+                    request_deserializer=llamesh_dot_v1_dot_download__pb2.SearchHubRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_download__pb2.SearchHubResponse.SerializeToString,
             ),
             'GetStore': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStore,
@@ -379,6 +398,33 @@ class DownloadService(object):
             '/llamesh.v1.DownloadService/DeleteDownload',
             llamesh_dot_v1_dot_download__pb2.DeleteDownloadRequest.SerializeToString,
             llamesh_dot_v1_dot_download__pb2.Download.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchHub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.DownloadService/SearchHub',
+            llamesh_dot_v1_dot_download__pb2.SearchHubRequest.SerializeToString,
+            llamesh_dot_v1_dot_download__pb2.SearchHubResponse.FromString,
             options,
             channel_credentials,
             insecure,

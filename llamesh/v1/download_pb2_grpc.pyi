@@ -138,6 +138,22 @@ _DownloadServiceDeleteDownloadType = typing_extensions.TypeVar(
     ],
 )
 
+_DownloadServiceSearchHubType = typing_extensions.TypeVar(
+    '_DownloadServiceSearchHubType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.SearchHubRequest,
+        llamesh.v1.download_pb2.SearchHubResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.SearchHubRequest,
+        llamesh.v1.download_pb2.SearchHubResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.SearchHubRequest,
+        llamesh.v1.download_pb2.SearchHubResponse,
+    ],
+)
+
 _DownloadServiceGetStoreType = typing_extensions.TypeVar(
     '_DownloadServiceGetStoreType',
     grpc.UnaryUnaryMultiCallable[
@@ -154,7 +170,7 @@ _DownloadServiceGetStoreType = typing_extensions.TypeVar(
     ],
 )
 
-class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _DownloadServiceGetDownloadType, _DownloadServiceListDownloadsType, _DownloadServiceCancelDownloadType, _DownloadServicePauseDownloadType, _DownloadServiceResumeDownloadType, _DownloadServiceDeleteDownloadType, _DownloadServiceGetStoreType]):
+class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _DownloadServiceGetDownloadType, _DownloadServiceListDownloadsType, _DownloadServiceCancelDownloadType, _DownloadServicePauseDownloadType, _DownloadServiceResumeDownloadType, _DownloadServiceDeleteDownloadType, _DownloadServiceSearchHubType, _DownloadServiceGetStoreType]):
     """Brings models in: streamed, hashed, checked, published in one step, recorded."""
 
     @typing.overload
@@ -186,6 +202,10 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.DeleteDownloadRequest,
             llamesh.v1.download_pb2.Download,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.SearchHubRequest,
+            llamesh.v1.download_pb2.SearchHubResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.GetStoreRequest,
@@ -224,6 +244,10 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
             llamesh.v1.download_pb2.Download,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.SearchHubRequest,
+            llamesh.v1.download_pb2.SearchHubResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.GetStoreRequest,
             llamesh.v1.download_pb2.Store,
         ],
@@ -260,6 +284,12 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
     found damaged.
     """
 
+    SearchHub: _DownloadServiceSearchHubType
+    """Searches the Hugging Face Hub, or the mirror of HF_ENDPOINT, for repositories with GGUF files, the most downloaded first, and lists the
+    models in each with their sizes and whether they fit the machines of this mesh. Takes 15 s at most: what was not listed by then says so.
+    SOURCE_UNAVAILABLE if the Hub does not answer.
+    """
+
     GetStore: _DownloadServiceGetStoreType
     """Where models are kept, and how much room is left there."""
 
@@ -291,6 +321,10 @@ DownloadServiceAsyncStub: typing_extensions.TypeAlias = DownloadServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.DeleteDownloadRequest,
         llamesh.v1.download_pb2.Download,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.SearchHubRequest,
+        llamesh.v1.download_pb2.SearchHubResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.GetStoreRequest,
@@ -365,6 +399,17 @@ class DownloadServiceServicer(metaclass=abc.ABCMeta):
         """Removes the record of a download that has ended; a model that it brought stays, and can be fetched again as before.
         DOWNLOAD_NOT_ENDED before its end, DOWNLOAD_NOT_FOUND if there is no record. The record is shown again if its model is asked for or
         found damaged.
+        """
+
+    @abc.abstractmethod
+    def SearchHub(
+        self,
+        request: llamesh.v1.download_pb2.SearchHubRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.download_pb2.SearchHubResponse, collections.abc.Awaitable[llamesh.v1.download_pb2.SearchHubResponse]]:
+        """Searches the Hugging Face Hub, or the mirror of HF_ENDPOINT, for repositories with GGUF files, the most downloaded first, and lists the
+        models in each with their sizes and whether they fit the machines of this mesh. Takes 15 s at most: what was not listed by then says so.
+        SOURCE_UNAVAILABLE if the Hub does not answer.
         """
 
     @abc.abstractmethod

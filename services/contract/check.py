@@ -92,6 +92,12 @@ class Checker:
         free = max((machine.free_bytes for machine in machines), default=0)
         return CheckResult(refusals, memory, free, await self._decisions.record(decided), model.name)
 
+    async def estimate(self, model_uuid: str) -> MemoryEstimate:
+        """Return the memory of one engine of a model with default parameters. Raises MODEL_NOT_FOUND and MODEL_NOT_READY."""
+        shape = model_shape(await self._inventory.model(model_uuid))
+        parameters = with_defaults(RuntimeParameters(), shape.context_length)
+        return estimate_for(shape, parameters, 1, parameters.ctx_size)
+
     async def _draft(self, parameters: RuntimeParameters) -> ModelShape | None:
         if not parameters.HasField("model_draft"):
             return None

@@ -16,7 +16,7 @@ from llamesh.kit.rights import ADMIN
 from llamesh.names import DEFAULT_NAMESPACE
 from llamesh.runtime_parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
-from llamesh.v1.server_pb2 import RuntimeParameters
+from llamesh.v1.server_pb2 import MemoryEstimate, RuntimeParameters
 from services.contract import flag_parser
 from services.contract.check import Checker, ProposedServer
 from services.contract.concurrency import ConcurrencyLimiter
@@ -83,6 +83,12 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             decision_id=result.decision_id,
             model_name=result.model_name,
         )
+
+    async def EstimateMemory(  # noqa: N802
+        self, request: contract_pb2.EstimateMemoryRequest, context: Any
+    ) -> MemoryEstimate:
+        """See contract.proto."""
+        return memory_message(await self._checker.estimate(request.model_uuid))
 
     async def GetPolicy(self, request: contract_pb2.GetPolicyRequest, context: Any) -> contract_pb2.Policy:  # noqa: N802
         """See contract.proto."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
+from sqlalchemy.orm import aliased
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import PageQuery
 from services.download.aliases import Aliases, remove_aliases
 from services.download.model_search import ModelSearch, set_tags
-from services.download.tables import UNENDED, ModelRow, TransferRow, TransferState
+from services.download.sources.source import FileRole
+from services.download.tables import UNENDED, ModelFileRow, ModelRow, TransferRow, TransferState
 from services.download.unowned_objects import UnownedObjects, lock_bytes
 
 
@@ -50,6 +52,22 @@ class Catalogue:
         """Return all models by creation time."""
         async with self._database.read() as session:
             return (await session.scalars(select(ModelRow).order_by(ModelRow.create_time))).all()
+
+    async def models_of_digests(self, digests: Collection[str]) -> dict[str, str]:
+        """Return the id of a model for each of these SHA-256 that is that of the one file of the weights of a model."""
+        more = aliased(ModelFileRow)
+        query = select(ModelFileRow.sha256, ModelFileRow.model_uuid).where(
+            ModelFileRow.sha256.in_(digests),
+            ModelFileRow.problem == "",
+            ModelFileRow.role == FileRole.WEIGHTS,
+            ~exists().where(
+                more.model_uuid == ModelFileRow.model_uuid,
+                more.role == FileRole.WEIGHTS,
+                more.number != ModelFileRow.number,
+            ),
+        )
+        async with self._database.read() as session:
+            return {row.sha256: row.model_uuid for row in (await session.execute(query)).all()}
 
     async def change_aliases(self, model_uuid: str, add: Sequence[str], remove: Sequence[str]) -> ModelRow:
         """See Aliases.change. Raises the errors of `get` too."""

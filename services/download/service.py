@@ -23,6 +23,8 @@ from llamesh.kit.pages import open_pages
 from llamesh.kit.quant_place import quant_place
 from llamesh.kit.serving import Member
 from llamesh.locations import handed_over_directory, parts_directory, variants_directory
+from llamesh.v1.contract_pb2_grpc import ContractServiceStub
+from llamesh.v1.controller_pb2_grpc import ControllerServiceStub
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.bandwidth import Bandwidth
 from services.download.catalogue import Catalogue
@@ -31,7 +33,9 @@ from services.download.delivery import SWEEP_SECONDS, Delivery
 from services.download.fetches import Fetches
 from services.download.handed_over import SWEEP_SECONDS as HANDED_OVER_SECONDS
 from services.download.handed_over import remove_unused
+from services.download.hub_search import HubSearch
 from services.download.integrity import Integrity
+from services.download.memory_fits import MemoryFits
 from services.download.messages import download_message, model_message
 from services.download.old_headers import READ_AGAIN_SECONDS, OldHeaders
 from services.download.part_links import PartLinks
@@ -83,7 +87,7 @@ async def run(member: Member) -> None:
         await stack.enter_async_context(lease)
         store = store_of(settings)
         stack.push_async_callback(store.close)
-        channels = {name: channel(settings, name) for name in ("gateway", "contract", "quant")}
+        channels = {name: channel(settings, name) for name in ("gateway", "contract", "controller", "quant")}
         for each in channels.values():
             stack.push_async_callback(each.close)
         member.follow_rights(channels["gateway"], channels["contract"])
@@ -119,8 +123,16 @@ async def run(member: Member) -> None:
 
         health.on_change(show_store)
         pages = open_pages(settings)
+        fits = MemoryFits(
+            ControllerServiceStub(channels["controller"]),
+            ContractServiceStub(channels["contract"]),
+            settings.memory_reserve_bytes,
+        )
+        search = HubSearch(hub_of(settings), catalogue, fits)
         has_quant = settings.quant or bool(settings.quant_service_url)
-        downloads = DownloadServicer(transfers, pauses, integrity, worker, sources, changes, has_quant, pages, store)
+        downloads = DownloadServicer(
+            transfers, pauses, integrity, worker, sources, changes, has_quant, pages, store, search
+        )
         add_DownloadServiceServicer_to_server(downloads, member.server)
         delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
         models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
@@ -171,15 +183,24 @@ def store_of(settings: Settings) -> ObjectStore:
     )
 
 
+def hub_of(settings: Settings) -> HubSource:
+    """Return the Hub of the settings."""
+    return HubSource(_rules(settings), settings.hf_endpoint, settings.hf_token)
+
+
+def _rules(settings: Settings) -> AddressRules:
+    return AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
+
+
 def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     """Return the sources that the settings allow. A new kind of source is one entry here and one module in `sources`.
 
     `quant_member` is the channel to the Quant service of this mesh, if it has one.
     """
-    rules = AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
+    rules = _rules(settings)
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
     file = FileSource([settings.home / "import", *settings.import_dirs])
-    hub = HubSource(rules, settings.hf_endpoint, settings.hf_token)
+    hub = hub_of(settings)
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)
     bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None

@@ -31,6 +31,8 @@ from llamesh.v1.download_pb2 import (
     LocateModelResponse,
     PauseDownloadRequest,
     ResumeDownloadRequest,
+    SearchHubRequest,
+    SearchHubResponse,
     StartDownloadRequest,
     Store,
     StoreKind,
@@ -42,6 +44,7 @@ from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.delivery import Delivery
+from services.download.hub_search import HubSearch
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message, search_of
 from services.download.pauses import Pauses
@@ -69,6 +72,7 @@ class DownloadServicer(DownloadServiceServicer):
         has_quant: bool,
         pages: Pages,
         store: ObjectStore,
+        search: HubSearch,
     ) -> None:
         self._transfers = transfers
         self._pauses = pauses
@@ -79,6 +83,7 @@ class DownloadServicer(DownloadServiceServicer):
         self._has_quant = has_quant
         self._pages = pages
         self._store = store
+        self._search = search
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See download.proto."""
@@ -119,6 +124,10 @@ class DownloadServicer(DownloadServiceServicer):
         row = await self._transfers.delete(request.model_uuid)
         self._changes.removed_download(row.model_uuid)
         return download_message(row)
+
+    async def SearchHub(self, request: SearchHubRequest, context: Context) -> SearchHubResponse:
+        """See download.proto."""
+        return await self._search.search(request.query, request.max_repositories)
 
     async def GetStore(self, request: GetStoreRequest, context: Context) -> Store:
         """See download.proto."""

@@ -191,3 +191,9 @@ def url(
         monkeypatch.setenv("LLAMESH_URL", address)
         monkeypatch.setenv("LLAMESH_TOKEN", "token")
         yield address
+
+
+@pytest.fixture
+def mesh(gateway: FakeGateway, url: str) -> FakeGateway:
+    """The fake of the gateway, if the command is to find its mesh."""
+    return gateway

@@ -153,6 +153,8 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
     def __init__(self) -> None:
         self.requests: list[download_pb2.StartDownloadRequest] = []
         self._started: dict[str, download_pb2.Download] = {}
+        self.found = download_pb2.SearchHubResponse()
+        self.searched = download_pb2.SearchHubRequest()
         self.store = download_pb2.Store(kind=download_pb2.STORE_KIND_S3)
 
     def StartDownload(self, request: Any, context: Any) -> download_pb2.Download:
@@ -166,6 +168,10 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
         if request.model_uuid not in self._started:
             refuse(context, grpc.StatusCode.NOT_FOUND, "DOWNLOAD_NOT_FOUND", f"no download of {request.model_uuid}")
         return self._started[request.model_uuid]
+
+    def SearchHub(self, request: Any, context: Any) -> download_pb2.SearchHubResponse:
+        self.searched = request
+        return self.found
 
     def GetStore(self, request: Any, context: Any) -> download_pb2.Store:
         return self.store

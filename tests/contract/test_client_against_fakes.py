@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -16,27 +15,8 @@ from llamesh.client.parameters import typed
 from llamesh.client.sync import Client
 from llamesh.runtime_parameters import all_parameters
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
-from tests.contract.fakes import FakeDownloads, FakeGateway, a_value, fake_mesh
+from tests.contract.fakes import FakeDownloads, FakeGateway, a_value
 from tests.contract.patience import PATIENCE
-
-
-@pytest.fixture
-def gateway() -> FakeGateway:
-    return FakeGateway()
-
-
-@pytest.fixture
-def downloads() -> FakeDownloads:
-    return FakeDownloads()
-
-
-@pytest.fixture
-def url(
-    gateway: FakeGateway, downloads: FakeDownloads, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[str]:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    with fake_mesh(gateway, downloads) as address:
-        yield address
 
 
 @pytest.fixture

@@ -61,11 +61,6 @@ def gateway() -> Gateway:
     return Gateway()
 
 
-@pytest.fixture
-def mesh(gateway: Gateway, url: str) -> Gateway:
-    return gateway
-
-
 def test_the_bytes_of_the_catalogue_are_those_of_its_objects(mesh: Gateway, capsys: Capture) -> None:
     assert run(["df", "-o", "json"]) == Exit.OK
     assert json.loads(capsys.readouterr().out) == [

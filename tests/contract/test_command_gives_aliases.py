@@ -51,11 +51,6 @@ def gateway() -> Gateway:
     return Gateway()
 
 
-@pytest.fixture
-def mesh(gateway: Gateway, url: str) -> Gateway:
-    return gateway
-
-
 def test_names_are_given_and_taken_away_by_any_name_of_the_model(mesh: Gateway, capsys: Capture) -> None:
     assert run(["alias", "words", "qwen:latest", "w"]) == Exit.OK
     assert capsys.readouterr().out.splitlines()[1].split() == ["m1", "one.gguf", "qwen:latest,w"]

@@ -45,11 +45,6 @@ def gateway() -> Gateway:
     return Gateway()
 
 
-@pytest.fixture
-def mesh(gateway: Gateway, url: str) -> Gateway:
-    return gateway
-
-
 def test_all_names_are_done(mesh: Gateway, capsys: Capture) -> None:
     assert run(["stop", "of-a1", "c3", "c3"]) == Exit.OK
     assert mesh.stopped == ["a1", "c3"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -69,6 +70,24 @@ def llamesh(user: dict[str, str], *words: str) -> subprocess.CompletedProcess[st
     return subprocess.run(
         [*COMMAND, *words], env=user, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
     )
+
+
+def test_what_a_search_finds_fits_the_machine_and_can_be_pulled(mesh: RunningMesh, user: dict[str, str]) -> None:
+    found = llamesh(user, "search", "words", "gguf", "-o", "json")
+    assert found.returncode == 0, found.stderr
+    (repository,) = json.loads(found.stdout)
+    assert (repository["repository"], repository["gated"]) == ("ada/words-GGUF", True)
+    sources = {model["source"]: model for model in repository["models"]}
+    assert set(sources) == {"hf:ada/words-GGUF:Q4_K_M", "hf:ada/words-GGUF:Q8_0"}
+    assert {model["fit"] for model in sources.values()} == {"NOW"}
+    size = sources["hf:ada/words-GGUF:Q8_0"]["size_bytes"]
+    assert llamesh(user, "pull", "hf:ada/words-GGUF:Q8_0", "--uuid", "found").returncode == 0
+    # The estimate of the contract service is more than the size of the file.
+    (again,) = mesh.call("GET", "/search?query=words", "download").json()["repositories"]
+    here = [model for model in again["models"] if model["model_uuid"] == "found"]
+    assert here
+    assert all(int(model["needed_bytes"]) > size for model in here)
+    assert llamesh(user, "rm", "found").returncode == 0
 
 
 def test_a_model_is_pulled_and_its_commit_is_shown(mesh: RunningMesh, user: dict[str, str]) -> None:

@@ -1,11 +1,13 @@
-"""A FAKE of the Hugging Face Hub on loopback: the two calls that `services.download.sources.hub` makes, after the documented API.
+"""A FAKE of the Hugging Face Hub on loopback: the three calls that `services.download.sources.hub` makes, after the documented API.
 
+GET /api/models?search=WORDS&filter=gguf&sort=downloads&direction=-1&limit=N finds repositories;
 GET /api/models/OWNER/REPO/revision/REV?blobs=true lists a repository; GET /OWNER/REPO/resolve/COMMIT/PATH redirects to the bytes. It was
 never compared with the real Hub, which no test reaches.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,6 +35,10 @@ class Repository:
     """SHA-256 that the listing says instead of the right one."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Size that the listing says instead of the right one."""
+    downloads: int = 0
+    tags: list[str] = field(default_factory=lambda: ["gguf"])
+    hangs: bool = False
+    """Whether its listing is never sent."""
 
 
 class FakeHub:
@@ -51,6 +57,10 @@ class FakeHub:
         """Where bytes are said to be, instead of on this server."""
         self.cut_after: list[int] = []
         """Bytes after which the first answers with bytes are cut off."""
+        self.found: Any = None
+        """The answer to a search, instead of the right one."""
+        self.end = asyncio.Event()
+        """Ends the answers that hang."""
         self.after_cut: dict[str, bytes] = {}
         """What a file has become once an answer with its bytes was cut off."""
 
@@ -61,7 +71,12 @@ class FakeHub:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.asked.append((request.raw_path, request.headers.get("Authorization", "")))
         steps = request.path.strip("/").split("/")
+        if steps == ["api", "models"]:
+            return self._search(request)
         if steps[:2] == ["api", "models"]:
+            repository = self.repositories.get("/".join(steps[2:4]))
+            if repository is not None and repository.hangs:
+                await self.end.wait()
             return self._listing(request, "/".join(steps[2:4]), request.raw_path)
         if steps[0] == "cdn":
             return await self._bytes(request, "/".join(steps[1:3]), "/".join(steps[3:]))
@@ -73,6 +88,20 @@ class FakeHub:
             return _error(404, "EntryNotFound")
         location = self.redirect or f"/cdn/{name}/{path}?signature=abc"
         return web.Response(status=302, headers={"Location": location, "X-Repo-Commit": commit})
+
+    def _search(self, request: web.Request) -> web.Response:
+        if self.redirect:
+            return web.Response(status=302, headers={"Location": self.redirect})
+        query = request.query
+        words = query["search"].lower().split()
+        found = [
+            {"id": name, "downloads": each.downloads, "likes": 7, "gated": each.gated and "auto", "tags": each.tags}
+            for name, each in self.repositories.items()
+            if query["filter"] in each.tags and all(word in name.lower() for word in words)
+        ]
+        assert (query["sort"], query["direction"]) == ("downloads", "-1")
+        found.sort(key=lambda item: -int(str(item["downloads"])))
+        return web.json_response(found[: int(query["limit"])] if self.found is None else self.found)
 
     def _listing(self, request: web.Request, name: str, raw_path: str) -> web.Response:
         if name in self.moved:
@@ -129,4 +158,7 @@ async def fake_hub() -> AsyncIterator[FakeHub]:
     """A running fake on a free port of loopback."""
     state = FakeHub()
     async with serving({ALL_PATHS: state.handle}) as state.host:
-        yield state
+        try:
+            yield state
+        finally:
+            state.end.set()

@@ -14,6 +14,7 @@ from services.download.sources import (
     SourceError,
     SourceObject,
     SourceRefusedError,
+    Sources,
 )
 from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
@@ -203,3 +204,13 @@ async def test_a_size_that_no_file_has_is_unknown(hub: FakeHub) -> None:
     hub.repositories["ada/tiny-GGUF"] = Repository({"a.gguf": Q4, "b.gguf": Q8}, sizes={"a.gguf": 10**400})
     with pytest.raises(SourceError, match="has several models"):
         await fetched(hub, "hf:ada/tiny-GGUF")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["https://mirror.example", "https://Mirror.example/", "https://mirror.example:443"]
+)
+def test_pages_of_a_mirror_without_a_port_are_addresses_of_models(endpoint: str) -> None:
+    """The host had the default port, which people do not write, so its pages were taken for files."""
+    mirror = HubSource(AddressRules(), endpoint)
+    known = Sources({"hf": mirror}, {mirror.host})
+    assert known.check("https://mirror.example/ada/tiny-GGUF").address == "hf:ada/tiny-GGUF"

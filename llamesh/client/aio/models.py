@@ -129,6 +129,13 @@ class AsyncModels(AsyncPart):
         request = download_pb2.CancelDownloadRequest(model_uuid=model_uuid_of(model))
         return await self._call(f"{DOWNLOAD}/CancelDownload", request, download_pb2.Download, timeout)
 
+    async def search(
+        self, query: str, *, limit: int = 0, timeout: float | None = None
+    ) -> download_pb2.SearchHubResponse:
+        """Search the Hugging Face Hub for GGUF models; at most `limit` repositories, 0: 5. Raises SourceUnavailable."""
+        request = download_pb2.SearchHubRequest(query=query, max_repositories=limit)
+        return await self._call(f"{DOWNLOAD}/SearchHub", request, download_pb2.SearchHubResponse, timeout)
+
     async def store(self, *, timeout: float | None = None) -> download_pb2.Store:
         """Return where models are kept, and how much room is left there."""
         return await self._call(f"{DOWNLOAD}/GetStore", download_pb2.GetStoreRequest(), download_pb2.Store, timeout)

@@ -20,6 +20,7 @@ from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.http_objects import HttpObjects
 from services.download.sources.hub_files import HubFile, HubListing, choose, file_of, projector_of, read_listing
+from services.download.sources.hub_found import FoundRepository, read_found
 from services.download.sources.source import (
     CheckedSource,
     FileRole,
@@ -42,7 +43,7 @@ class HubSource:
     ) -> None:
         """`endpoint` is the address that the operator set. Its host may be private; http is used if the address has that scheme."""
         self._endpoint = endpoint.rstrip("/")
-        self.host = URL(self._endpoint).authority
+        self.host = URL(self._endpoint).host_port_subcomponent or ""
         self._has_token = bool(token and token.get_secret_value())
         self._client = service_client(rules, self._endpoint, token=token, tls=tls)
         self._objects = HttpObjects(self._client)
@@ -57,10 +58,7 @@ class HubSource:
     async def files(self, source: str) -> Sequence[SourceFile]:
         """See Source. All files are of one commit."""
         address = _read(source)
-        try:
-            listing = await self._listing(address)
-        except SourceAnswerError as error:
-            raise self._explained(error, address) from error
+        listing = await self.listing(address)
         at_commit = replace(address, revision=listing.commit, choice="")
         weights = choose(listing, address)
         projector = projector_of(listing, weights[0])
@@ -81,6 +79,22 @@ class HubSource:
             async with self._objects.open(lambda: url, name, sha256=file.sha256, revision=listing.commit) as found:
                 _check_size(file, found)
                 yield found
+        except SourceAnswerError as error:
+            raise self._explained(error, address) from error
+
+    async def search(self, query: str, limit: int) -> list[FoundRepository]:
+        """Return the most downloaded repositories with GGUF files that a query finds. Raises SourceError."""
+        words = f"search={quote(query, safe='')}&filter=gguf&sort=downloads&direction=-1&limit={limit}"
+        document = await self._client.document(self._url(f"/api/models?{words}"), self.host)
+        try:
+            return read_found(document)[:limit]
+        except ValueError as error:
+            raise SourceError(f"{self.host} does not answer like the Hugging Face Hub: check HF_ENDPOINT") from error
+
+    async def listing(self, address: HubAddress) -> HubListing:
+        """Return the files of a repository. Raises SourceError."""
+        try:
+            return await self._listing(address)
         except SourceAnswerError as error:
             raise self._explained(error, address) from error
 

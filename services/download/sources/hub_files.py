@@ -102,16 +102,21 @@ def choose(listing: HubListing, address: HubAddress) -> Sequence[HubFile]:
 
     Raises SourceRefusedError if a GGUF file has a name that may not be shown: the messages list the names.
     """
-    files = _gguf_files(listing, address)
     if address.path:
-        of_path = [model for model in _models(files) if address.path in {file.path for file in model.files}]
-        return _single(address, of_path, _models(files))
-    models = _models([file for file in files if not _belongs_to_a_model(file)])
+        files = _models(_gguf_files(listing, address))
+        of_path = [model for model in files if address.path in {file.path for file in model.files}]
+        return _single(address, of_path, files)
+    models = models_in(listing, address)
     if address.choice:
         return _single(address, [model for model in models if _key(model.type) == _key(address.choice)], models)
     if len(models) == 1:
         return _single(address, models, models)
     return _single(address, [model for model in models if model.type == DEFAULT_TYPE], models)
+
+
+def models_in(listing: HubListing, address: HubAddress) -> list[HubModel]:
+    """Return the models of a repository, of which parts may be missing. Raises the errors of `choose` about all files."""
+    return _models([file for file in _gguf_files(listing, address) if not _belongs_to_a_model(file)])
 
 
 def file_of(listing: HubListing, address: HubAddress) -> HubFile:

@@ -15,7 +15,7 @@ from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.killing import HEADER, KILLS, counted, killed, opened, until
-from tests.contract.download.replica import SECONDS, NewReplica, replicas
+from tests.contract.download.replica import SECONDS, NewReplica, Replica, replicas
 from tests.contract.ranged_source import RangedServer, large_model, ranged_server
 from tests.unit.fake_s3 import FakeS3, fake_s3
 
@@ -62,6 +62,14 @@ async def new_replica(
         yield new
 
 
+async def half_fetched(replica: Replica, source: RangedServer) -> None:
+    source.stop_at = len(DATA) // 2
+    await replica.start()
+    await replica.download("m1", source.url)
+    async with asyncio.timeout(SECONDS):
+        await source.stopped.wait()
+
+
 async def only_the_model_is_left(settings: Settings, s3: FakeS3) -> None:
     async with opened(settings) as database:
 
@@ -89,11 +97,7 @@ async def test_another_process_goes_on_with_the_upload(
 ) -> None:
     url = postgres()
     one, two = new_replica("one", DATABASE_URL=url), new_replica("two", DATABASE_URL=url)
-    source.stop_at = len(DATA) // 2
-    await one.start()
-    await one.download("m1", source.url)
-    async with asyncio.timeout(SECONDS):
-        await source.stopped.wait()
+    await half_fetched(one, source)
     await two.start()
     assert (await two.state("m1")).state == pb.DOWNLOAD_STATE_RUNNING
     assert len(s3.uploads) == 1
@@ -107,11 +111,7 @@ async def test_another_process_goes_on_with_the_upload(
 
 async def test_a_cancelled_transfer_leaves_no_upload(new_replica: NewReplica, source: RangedServer, s3: FakeS3) -> None:
     replica = new_replica("one")
-    source.stop_at = len(DATA) // 2
-    await replica.start()
-    await replica.download("m1", source.url)
-    async with asyncio.timeout(SECONDS):
-        await source.stopped.wait()
+    await half_fetched(replica, source)
     await replica.cancel("m1")
     async with opened(replica.settings) as database:
 
@@ -126,11 +126,7 @@ async def test_a_paused_transfer_keeps_its_upload_over_a_kill_until_it_is_resume
 ) -> None:
     url = postgres()
     one, two = new_replica("one", DATABASE_URL=url), new_replica("two", DATABASE_URL=url)
-    source.stop_at = len(DATA) // 2
-    await one.start()
-    await one.download("m1", source.url)
-    async with asyncio.timeout(SECONDS):
-        await source.stopped.wait()
+    await half_fetched(one, source)
     paused = await one.pause("m1")
     assert (paused.state, paused.bytes_done % PART) == (pb.DOWNLOAD_STATE_PAUSED, 0)
     await one.end(signal.SIGKILL)
