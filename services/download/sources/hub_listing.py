@@ -57,12 +57,16 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubListing:
-    """The GGUF files of a repository at one commit, by path. `projectors` has the best projector of each folder, the best of all first."""
+    """The GGUF files of a repository at one commit, by path. `projectors` has the best projector of each folder, the best of all first.
+
+    `gated`: the files are for accounts that have accepted its terms.
+    """
 
     commit: str
     files: Mapping[str, HubFile]
     projectors: Mapping[str, HubFile]
-    has_safetensors: bool = False
+    has_safetensors: bool
+    gated: bool
 
     def projector_for(self, weights: HubFile) -> HubFile | None:
         """Return the projector for a model, if there is one: in the folder of the model, else in the first one of all."""
@@ -83,13 +87,14 @@ def read_listing(document: Any, repository: str) -> HubListing:
             words = f"{repository} has {len(items)} GGUF files; a repository has at most {MAX_FILES}"
             raise SourceRefusedError(words, rule="files")
         files = [_file(item) for item in items]
+        gated = bool(document.get("gated"))
         safetensors = any(item["rfilename"].endswith(".safetensors") for item in siblings)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a listing of a repository") from error
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise ValueError("a listing without a commit")
     _check_names(files, repository)
-    return HubListing(commit, {file.path: file for file in files}, _projectors(files), safetensors)
+    return HubListing(commit, {file.path: file for file in files}, _projectors(files), safetensors, gated)
 
 
 def _file(item: Any) -> HubFile:
