@@ -1,7 +1,7 @@
 """Retry policy of the client. Pure: the transport applies it.
 
 A call is tried at most three times, within its deadline, and only if it is idempotent (the contract's idempotency_level, or a
-request_id) and failed with UNAVAILABLE. The server's retry delay is a lower bound of the backoff.
+request_id) and failed with UNAVAILABLE, within the mesh. The server's retry delay is a lower bound of the backoff.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from llamesh.client.errors import MeshError
 TRIES = 3
 FIRST_PAUSE = 0.1
 MAX_PAUSE = 2.0
+_OUTSIDE = {"SOURCE_UNAVAILABLE"}
+"""Reasons of servers outside the mesh: the mesh has waited for them already, and further tries would end with the deadline instead."""
 
 
 @cache
@@ -36,7 +38,7 @@ def pause_before_next(
     error: MeshError, *, tries: int, may_repeat: bool, left: float, random: Callable[[], float]
 ) -> float | None:
     """Seconds to wait before the next try, None for none. `tries` were made; `left` seconds remain; `random` gives 0 to 1."""
-    if error.code != "UNAVAILABLE" or not may_repeat or tries >= TRIES:
+    if error.code != "UNAVAILABLE" or error.reason in _OUTSIDE or not may_repeat or tries >= TRIES:
         return None
     pause = min(FIRST_PAUSE * 2 ** (tries - 1), MAX_PAUSE) * (0.5 + random())
     if error.retry_after is not None:

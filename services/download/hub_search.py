@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 
 from llamesh.kit.errors import MeshError, Reason
@@ -60,12 +61,12 @@ class HubSearch:
         try:
             async with asyncio.timeout(max(ends - self._clock(), 0)), self._requests:
                 listing = await self._hub.listing(found.address)
-            models = models_of(found.address, listing)
+            models = await asyncio.to_thread(models_of, found.address, listing)
         except TimeoutError:
             return found, "", [], f"{self._hub.host} did not list it within {SEARCH_SECONDS:.0f} s"
         except SourceError as error:
             return found, "", [], shown_text(str(error))
-        return found, listing.commit, models, ""
+        return replace(found, gated=found.gated or listing.gated), listing.commit, models, ""
 
     async def _answer(self, listed: list[tuple[FoundRepository, str, list[FoundModel], str]]) -> SearchHubResponse:
         digests = {model.sha256 for _, _, models, _ in listed for model in models if model.sha256}

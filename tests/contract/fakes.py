@@ -155,6 +155,8 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
         self._started: dict[str, download_pb2.Download] = {}
         self.found = download_pb2.SearchHubResponse()
         self.searched = download_pb2.SearchHubRequest()
+        self.searches = 0
+        self.unsearchable = ""
         self.store = download_pb2.Store(kind=download_pb2.STORE_KIND_S3)
 
     def StartDownload(self, request: Any, context: Any) -> download_pb2.Download:
@@ -171,6 +173,9 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
 
     def SearchHub(self, request: Any, context: Any) -> download_pb2.SearchHubResponse:
         self.searched = request
+        self.searches += 1
+        if self.unsearchable:
+            refuse(context, grpc.StatusCode.UNAVAILABLE, "SOURCE_UNAVAILABLE", self.unsearchable)
         return self.found
 
     def GetStore(self, request: Any, context: Any) -> download_pb2.Store:

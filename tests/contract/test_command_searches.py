@@ -55,6 +55,13 @@ def test_programs_get_repositories_or_sources(hub: FakeDownloads, capsys: Captur
     assert "LICENSE" in capsys.readouterr().out
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(hub: FakeDownloads, capsys: Capture) -> None:
+    hub.unsearchable = "huggingface.co cannot be searched: the host huggingface.co cannot be found"
+    assert run(["search", "tiny"]) == Exit.UNAVAILABLE
+    assert hub.unsearchable in capsys.readouterr().err
+    assert hub.searches == 1
+
+
 def test_nothing_found_is_said(hub: FakeDownloads, capsys: Capture) -> None:
     hub.found = pb.SearchHubResponse()
     assert run(["search", "nothing"]) == Exit.OK

@@ -95,7 +95,7 @@ class FakeHub:
         query = request.query
         words = query["search"].lower().split()
         found = [
-            {"id": name, "downloads": each.downloads, "likes": 7, "gated": each.gated and "auto", "tags": each.tags}
+            {"id": name, "downloads": each.downloads, "likes": 7, "tags": each.tags}
             for name, each in self.repositories.items()
             if query["filter"] in each.tags and all(word in name.lower() for word in words)
         ]

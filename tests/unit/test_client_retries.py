@@ -29,6 +29,11 @@ def test_pauses_grow_and_are_spread() -> None:
     assert pause(tries=1, random=1.0) == pytest.approx(0.15)
 
 
+def test_a_server_outside_the_mesh_is_not_asked_again() -> None:
+    assert pause(errors.of_reason("SOURCE_UNAVAILABLE", "the Hub does not answer")) is None
+    assert pause(errors.of_reason("COMPONENT_UNAVAILABLE", "the controller does not answer")) is not None
+
+
 def test_it_ends_after_the_last_try() -> None:
     assert pause(tries=TRIES - 1) is not None
     assert pause(tries=TRIES) is None

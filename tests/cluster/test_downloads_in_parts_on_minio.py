@@ -1,0 +1,54 @@
+"""Downloads in parts to a real MinIO, paused, killed and cancelled: the tests of tests/contract, with nothing faked but the source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.minio_server import BUCKET, MinioServer, minio
+from tests.cluster.test_downloads_are_shared_on_minio import Bucket
+from tests.contract.conftest import as_caller, connect, start_main, start_member, start_standings
+from tests.contract.download.test_durable_transfers_to_s3 import (
+    new_replica,
+    source,
+    test_a_cancelled_transfer_leaves_no_upload,
+    test_a_paused_transfer_keeps_its_upload_over_a_kill_until_it_is_resumed_by_another_process,
+    test_another_process_goes_on_with_the_upload,
+)
+
+__all__ = [
+    "as_caller",
+    "connect",
+    "minio",
+    "new_replica",
+    "source",
+    "start_main",
+    "start_member",
+    "start_standings",
+    "test_a_cancelled_transfer_leaves_no_upload",
+    "test_a_paused_transfer_keeps_its_upload_over_a_kill_until_it_is_resumed_by_another_process",
+    "test_another_process_goes_on_with_the_upload",
+]
+
+
+class BucketWithUploads(Bucket):
+    """Also its unfinished multipart uploads."""
+
+    def __init__(self, server: MinioServer) -> None:
+        super().__init__(server)
+        self._folder = server.data / ".minio.sys" / "multipart"
+
+    @property
+    def uploads(self) -> dict[str, Path]:
+        """MinIO lists uploads for exact names only, so its folder is read."""
+        return {str(path): path for path in self._folder.glob("*/*")}
+
+
+@pytest.fixture
+def s3(minio: MinioServer) -> BucketWithUploads:
+    """The bucket without what an earlier test left in it: its records were in another database."""
+    if minio.client.bucket_exists(BUCKET):
+        for name in minio.objects():
+            minio.client.remove_object(BUCKET, name)
+    return BucketWithUploads(minio)
