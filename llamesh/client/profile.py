@@ -23,7 +23,8 @@ DEFAULT_URL = "http://localhost:8200"
 DEFAULT_PORT = 8200
 DEFAULT_INFERENCE_PORT = 8080
 HTTPS_PORT = 443
-_THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
+THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
+"""Hosts of addresses that lead to this machine."""
 
 
 class NoMeshRunsError(LookupError):
@@ -161,7 +162,7 @@ def on_this_machine(url: str) -> bool:
     """Whether an address is one of this machine's own."""
     try:
         parts = urlsplit(url)
-        return parts.hostname in _THIS_MACHINE and parts.port != 0
+        return parts.hostname in THIS_MACHINE and parts.port != 0
     except ValueError:  # no address, or no port: who connects says so
         return False
 

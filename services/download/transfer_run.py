@@ -191,7 +191,9 @@ class TransferRuns:
         published: list[PublishedFile] = []
 
         async def publish(file: StagedFile) -> None:
-            done = await self._publications.publish(file.staged)
+            # Files of one model may have the same bytes.
+            same = [each.object for each in published if each.object.sha256 == file.staged.sha256]
+            done = same[0] if same else await self._publications.publish(file.staged)
             published.append(PublishedFile(file.role, file.name, done))
 
         recorded = False
