@@ -37,8 +37,9 @@ FOLDERS = ("secrets", "tls")
 """Copied as they are, beside `data` and the settings."""
 MODELS = ("objects", "llm-models", "import")
 """The models that can be served, those that the Quant service has published, and the files that people have put in to import."""
-_HANDED_OVER = ("import", "handed-over")
-"""Links to files of users while a transfer reads them."""
+_UNFINISHED = {("import", "handed-over"), ("objects", "staging"), ("llm-models", "staging")}
+"""Folders of models that cannot be served yet: links to files of users while a transfer reads them, and objects that are being written.
+A file of an object in parts has its final size from the beginning."""
 TABLES = "postgres.dump"
 """The tables, if they are in PostgreSQL."""
 SETTINGS = "config.env"
@@ -153,7 +154,7 @@ def _files(home: Path, settings: Path, folder: Path, *, models: bool) -> Iterato
     for folder in (*FOLDERS, *(MODELS if models else ())):
         for path in sorted((home / folder).rglob("*")):
             name = path.relative_to(home)
-            if is_backed_up(path) and name.parts[:2] != _HANDED_OVER:
+            if is_backed_up(path) and name.parts[:2] not in _UNFINISHED:
                 yield name.as_posix(), path
 
 
