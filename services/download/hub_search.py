@@ -61,7 +61,7 @@ class HubSearch:
         try:
             async with asyncio.timeout(max(ends - self._clock(), 0)), self._requests:
                 listing = await self._hub.listing(found.address)
-            models = models_of(found.address, listing)
+            models = await asyncio.to_thread(models_of, found.address, listing)
         except TimeoutError:
             return found, "", [], f"{self._hub.host} did not list it within {SEARCH_SECONDS:.0f} s"
         except SourceError as error:

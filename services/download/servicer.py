@@ -156,6 +156,9 @@ class DownloadServicer(DownloadServiceServicer):
             wanted = replace(wanted, projector=NO_PROJECTOR)
         elif request.projector:
             wanted = replace(wanted, projector=self._checked(request.projector, "projector").address)
+        if request.adapters:
+            checked = [(each.name, self._checked(each.source, "adapters").address) for each in request.adapters]
+            wanted = replace(wanted, adapters=checked)
         if not address:
             return wanted
         source = self._checked(address, "source")

@@ -8,8 +8,8 @@ import pytest
 
 from llamesh.hub_addresses import HubAddress
 from services.download.memory_fits import MeshMemory
-from services.download.sources.hub_files import HubFile, HubListing
-from services.download.sources.hub_found import MAX_MODELS, models_of, read_found
+from services.download.sources.hub_found import MAX_MODELS, MAX_TAGS, models_of, read_found
+from services.download.sources.hub_listing import HubFile, HubListing, read_listing
 from services.download.sources.source import SourceRefusedError
 from tests.unit.fake_hub import COMMIT
 
@@ -34,8 +34,13 @@ VALUES: tuple[Any, ...] = (
 """What a hostile Hub says where something else is expected."""
 
 
+def listing(*files: HubFile) -> HubListing:
+    siblings = [{"rfilename": file.path, "size": file.size, "lfs": {"sha256": file.sha256}} for file in files]
+    return read_listing({"sha": COMMIT, "siblings": siblings}, REPOSITORY.repository)
+
+
 def models(*files: HubFile) -> list[tuple[str, int | None, int, str]]:
-    found = models_of(REPOSITORY, HubListing(COMMIT, files))
+    found = models_of(REPOSITORY, listing(*files))
     return [(model.source, model.size, model.files, model.sha256) for model in found]
 
 
@@ -50,7 +55,8 @@ def test_a_repository_is_read_with_its_counts_and_license() -> None:
                 "tags": ["gguf", "license:apache-2.0"],
                 "siblings": [],
             }
-        ]
+        ],
+        1,
     )
     assert found.address == REPOSITORY
     assert (found.downloads, found.likes, found.gated, found.license) == (12, 3, True, "apache-2.0")
@@ -58,20 +64,20 @@ def test_a_repository_is_read_with_its_counts_and_license() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "", "a/b/c.txt", "a/../b", "-/x", "a b/c", "a/b\n"])
 def test_a_repository_without_a_usable_name_is_left_out(name: str) -> None:
-    assert read_found([{"id": name}]) == []
+    assert read_found([{"id": name}], 1) == []
 
 
 @pytest.mark.parametrize("document", [None, {}, {"error": "x"}, "text", [1], [["id"]]])
 def test_what_is_no_list_of_repositories_is_an_error(document: Any) -> None:
     with pytest.raises(ValueError, match="not a list"):
-        read_found(document)
+        read_found(document, 5)
 
 
 @pytest.mark.parametrize("name", ["downloads", "likes", "gated", "tags", "id"])
 def test_no_description_of_a_repository_is_trusted(name: str) -> None:
     licenses = [[f"license:{value}", value] for value in VALUES]
     for value in (*VALUES, *licenses):
-        for found in read_found([{"id": "ada/tiny-GGUF", name: value}]):
+        for found in read_found([{"id": "ada/tiny-GGUF", name: value}], 1):
             assert 0 <= found.downloads < 1 << 63
             assert 0 <= found.likes < 1 << 63
             assert len(found.license) <= 64
@@ -115,6 +121,30 @@ def test_the_number_of_models_is_bounded() -> None:
 def test_a_repository_with_a_name_that_may_not_be_shown_is_refused() -> None:
     with pytest.raises(SourceRefusedError):
         models(HubFile("bad\nname.gguf", 1, ""))
+
+
+def test_no_more_of_an_answer_is_read_than_was_asked_for() -> None:
+    """A Hub, or who answers in its place, sends megabytes: each entry would be taken apart while all other calls wait."""
+    document: list[dict[str, Any]] = [{"id": "x"}, {"id": "ada/a"}, {"id": "ada/b"}, {"id": "ada/c"}]
+    assert [found.address.repo for found in read_found(document, 3)] == ["a", "b"]
+    assert not read_found([{"id": "ada/" + "a" * 300}], 1)
+    tags = [*["x"] * MAX_TAGS, "license:mit"]
+    assert [found.license for found in read_found([{"id": "ada/a", "tags": tags}], 1)] == [""]
+
+
+def test_the_projectors_are_put_in_order_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [HubFile(f"{kind}{number:03}.gguf", 1, "") for number in range(MAX_MODELS) for kind in ("m", "mmproj-")]
+    known = HubFile.type.fget  # type: ignore[attr-defined]
+    read: list[str] = []
+
+    def counted(file: HubFile) -> Any:
+        read.append(file.path)
+        return known(file)
+
+    monkeypatch.setattr(HubFile, "type", property(counted))
+    assert len(models(*files)) == MAX_MODELS
+    # Each model compared all projectors, so that this was the number of models times that of the projectors.
+    assert len(read) <= 5 * len(files)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import threading
+import unicodedata
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from llamesh.hub_addresses import HubAddress
 from services.download.sources import (
     AddressRules,
     HubSource,
@@ -16,6 +21,7 @@ from services.download.sources import (
     SourceRefusedError,
     Sources,
 )
+from services.download.sources.hub_listing import MAX_FILES, MAX_LETTERS
 from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
 Q4, Q8, F16 = b"GGUF-q4" * 1000, b"GGUF-q8" * 2000, b"GGUF-f16" * 3000
@@ -198,6 +204,88 @@ async def test_a_file_name_that_may_not_be_shown_is_refused(hub: FakeHub, name: 
         with pytest.raises(SourceRefusedError, match="ada/tiny-GGUF has a GGUF file whose name is not UTF-8") as caught:
             await fetched(hub, address)
         assert name not in str(caught.value)
+
+
+async def test_the_names_of_a_listing_are_checked_once_and_not_on_the_event_loop(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file of a model in parts checked all names of its repository again, letter by letter, while no other call was answered."""
+    parts = {f"m-{number:05}-of-00030.gguf": b"GGUF" for number in range(1, 31)}
+    others = {f"{'x' * 900}{number}.gguf": b"GGUF" for number in range(50)}
+    hub.repositories["ada/x"] = Repository(parts | others)
+    category, threads = unicodedata.category, []
+
+    def counted(letter: str) -> str:
+        threads.append(threading.get_ident())
+        return category(letter)
+
+    monkeypatch.setattr(unicodedata, "category", counted)
+    reader = source(hub)
+    files = await reader.files("hf:ada/x/m-00001-of-00030.gguf")
+    for file in files:
+        async with reader.open(file.address) as found:
+            assert await read(found) == b"GGUF"
+    assert len(files) == 30
+    assert len(threads) <= sum(map(len, parts | others))
+    assert threading.get_ident() not in threads
+
+
+async def test_a_model_is_chosen_away_from_the_event_loop(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from services.download.sources import hub as module
+
+    choose, threads = module.choose, []
+
+    def observed(*arguments: Any) -> Any:
+        threads.append(threading.get_ident())
+        return choose(*arguments)
+
+    monkeypatch.setattr(module, "choose", observed)
+    reader = source(hub)
+    await reader.files("hf:ada/tiny-GGUF")
+    async with reader.open("hf:ada/tiny-GGUF"):
+        assert len(threads) == 2
+    assert threading.get_ident() not in threads
+
+
+async def test_few_types_are_compared_letter_by_letter(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of a repository are its owner's: comparing thousands of long types took seconds."""
+    types = [f"Q{number % 9}" + "".join(f"_{digit}" for digit in f"{number:04}") for number in range(300)]
+    hub.repositories["ada/x"] = Repository({f"m-{type_}.gguf": b"" for type_ in types})
+    compared: list[object] = []
+    ratio = difflib.SequenceMatcher.ratio
+
+    def counted(matcher: Any) -> float:
+        compared.append(matcher)
+        return ratio(matcher)
+
+    monkeypatch.setattr(difflib.SequenceMatcher, "ratio", counted)
+    with pytest.raises(SourceError, match="did you mean hf:ada/x:Q4_"):
+        await fetched(hub, "hf:ada/x")
+    assert len(compared) <= 20
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([f"{number}.gguf" for number in range(MAX_FILES + 1)], f"has {MAX_FILES + 1} GGUF files; .* most {MAX_FILES}"),
+        ([f"{'x' * 1000}{number}.gguf" for number in range(MAX_LETTERS // 1000)], "more than .* characters together"),
+    ],
+    ids=["files", "letters"],
+)
+async def test_a_repository_with_more_than_is_kept_is_refused(hub: FakeHub, names: list[str], words: str) -> None:
+    hub.repositories["ada/x"] = Repository(dict.fromkeys(names, b""))
+    reader = source(hub)
+    with pytest.raises(SourceRefusedError, match=words):
+        await reader.files("hf:ada/x/0.gguf")
+
+
+async def test_a_listing_keeps_nothing_but_files_of_models(hub: FakeHub) -> None:
+    """Eight listings of a hostile repository kept 40 MiB each."""
+    names = [f"{number}.txt" for number in range(MAX_FILES + 1)]
+    hub.repositories["ada/x"] = Repository({**dict.fromkeys(names, b""), "a.gguf": b"GGUF"})
+    reader = source(hub)
+    listing = await reader.listing(HubAddress("ada", "x"))
+    assert list(listing.files) == ["a.gguf"]
 
 
 async def test_a_size_that_no_file_has_is_unknown(hub: FakeHub) -> None:

@@ -246,7 +246,7 @@ async def expect(response: aiohttp.ClientResponse, statuses: Collection[int]) ->
 
 async def _beginning(response: aiohttp.ClientResponse, most: int) -> bytes:
     """Return the first bytes of a body, fewer if the connection is cut off."""
-    body = b""
+    body = bytearray()
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             while len(body) < most and (chunk := await response.content.read(most - len(body))):
@@ -254,7 +254,7 @@ async def _beginning(response: aiohttp.ClientResponse, most: int) -> bytes:
     except (aiohttp.ClientError, OSError) as error:
         if response.status == 200:
             raise SourceError(f"{shown(response.url)} cut the connection: {cause(error)}", transient=True) from error
-    return body
+    return bytes(body)
 
 
 def _as_written(text: str) -> URL:

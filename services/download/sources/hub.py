@@ -6,6 +6,7 @@ meantime changes nothing. Invariant: the bytes have the size and the SHA-256 in 
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,8 +20,9 @@ from llamesh.hub_addresses import HubAddress, read_hub_address
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.http_objects import HttpObjects
-from services.download.sources.hub_files import HubFile, HubListing, choose, file_of, projector_of, read_listing
+from services.download.sources.hub_files import choose
 from services.download.sources.hub_found import FoundRepository, read_found
+from services.download.sources.hub_listing import HubFile, HubListing, read_listing
 from services.download.sources.source import (
     CheckedSource,
     FileRole,
@@ -32,7 +34,10 @@ from services.download.sources.source import (
 )
 
 MAX_LISTINGS = 8
-"""Maximum number of listings that are kept. The listing of a commit never changes, and is needed for each file of a model."""
+"""Maximum number of listings that are kept, each of bounded size (see `hub_listing`).
+
+The listing of a commit never changes, and is needed for each file of a model.
+"""
 
 
 class HubSource:
@@ -60,12 +65,12 @@ class HubSource:
         address = _read(source)
         listing = await self.listing(address)
         at_commit = replace(address, revision=listing.commit, choice="")
-        weights = choose(listing, address)
-        projector = projector_of(listing, weights[0])
-        return [
-            *(SourceFile(str(replace(at_commit, path=file.path))) for file in weights),
-            *(SourceFile(str(replace(at_commit, path=file.path)), FileRole.PROJECTOR) for file in projector),
-        ]
+        weights = await asyncio.to_thread(choose, listing, address)
+        projector = listing.projector_for(weights[0])
+        files = [SourceFile(str(replace(at_commit, path=file.path))) for file in weights]
+        if projector is not None:
+            files.append(SourceFile(str(replace(at_commit, path=projector.path)), FileRole.PROJECTOR))
+        return files
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncIterator[SourceObject]:
@@ -73,7 +78,7 @@ class HubSource:
         address = _read(source)
         try:
             listing = await self._listing(address)
-            file = file_of(listing, address)
+            file = listing.files.get(address.path) or (await asyncio.to_thread(choose, listing, address))[0]
             url = self._url(f"/{address.repository}/resolve/{listing.commit}/{quote(file.path)}")
             name = file.path.rpartition("/")[2]
             async with self._objects.open(lambda: url, name, sha256=file.sha256, revision=listing.commit) as found:
@@ -87,7 +92,7 @@ class HubSource:
         words = f"search={quote(query, safe='')}&filter=gguf&sort=downloads&direction=-1&limit={limit}"
         document = await self._client.document(self._url(f"/api/models?{words}"), self.host)
         try:
-            return read_found(document)[:limit]
+            return read_found(document, limit)
         except ValueError as error:
             raise SourceError(f"{self.host} does not answer like the Hugging Face Hub: check HF_ENDPOINT") from error
 
@@ -105,7 +110,8 @@ class HubSource:
         revision = quote(address.revision or "main", safe="")
         url = self._url(f"/api/models/{address.repository}/revision/{revision}?blobs=true")
         try:
-            listing = read_listing(await self._client.document(url, self.host))
+            document = await self._client.document(url, self.host)
+            listing = await asyncio.to_thread(read_listing, document, address.repository)
         except ValueError as error:
             raise SourceError(f"{self.host} does not answer like the Hugging Face Hub: check HF_ENDPOINT") from error
         self._listings[address.repository, listing.commit] = listing

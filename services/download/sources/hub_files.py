@@ -1,50 +1,26 @@
 """Chooses the files that the address of a Hugging Face repository means: one, or all parts of a model. No I/O.
 
-Invariant: a model is chosen only if the address is unambiguous; otherwise the error lists the possible ones, nearest first. A repository
-with a GGUF file whose name breaks the rule of `object_names` is refused.
+Invariant: a model is chosen only if the address is unambiguous; otherwise the error lists the possible ones, nearest first. The work is
+bounded by that of one pass over a listing, which is bounded itself.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from llamesh.hub_addresses import HubAddress
-from llamesh.nearest import nearest
+from llamesh.nearest import near, nearest
 from llamesh.part_names import MAX_PARTS, part_of, whole_name
 from llamesh.sizes import size
-from services.download.sources.object_names import MAX_NAME_BYTES, is_usable
-from services.download.sources.source import MAX_OBJECT_BYTES, SourceError, SourceRefusedError
+from services.download.sources.hub_listing import HubFile, HubListing
+from services.download.sources.source import SourceError
 
 DEFAULT_TYPE = "Q4_K_M"
 """The type that llama.cpp and Ollama use by default."""
-_PROJECTOR_TYPES = ("F16", "BF16", "Q8_0", "F32")
 _MAX_LISTED = 20
-_TYPE = re.compile(
-    r"(?:^|[-._/])((?:UD-)?(?:I?Q\d+(?:_(?:K|\d|XXS|XS|S|M|L|XL|XXL|NL))*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4(?:_MOE)?))(?=$|[-._/])",
-    re.IGNORECASE,
-)
 _BITS = re.compile(r"16|32|\d")
-_COMMIT = re.compile(r"[0-9a-f]{40,64}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file of a repository. `size` is in bytes, None if the Hub does not give it; `sha256` is "" if the file is not in Git LFS."""
-
-    path: str
-    size: int | None
-    sha256: str
-
-    @property
-    def type(self) -> str:
-        """The type in the file's name, in capitals; "" if the name has none."""
-        found = _TYPE.findall(whole_name(self.path).removesuffix(".gguf"))
-        return found[-1].upper() if found else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,44 +42,8 @@ class HubModel:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
-@dataclass(frozen=True, slots=True)
-class HubListing:
-    """The files of a repository at one commit. `gated`: they are for accounts that have accepted its terms."""
-
-    commit: str
-    files: Sequence[HubFile]
-    gated: bool = False
-
-
-def read_listing(document: Any) -> HubListing:
-    """Read the Hub's answer about a repository. Raises ValueError if it is not a listing."""
-    try:
-        commit = document["sha"]
-        files = [_file(item) for item in document["siblings"]]
-        gated = bool(document.get("gated"))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("not a listing of a repository") from error
-    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-        raise ValueError("a listing without a commit")
-    return HubListing(commit, files, gated)
-
-
-def _file(item: Any) -> HubFile:
-    path, size, lfs = item["rfilename"], item.get("size"), item.get("lfs") or {}
-    digest = lfs.get("sha256", "")
-    if not isinstance(path, str) or ".." in path.split("/"):
-        raise TypeError("no path")
-    known = isinstance(digest, str) and _DIGEST.fullmatch(digest)
-    return HubFile(
-        path, size if isinstance(size, int) and 0 <= size <= MAX_OBJECT_BYTES else None, digest if known else ""
-    )
-
-
 def choose(listing: HubListing, address: HubAddress) -> Sequence[HubFile]:
-    """Return the files of the model that an address means. Raises SourceError, which lists the possible models or the missing parts.
-
-    Raises SourceRefusedError if a GGUF file has a name that may not be shown: the messages list the names.
-    """
+    """Return the files of the model that an address means. Raises SourceError, which lists the possible models or the missing parts."""
     if address.path:
         files = _models(_gguf_files(listing, address))
         of_path = [model for model in files if address.path in {file.path for file in model.files}]
@@ -121,50 +61,13 @@ def models_in(listing: HubListing, address: HubAddress) -> list[HubModel]:
     return _models([file for file in _gguf_files(listing, address) if not _belongs_to_a_model(file)])
 
 
-def file_of(listing: HubListing, address: HubAddress) -> HubFile:
-    """Return the file at the path of an address, or the first of its model. Raises the errors of `choose`."""
-    named = [file for file in _gguf_files(listing, address) if file.path == address.path]
-    return named[0] if named else choose(listing, address)[0]
-
-
 def _gguf_files(listing: HubListing, address: HubAddress) -> list[HubFile]:
-    files = [file for file in listing.files if file.path.lower().endswith(".gguf")]
-    if not all(is_usable(file.path) for file in files):
-        raise SourceRefusedError(
-            f"{address.repository} has a GGUF file whose name is not UTF-8, is longer than {MAX_NAME_BYTES} bytes, or has control or"
-            " format characters",
-            rule="file name",
+    if not listing.files:
+        hint = (
+            ": it has safetensors only; look for a repository with -GGUF in its name" if listing.has_safetensors else ""
         )
-    if not files:
-        others = any(file.path.endswith(".safetensors") for file in listing.files)
-        hint = ": it has safetensors only; look for a repository with -GGUF in its name" if others else ""
         raise SourceError(f"{address.repository} has no GGUF file{hint}")
-    return files
-
-
-def projector_of(listing: HubListing, weights: HubFile) -> Sequence[HubFile]:
-    """Return the projector for a model, if the repository has one: in the folder of the model, else in the first one of all.
-
-    Of several the type decides: F16, BF16, Q8_0, F32, then any.
-    """
-    found = [file for file in listing.files if file.path.lower().endswith(".gguf") and _is_projector(file)]
-    if _is_projector(weights) or not found:
-        return ()
-    folder = weights.path.rpartition("/")[0]
-    order = {name: at for at, name in enumerate(_PROJECTOR_TYPES)}
-    return sorted(
-        found,
-        key=lambda file: (
-            file.path.rpartition("/")[0] != folder,
-            file.path.count("/"),
-            order.get(file.type, len(order)),
-            file.path,
-        ),
-    )[:1]
-
-
-def _is_projector(file: HubFile) -> bool:
-    return "mmproj" in file.path.rpartition("/")[2].lower()
+    return list(listing.files.values())
 
 
 def _belongs_to_a_model(file: HubFile) -> bool:
@@ -223,8 +126,7 @@ def _listed(address: HubAddress, models: Iterable[HubModel]) -> str:
         sizes.setdefault(model.type or _address_of(address, model.files[0]), []).append(model)
     if not sizes:
         return "it has no model"
-    wanted = _key(address.choice or DEFAULT_TYPE)
-    order = sorted(sizes, key=lambda type_: _distance(wanted, _key(type_)))
+    order = _nearest_types(_key(address.choice or DEFAULT_TYPE), sizes)
     shown = [f"{type_}{_size(sizes[type_])}" for type_ in order[:_MAX_LISTED]]
     more = f", and {len(order) - _MAX_LISTED} more" if len(order) > _MAX_LISTED else ""
     meant = order[0] if ":" in order[0] else str(replace(address, choice=order[0], path=""))
@@ -239,10 +141,18 @@ def _address_of(address: HubAddress, file: HubFile) -> str:
     return str(replace(address, choice="", path=file.path))
 
 
-def _distance(wanted: str, type_: str) -> tuple[int, float]:
-    """Return how different two types are: first in bits per weight, then in letters."""
-    bits = [int(found[0]) if (found := _BITS.search(text)) else 0 for text in (wanted, type_)]
-    return abs(bits[0] - bits[1]), -difflib.SequenceMatcher(None, wanted, type_).ratio()
+def _nearest_types(wanted: str, types: Iterable[str]) -> list[str]:
+    """Return types, the nearest to the wanted one first: first in bits per weight, then in letters."""
+    by_key = {_key(type_): type_ for type_ in types}
+    bits = {key: abs(_bits(key) - _bits(wanted)) for key in by_key}
+    by_bits = sorted(by_key, key=bits.__getitem__)
+    alike = {key: at for at, key in enumerate(near(wanted, by_bits, _MAX_LISTED, likeness=0))}
+    return [by_key[key] for key in sorted(by_bits, key=lambda key: (bits[key], alike.get(key, _MAX_LISTED)))]
+
+
+def _bits(type_: str) -> int:
+    found = _BITS.search(type_)
+    return int(found[0]) if found else 0
 
 
 def _key(type_: str) -> str:

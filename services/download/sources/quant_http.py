@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
-from llamesh.nearest import nearest
+from llamesh.nearest import MAX_NAMES, nearest
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.quant_models import QuantModel, field_of, read_model
@@ -57,6 +57,7 @@ class QuantOverHttp:
         with suppress(SourceError):
             document = await self._document("/models")
             models = document.get("models") if isinstance(document, dict) else document
-        names = [field_of(item, "model_uuid") for item in models] if isinstance(models, list) else []
+        items = models[:MAX_NAMES] if isinstance(models, list) else []
+        names = [field_of(item, "model_uuid") for item in items]
         meant = nearest(model_uuid, [name for name in names if isinstance(name, str)])
         return f": did you mean quant:{meant}?" if meant else ""

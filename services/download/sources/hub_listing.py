@@ -1,0 +1,133 @@
+"""The listing of a Hugging Face repository: its GGUF files at one commit, read from the Hub's answer without trust. No I/O.
+
+Everything that depends on all files is worked out here, once: a model in parts has hundreds of files, and each is looked up in the listing.
+
+Invariant: a listing is bounded, in the number of its files and in the letters of their names, and each name keeps the rule of
+`object_names`. A repository that breaks a bound or the rule is refused as a whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llamesh.part_names import whole_name
+from services.download.sources.object_names import MAX_NAME_BYTES, is_usable
+from services.download.sources.source import MAX_OBJECT_BYTES, SourceRefusedError
+
+MAX_FILES = 2_000
+"""Maximum number of GGUF files of a repository. Real ones have up to some hundreds."""
+MAX_LETTERS = 512 << 10
+"""Maximum number of characters of all their names together, and so at most 2 MiB of memory."""
+_PROJECTOR_TYPES = ("F16", "BF16", "Q8_0", "F32")
+_TYPE = re.compile(
+    r"(?:^|[-._/])((?:UD-)?(?:I?Q\d+(?:_(?:K|\d|XXS|XS|S|M|L|XL|XXL|NL))*|TQ\d_\d|BF16|FP?16|FP?32|MXFP4(?:_MOE)?))(?=$|[-._/])",
+    re.IGNORECASE,
+)
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a repository. `size` is in bytes, None if the Hub does not give it; `sha256` is "" if the file is not in Git LFS."""
+
+    path: str
+    size: int | None
+    sha256: str
+
+    @property
+    def type(self) -> str:
+        """The type in the file's name, in capitals; "" if the name has none."""
+        found = _TYPE.findall(whole_name(self.path).removesuffix(".gguf"))
+        return found[-1].upper() if found else ""
+
+    @property
+    def folder(self) -> str:
+        """The folder of the file in the repository; "" if it is in none."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def is_projector(self) -> bool:
+        """Whether the name is that of a projector."""
+        return "mmproj" in self.path.rpartition("/")[2].lower()
+
+
+@dataclass(frozen=True, slots=True)
+class HubListing:
+    """The GGUF files of a repository at one commit, by path. `projectors` has the best projector of each folder, the best of all first.
+
+    `gated`: the files are for accounts that have accepted its terms.
+    """
+
+    commit: str
+    files: Mapping[str, HubFile]
+    projectors: Mapping[str, HubFile]
+    has_safetensors: bool
+    gated: bool
+
+    def projector_for(self, weights: HubFile) -> HubFile | None:
+        """Return the projector for a model, if there is one: in the folder of the model, else in the first one of all."""
+        if weights.is_projector or not self.projectors:
+            return None
+        return self.projectors.get(weights.folder) or next(iter(self.projectors.values()))
+
+
+def read_listing(document: Any, repository: str) -> HubListing:
+    """Read the Hub's answer about a repository. Raises ValueError if it is not a listing, and SourceRefusedError.
+
+    The answer may be long: the caller does not wait for this on an event loop.
+    """
+    try:
+        commit, siblings = document["sha"], document["siblings"]
+        items = [item for item in siblings if item["rfilename"].lower().endswith(".gguf")]
+        if len(items) > MAX_FILES:
+            words = f"{repository} has {len(items)} GGUF files; a repository has at most {MAX_FILES}"
+            raise SourceRefusedError(words, rule="files")
+        files = [_file(item) for item in items]
+        gated = bool(document.get("gated"))
+        safetensors = any(item["rfilename"].endswith(".safetensors") for item in siblings)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not a listing of a repository") from error
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise ValueError("a listing without a commit")
+    _check_names(files, repository)
+    return HubListing(commit, {file.path: file for file in files}, _projectors(files), safetensors, gated)
+
+
+def _file(item: Any) -> HubFile:
+    path, size, lfs = item["rfilename"], item.get("size"), item.get("lfs") or {}
+    digest = lfs.get("sha256", "")
+    if not isinstance(path, str) or ".." in path.split("/"):
+        raise TypeError("no path")
+    known = isinstance(digest, str) and _DIGEST.fullmatch(digest)
+    return HubFile(
+        path, size if isinstance(size, int) and 0 <= size <= MAX_OBJECT_BYTES else None, digest if known else ""
+    )
+
+
+def _check_names(files: Iterable[HubFile], repository: str) -> None:
+    if sum(len(file.path) for file in files) > MAX_LETTERS:
+        words = f"the names of the GGUF files of {repository} have more than {MAX_LETTERS} characters together"
+        raise SourceRefusedError(words, rule="files")
+    if not all(is_usable(file.path) for file in files):
+        raise SourceRefusedError(
+            f"{repository} has a GGUF file whose name is not UTF-8, is longer than {MAX_NAME_BYTES} bytes, or has control or format"
+            " characters",
+            rule="file name",
+        )
+
+
+def _projectors(files: Iterable[HubFile]) -> dict[str, HubFile]:
+    """Return the best projector of each folder, the best of all first. Of several the type decides: F16, BF16, Q8_0, F32, then any."""
+    order = {name: at for at, name in enumerate(_PROJECTOR_TYPES)}
+    found = sorted(
+        (file for file in files if file.is_projector),
+        key=lambda file: (file.path.count("/"), order.get(file.type, len(order)), file.path),
+    )
+    best: dict[str, HubFile] = {}
+    for file in found:
+        best.setdefault(file.folder, file)
+    return best
