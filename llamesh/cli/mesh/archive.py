@@ -18,13 +18,13 @@ import sqlite3
 import stat
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from llamesh.cli.mesh import restore_mark, unfinished
+from llamesh.cli.mesh import restore_mark, settings_file, unfinished
 from llamesh.private_files import new_private
 
 FORMAT = 1
@@ -68,6 +68,8 @@ class Manifest:
     models: bool
     tables_elsewhere: bool = False
     """The tables are in PostgreSQL and were not dumped."""
+    paths: Sequence[str] = ()
+    """Further paths of the home, which go through links."""
 
 
 def write(
@@ -94,7 +96,8 @@ def write(
         tables = folder / TABLES
         elsewhere = dump is not None and dump(tables)
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        manifest = Manifest(FORMAT, version, made, str(home), models, elsewhere)
+        paths = settings_file.paths_of(home, settings)
+        manifest = Manifest(FORMAT, version, made, str(home), models, elsewhere, paths)
         written = folder / "archive"
         with new_private(written) as file:
             # Store models uncompressed: quantised weights do not compress.

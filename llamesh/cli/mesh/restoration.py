@@ -93,7 +93,7 @@ def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path],
         made = folder / "home"
         made.mkdir(mode=0o700)
         manifest = _extract_all(source, made, version)
-        moved = settings_file.move(made / SETTINGS, manifest.home, home)
+        moved = settings_file.move(made / SETTINGS, manifest.home, home, manifest.paths)
         if (made / TABLES).exists():
             load(made / TABLES, made)
             (made / TABLES).unlink()
