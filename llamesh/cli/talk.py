@@ -262,7 +262,7 @@ def _history() -> list[str]:
     try:
         found = json.loads(history_file().read_text())
         return [str(item)[:MAX_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
 
 

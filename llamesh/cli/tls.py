@@ -56,6 +56,7 @@ def init(
         )
     try:
         restore_mark.check(home)
+        _check_settings(home, (files.certificate, files.key))
         make_private(home)
         before = certificates.names(files.certificate)
         certificate, made = authority.issue(
@@ -128,12 +129,10 @@ def _use(home: Path, certificate: Path, key: Path) -> str:
     from llamesh.cli.mesh.settings import read_settings
     from llamesh.private_files import write_private
 
-    # A link to the file stays.
-    config = Path(os.path.realpath(os.environ.get("LLAMESH_CONFIG") or home / "config.env"))
-    content = config.read_bytes().decode("utf-8-sig") if config.exists() else ""
+    config, content = _settings(home)
     found = read_settings(os.environ, tolerant=True)
     named = (found.tls_certificate, found.tls_key)
-    if named == (str(certificate), str(key)):
+    if all(_is_same(file, made) for file, made in zip(named, (certificate, key), strict=True)):
         return "the settings name it already: a mesh that runs takes a renewed certificate by itself"
     both, missing = " and ".join(SETTINGS), [file for file in named if file and _is_missing(file)]
     by_environment = any(os.environ.get(setting) for setting in SETTINGS)
@@ -141,13 +140,50 @@ def _use(home: Path, certificate: Path, key: Path) -> str:
         where = "the environment" if by_environment else config
         return f"{where} names another certificate, which stays in use; {both} decide"
     if by_environment:
-        return f"the environment names {' and '.join(missing)}, which is missing: unset {both}, then run `llamesh tls init` again"
+        return f"the environment names {_gone(missing)}: unset {both}, then run `llamesh tls init` again"
     write_private(
         config,
         settings_file.with_values(content, dict(zip(SETTINGS, map(str, (certificate, key)), strict=True))).encode(),
     )
-    instead = f" instead of {' and '.join(missing)}, which is missing" if missing else ""
+    instead = f" instead of {_gone(missing)}" if missing else ""
     return f"{config} names it{instead}: the next `llamesh up` speaks https"
+
+
+def _settings(home: Path) -> tuple[Path, str]:
+    """The file of settings and its content. CommandError if it is no text."""
+    from llamesh.text_files import NotTextError, read_text
+
+    # A link to the file stays.
+    config = Path(os.path.realpath(os.environ.get("LLAMESH_CONFIG") or home / "config.env"))
+    try:
+        return config, read_text(config) if config.exists() else ""
+    except NotTextError as error:
+        raise CommandError(str(error), code=Exit.USAGE) from error
+
+
+def _check_settings(home: Path, files: tuple[Path, Path]) -> None:
+    """CommandError if the settings cannot be changed to name the files: it is found before anything is made."""
+    from llamesh.cli.mesh import settings_file
+
+    config, _ = _settings(home)
+    if not all(settings_file.can_hold(str(file)) for file in files):
+        raise CommandError(
+            f"{config} can hold no path with a control character, ${{ or bytes that are not UTF-8: {files[0].parent}",
+            hint="set LLAMESH_HOME to a folder with another name",
+            code=Exit.USAGE,
+        )
+
+
+def _is_same(file: str, made: Path) -> bool:
+    """Whether a setting names a file, by whatever path."""
+    try:
+        return bool(file) and expanded(file).samefile(made)
+    except (OSError, ValueError):
+        return False
+
+
+def _gone(missing: list[str]) -> str:
+    return f"{' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} missing"
 
 
 def _is_missing(file: str) -> bool:

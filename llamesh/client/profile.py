@@ -94,7 +94,7 @@ def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | Non
     try:
         found = json.loads(profile_path(environment).read_text())
         return Profile(**{key: str(found[key]) for key in ("url", "token", "inference_url", "home") if key in found})
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -158,6 +158,17 @@ def test_settings_that_name_missing_files_are_replaced(home: Path, tmp_path: Pat
     assert "name it already" in capsys.readouterr().err
 
 
+def test_settings_that_name_the_files_by_another_path_name_them_already(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert run(["tls", "init"]) == Exit.OK
+    (tmp_path / "link").symlink_to(home)
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "link"))
+    capsys.readouterr()
+    assert run(["tls", "init"]) == Exit.OK
+    assert "name it already" in capsys.readouterr().err
+
+
 def test_settings_that_name_other_files_stay(home: Path, tmp_path: Path, capsys: Capture) -> None:
     home.mkdir()
     for name in ("a.pem", "a.key"):
@@ -176,7 +187,7 @@ def test_an_environment_that_names_missing_files_is_told_so(
     monkeypatch.setenv("LLAMESH_TLS_KEY", "/nothing/a.key")
     assert run(["tls", "init"]) == Exit.OK
     assert (
-        "/nothing/a.pem and /nothing/a.key, which is missing: unset LLAMESH_TLS_CERTIFICATE" in capsys.readouterr().err
+        "/nothing/a.pem and /nothing/a.key, which are missing: unset LLAMESH_TLS_CERTIFICATE" in capsys.readouterr().err
     )
     assert not (home / "config.env").exists()
 
@@ -247,3 +258,33 @@ def test_an_authority_that_is_gone_is_named_although_its_certificate_is_valid(ho
     assert run(["tls", "init"]) == Exit.USAGE
     said = capsys.readouterr().err
     assert f"error: {Files(home).authority}: it holds no PEM certificate\nhint: put ca.pem" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"A=1\nB=\xff\n", "line 2 of {file} is not UTF-8: save the file as UTF-8"),
+        (b"A=1\nB=\0\n", "line 2 of {file} holds a NUL byte"),
+        (None, "{file}: Is a directory"),
+    ],
+    ids=["not UTF-8", "NUL", "folder"],
+)
+def test_settings_that_cannot_be_changed_are_named_before_anything_is_made(
+    home: Path, capsys: Capture, content: bytes | None, said: str
+) -> None:
+    file = home / "config.env"
+    home.mkdir()
+    file.mkdir() if content is None else file.write_bytes(content)
+    assert run(["tls", "init"]) != Exit.OK
+    assert said.format(file=file) in capsys.readouterr().err
+    assert not (home / "tls").exists()
+
+
+def test_a_home_whose_path_the_settings_cannot_hold_is_refused(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    home = tmp_path / "${HOME}"
+    monkeypatch.setenv("LLAMESH_HOME", str(home))
+    assert run(["tls", "init"]) == Exit.USAGE
+    assert "config.env can hold no path with" in capsys.readouterr().err
+    assert not home.exists()
