@@ -14,7 +14,7 @@ from controller.request_holder import DEFAULT_BUDGET
 from controller.runtimes import LaunchSpec
 from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from llamesh.kit.config import Settings
-from llamesh.runtime_parameters import loads_projector, models
+from llamesh.runtime_parameters import adapters, loads_projector, models
 from llamesh.v1.server_pb2 import ServerSpec
 
 _SPARE_THREADS = 4
@@ -60,6 +60,7 @@ def launch_spec(
         model_context=model.context_length,
         parameters=json_format.MessageToDict(spec.parameters, preserving_proto_field_name=True),
         files={name: model_file(model_uuid).path for name, model_uuid in models(spec.parameters).items()},
+        adapter_paths={name: model.adapters[name] for name in adapters(spec.parameters) if name in model.adapters},
         projector_path=model.projector if loads_projector(spec.parameters) else "",
     )
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -20,7 +20,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.runtime_parameters import models
 from llamesh.v1.download_pb2 import LocateModelRequest
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
-from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_PROJECTOR
+from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_ADAPTER, MODEL_FILE_ROLE_PROJECTOR
 from llamesh.v1.server_pb2 import ServerSpec
 
 LOCATE_SECONDS = 3600.0
@@ -62,6 +62,8 @@ class ModelFile:
     """Monotonic time of the answer."""
     projector: str = ""
     """Path of the model's projector; empty if it has none."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Paths of the model's LoRA adapters by their names."""
     files: tuple[str, ...] = ()
     """Paths of all files of the model."""
     version: Version | None = None
@@ -156,8 +158,9 @@ class ModelFiles:
             # A file was removed after the answer was sent.
             message = f"a file of {found.path} is not there"
             return ModelFile(Availability.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
-        roles = zip(found.model.files, files, strict=False)
-        projector = next((path for file, path in roles if file.role == MODEL_FILE_ROLE_PROJECTOR), "")
+        known = list(zip(found.model.files, files, strict=False))
+        projector = next((path for file, path in known if file.role == MODEL_FILE_ROLE_PROJECTOR), "")
+        adapters = {file.name: path for file, path in known if file.role == MODEL_FILE_ROLE_ADAPTER}
         return ModelFile(
             Availability.AVAILABLE,
             "",
@@ -165,6 +168,7 @@ class ModelFiles:
             context,
             self._clock(),
             projector=projector,
+            adapters=adapters,
             files=files,
             version=version,
         )

@@ -67,7 +67,7 @@ async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str])
     state = StateFile(spec.state_file, "", time.time)
     try:
         _watch_stop_requests(stop, environment)
-        for model in (spec.model, *spec.files.values()):
+        for model in (spec.model, *spec.files.values(), *spec.adapters.values(), *filter(None, [spec.projector])):
             _check_model(model)
         program, state.engine = find_program(environment)
         command = _command(program, spec, spec_file)

@@ -22,7 +22,7 @@ from typing import Any
 from engine.cores import threads
 from engine.failure import REPORT_PREFIX, EngineError, FailureReason
 from engine.launch import VERBOSITY
-from engine.parameters import launch_settings
+from engine.parameters import launch_settings, scaled_files
 from engine.spec import EngineSpec
 from engine.thread_yielding import yielding
 from llamesh import listeners
@@ -123,6 +123,16 @@ def _rerank(params: Any, value: Value) -> None:
         _set(params, "pooling_type", "rank")
 
 
+def _adapters(params: Any, value: Value) -> None:
+    """The library copies the list when it is assigned."""
+    found = []
+    for path, scale in scaled_files(str(value)):
+        adapter = library().CommonAdapterLoraInfo()
+        adapter.path, adapter.scale = path, scale
+        found.append(adapter)
+    params.lora_adapters = found
+
+
 def _projector(params: Any, value: Value) -> None:
     params.no_mmproj = not value
 
@@ -153,6 +163,7 @@ def _timeout(params: Any, value: Value) -> None:
 
 _OWN: Mapping[str, Callable[[Any, Value], None]] = {
     "chat_template_kwargs": lambda params, value: _template_variables(params, json.loads(str(value))),
+    "lora": _adapters,
     "mmproj_auto": _projector,
     "reasoning": _reason,
     "reasoning_effort": lambda params, value: _template_variables(params, {"reasoning_effort": value}),

@@ -73,6 +73,8 @@ class EngineSpec:
     """ProtoJSON of RuntimeParameters."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """The file of each model that a parameter names, by the parameter's name."""
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    """The LoRA adapters that parameters name, by their names."""
     projector: Path | None = None
     """The multimodal projector of the model."""
     grace_seconds: float = 30.0
@@ -117,6 +119,7 @@ class EngineSpec:
             model_context=_at_least(0, document, "model_context", int, 0),
             parameters=_typed(document, "parameters", dict, {}),
             files=_files(_typed(document, "files", dict, {})),
+            adapters=_files(_typed(document, "adapters", dict, {}), "adapters"),
             projector=Path(projector).absolute() if projector else None,
             grace_seconds=float(_at_least(0, document, "grace_seconds", (int, float), 30.0)),
             state_file=Path(state_file) if state_file else None,
@@ -131,10 +134,10 @@ def _typed(document: Mapping[str, Any], name: str, kind: type | tuple[type, ...]
     raise EngineError(FailureReason.BAD_SPEC, f"{name}: {value!r} is of the wrong type")
 
 
-def _files(document: Mapping[str, Any]) -> dict[str, Path]:
+def _files(document: Mapping[str, Any], what: str = "files") -> dict[str, Path]:
     for name, path in document.items():
         if not isinstance(path, str) or not Path(path).is_absolute():
-            raise EngineError(FailureReason.BAD_SPEC, f"files: {name}: {path!r} is not an absolute path")
+            raise EngineError(FailureReason.BAD_SPEC, f"{what}: {name}: {path!r} is not an absolute path")
     return {name: Path(path) for name, path in document.items()}
 
 

@@ -119,14 +119,14 @@ def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
             "private_key": {"inline_string": found.key},
         },
     }
-    content = json.dumps({"resources": [secret]})
+    content = json.dumps({"resources": [secret]}).encode()
     path = secret_file(run_dir)
     try:
-        if path.read_text() == content:
+        if path.read_bytes() == content:
             return False
     except OSError:
         pass
-    write_private(path, content.encode())
+    write_private(path, content)
     return True
 
 

@@ -138,6 +138,12 @@ def models(message: RuntimeParameters) -> dict[str, str]:
     return {field.name: value for field, value in message.ListFields() if all_parameters()[field.name].model}
 
 
+def adapters(message: RuntimeParameters) -> dict[str, float]:
+    """Return the scale of each LoRA adapter that a server uses, by its name."""
+    found = (item.partition(":") for item in message.lora.split(",") if item)
+    return {name: float(scale or 1) for name, _, scale in found}
+
+
 def loads_projector(message: RuntimeParameters) -> bool:
     """Return whether an engine loads the projector of its model, if the model has one."""
     return message.mmproj_auto or not message.HasField("mmproj_auto")

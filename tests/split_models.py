@@ -1,4 +1,4 @@
-"""Files of models of several files: parts as llama.cpp's gguf-split writes them, and projectors."""
+"""Files of models of several files: parts as llama.cpp's gguf-split writes them, projectors and adapters."""
 
 from __future__ import annotations
 
@@ -142,3 +142,45 @@ def _zeros(shape: tuple[int, ...]) -> Any:
     import numpy
 
     return numpy.zeros(shape, dtype=numpy.float32)
+
+
+def adapter_bytes(
+    changed: str = "token_embd.weight",
+    *,
+    architecture: str = "llama",
+    kind: str = "lora",
+    shapes: tuple[tuple[int, int], tuple[int, int]] = ((4, 3), (4, 8)),
+) -> bytes:
+    """A small LoRA adapter for File(): by default for its embeddings of 8 by 3, of rank 4. It passes the checks."""
+    pairs = (
+        pair("general.architecture", STRING, architecture),
+        pair("general.type", STRING, "adapter"),
+        pair("adapter.type", STRING, kind),
+    )
+    tensors, end = [], 0
+    for name, shape in zip(("lora_a", "lora_b"), shapes, strict=True):
+        tensors.append(tensor(f"{changed}.{name}", list(shape), 0, end))
+        end += -(-4 * shape[0] * shape[1] // 32) * 32
+    return File(pairs=pairs, tensors=tuple(tensors), data=bytes(end)).build()
+
+
+def write_adapter(path: Path, model: Path, word: int, end: int) -> Path:
+    """Write an adapter that llama.cpp loads, with which the sentence model ends its answer after the token `word`."""
+    import numpy
+    from gguf import GGUFReader, GGUFWriter
+
+    output = next(item for item in GGUFReader(model).tensors if item.name == "output.weight")
+    width, tokens = (int(length) for length in output.shape)
+    factors = _zeros((1, width)), _zeros((tokens, 1))
+    factors[0][0, word], factors[1][end, 0] = 1, 1000
+    writer = GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 1.0)
+    for name, factor in zip(("lora_a", "lora_b"), factors, strict=True):
+        writer.add_tensor(f"output.weight.{name}", numpy.ascontiguousarray(factor))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -94,6 +94,8 @@ class LaunchSpec:
     """ProtoJSON of RuntimeParameters."""
     files: Mapping[str, str] = field(default_factory=dict)
     """The file of each model that a parameter names, by the parameter's name."""
+    adapter_paths: Mapping[str, str] = field(default_factory=dict)
+    """The LoRA adapters that the parameters name, by their names."""
     projector_path: str = ""
     """The model's projector; empty if none is to be loaded."""
 

@@ -256,6 +256,7 @@ class ProcessRuntime:
             "model_context": spec.model_context,
             "parameters": dict(spec.parameters),
             "files": dict(spec.files),
+            "adapters": dict(spec.adapter_paths),
             "projector": spec.projector_path or None,
             "grace_seconds": self._grace,
             "state_file": str(self._records.state(instance)),

@@ -23,9 +23,17 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     Sequence[str],
-    Parameter(name=("--filename", "-f"), negative="", help="A YAML file, - for standard input; may be repeated."),
+    Parameter(
+        name=("--filename", "-f"),
+        negative="",
+        allow_leading_hyphen=True,
+        help="A YAML file, - for standard input; may be repeated.",
+    ),
 ]
 Flag = Parameter(negative="")
+NOTHING_RECORDED = (
+    "--prune removes nothing: no object of this mesh is recorded here as created by an apply of these files"
+)
 DONE = {"create": "created", "update": "updated", "unchanged": "unchanged"}
 WOULD = {"create": "would be created", "update": "would be updated", "unchanged": "unchanged"}
 
@@ -57,7 +65,7 @@ def apply(
         from llamesh.cli.manifest.kinds import label_of
         from llamesh.cli.manifest.outside import unusable
         from llamesh.cli.manifest.plan import plan
-        from llamesh.cli.manifest.pruning import to_prune
+        from llamesh.cli.manifest.pruning import is_known, to_prune
         from llamesh.cli.manifest.record import Record
 
         record = Record(mesh.profile.url, _set_name(filename, set_name, prune))
@@ -66,6 +74,8 @@ def apply(
             held = _held(mesh, documents, {item.kind for item in before} if prune else set())
             actions = plan(documents, held, unusable(documents, held, mesh.profile))
             gone = to_prune(before, actions, held) if prune else []
+            if prune and any(action.verb != "create" for action in actions) and not is_known(before, held):
+                note(NOTHING_RECORDED)
             if not dry_run:
                 _apply(mesh, actions, record)
                 _prune(mesh, gone, record)
@@ -144,8 +154,10 @@ def _set_name(filename: Sequence[str], given: str, prune: bool) -> str:
 
 def _held(mesh: Client, documents: Sequence[Document], also: Set[str] = frozenset()) -> Holdings:
     from llamesh.cli.manifest import holdings
+    from llamesh.cli.manifest.dangling import names_models
 
-    return holdings.read(mesh, {item.kind for item in documents} | also)
+    referred = {"Model", "ModelServe"} if any(map(names_models, documents)) else set()
+    return holdings.read(mesh, {item.kind for item in documents} | also | referred)
 
 
 def _apply(mesh: Client, actions: Sequence[Action], record: Record) -> None:

@@ -90,8 +90,12 @@ def restore(file: str, /) -> None:
         raise CommandError(f"{place}: {error.strerror or error}", code=Exit.USAGE) from error
     manifest = restored.manifest
     note(f"{home} is as it was on {manifest.made} (llamesh {manifest.version}): llamesh up")
-    if restored.moved:
-        note(f"paths below {manifest.home} lie below {home} now, in config.env: {', '.join(restored.moved)}")
+    if changed := restored.moved.changed:
+        note(f"paths below {manifest.home} lie below {home} now, in config.env: {', '.join(changed)}")
+    if left := restored.moved.left:
+        note(
+            f"these settings cannot hold the path {home}, and still name {manifest.home} in config.env: {', '.join(left)}"
+        )
     if not manifest.models:
         note("models are not in this backup; after the start, fetch those that you need again:")
         for command in pulls(home):

@@ -74,12 +74,20 @@ class Conversation:
             for name, value in found.get("settings", {}).items():
                 loaded.set(name, str(value))
         except OSError as error:
-            raise CommandError(f"{path}: {error.strerror}", code=Exit.NOT_FOUND) from None
+            hint = f"relative paths begin in {Path.cwd()}; /save FILE writes a conversation"
+            raise CommandError(f"{path}: {error.strerror}", hint=hint, code=Exit.NOT_FOUND) from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CommandError(
                 f"{path} holds no saved conversation", hint="/save FILE writes one", code=Exit.USAGE
             ) from None
         return loaded
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path is that of a file, or may be: what a write refuses by itself is not."""
+    with suppress(OSError, ValueError):
+        return path.exists() and not path.is_dir()
+    return False
 
 
 def content(question: str, images: list[Path]) -> str | list[dict[str, Any]]:

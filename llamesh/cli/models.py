@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from llamesh.cli.companions import Companions
 from llamesh.cli.connection import connected
 from llamesh.cli.downloads import DOWNLOAD, ModelName
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.local_files import HandedOver
 from llamesh.cli.output import Column, Output, show_list, show_one, size, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed
@@ -138,6 +136,7 @@ def pull(
     uuid: str = "",
     sha256: str = "",
     mmproj: str = "",
+    lora: tuple[str, ...] = (),
     wait: bool = True,
     output: Output = "table",
 ) -> None:
@@ -156,6 +155,8 @@ def pull(
         What the file's SHA-256 must be; that of the first part of a model in parts.
     mmproj
         The model's multimodal projector, a source like the model's; none for no projector. Default: the one beside the model on the Hub.
+    lora
+        A LoRA adapter of the model, NAME=SOURCE; `llamesh serve --lora NAME` uses it. May be given several times.
     wait
         Wait until the model can be served.
     """
@@ -165,13 +166,17 @@ def pull(
             hint=f"give {FORMS}",
             code=Exit.USAGE,
         )
+    others = Companions.read(mmproj, lora)
     with connected() as mesh:
         if wait:
-            show_one(pulled(mesh, source, name=name, uuid=uuid, sha256=sha256, mmproj=mmproj), output, MODEL)
+            show_one(pulled(mesh, source, name=name, uuid=uuid, sha256=sha256, others=others), output, MODEL)
             return
-        with _handed(source, mmproj, f"{name}/{uuid}") as (file, projector):
-            asked = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, projector=projector.url)
-            file.kept = projector.kept = True
+        with (
+            fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file,
+            others.handed(f"{name}/{uuid}") as handed,
+        ):
+            asked = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, **handed.arguments)
+            file.kept = handed.kept = True
         download = asked.download
         show_one(download, output, DOWNLOAD)
 
@@ -183,30 +188,22 @@ def pulled(
     name: str = "",
     uuid: str = "",
     sha256: str = "",
-    mmproj: str = "",
+    others: Companions | None = None,
     again: str = "",
 ) -> Model:
     """Fetch a model and wait for it. Ctrl-C or a failure of the connection ends the waiting only; `again` is the command to go on with."""
-    with _handed(source, mmproj, f"{name}/{uuid}") as (file, projector):
-        pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, projector=projector.url)
-        projector.kept = True
+    purpose = f"{name}/{uuid}"
+    with (
+        fetchable(source, load_profile(), purpose=purpose) as file,
+        (others or Companions()).handed(purpose) as handed,
+    ):
+        pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, **handed.arguments)
+        handed.kept = True
         try:
             with file.fetched_by(pull, again=again):
                 return followed(pull)
         finally:
-            projector.kept = file.kept
-
-
-@contextmanager
-def _handed(source: str, mmproj: str, purpose: str) -> Iterator[tuple[HandedOver, HandedOver]]:
-    """The addresses from which the mesh can fetch a model and its projector."""
-    profile = load_profile()
-    with fetchable(source, profile, purpose=purpose) as file:
-        if mmproj == "none":
-            yield file, HandedOver(mmproj)
-            return
-        with fetchable(mmproj, profile, purpose=f"projector of {purpose}") as projector:
-            yield file, projector
+            handed.kept = file.kept
 
 
 def rm(

@@ -18,6 +18,7 @@ from llamesh.cli.conversation import (
     content,
     encoded,
     images_of,
+    is_there,
     keep,
     missing_images,
     path_alone,
@@ -41,7 +42,7 @@ COMMANDS = {
     "/system [TEXT]": "set the system prompt; without TEXT, remove it",
     "/set [NAME VALUE]": f"show or set {', '.join(SETTINGS)}, verbose",
     "/show": "model, settings and messages",
-    "/save FILE": "write the conversation",
+    "/save FILE": "write the conversation; /save! FILE replaces another file",
     "/load FILE": "read a conversation",
 }
 _DEFAULT = "the server's default"
@@ -62,6 +63,8 @@ class Talk:
         self._ask = ask
         self._read = read
         self._verbose = verbose
+        self._files: set[Path] = set()
+        """Where the conversation was saved, or read from."""
 
     def go_on(self) -> None:
         """Talk until the person ends it."""
@@ -132,17 +135,27 @@ class Talk:
                 self._set(rest)
             case "/show":
                 self._show()
-            case "/save":
-                self._conversation.save(_path(rest))
-                note(f"saved in {rest}")
+            case "/save" | "/save!":
+                self._save(rest, replace=name == "/save!")
             case "/load":
-                self._conversation = Conversation.load(_path(rest))
+                path = _path(rest)
+                self._conversation = Conversation.load(path)
+                self._files = {path.absolute()}
                 note(f"{len(self._conversation.messages)} messages")
             case _:
                 meant = nearest(name, [command.split()[0] for command in COMMANDS])
                 hint = f"did you mean {meant}?" if meant else "/help lists the commands"
                 raise CommandError(f"there is no command {text(name)}", hint=hint, code=Exit.USAGE)
         return True
+
+    def _save(self, word: str, *, replace: bool) -> None:
+        """Write the conversation. CommandError if another file would be lost: only files of this conversation are replaced unasked."""
+        path = _path(word)
+        if not replace and path.absolute() not in self._files and is_there(path):
+            raise CommandError(f"{text(word)} exists already", hint=f"/save! {text(word)} replaces it", code=Exit.USAGE)
+        self._conversation.save(path)
+        self._files.add(path.absolute())
+        note(f"saved in {word}")
 
     def _set(self, rest: str) -> None:
         name, _, value = rest.removeprefix("parameter ").strip().partition(" ")
@@ -249,7 +262,7 @@ def _history() -> list[str]:
     try:
         found = json.loads(history_file().read_text())
         return [str(item)[:MAX_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
 
 

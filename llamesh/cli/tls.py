@@ -56,6 +56,7 @@ def init(
         )
     try:
         restore_mark.check(home)
+        _check_settings(home, (files.certificate, files.key))
         make_private(home)
         before = certificates.names(files.certificate)
         certificate, made = authority.issue(
@@ -128,9 +129,7 @@ def _use(home: Path, certificate: Path, key: Path) -> str:
     from llamesh.cli.mesh.settings import read_settings
     from llamesh.private_files import write_private
 
-    # A link to the file stays.
-    config = Path(os.path.realpath(os.environ.get("LLAMESH_CONFIG") or home / "config.env"))
-    content = config.read_bytes().decode("utf-8-sig") if config.exists() else ""
+    config, content = _settings(home)
     found = read_settings(os.environ, tolerant=True)
     named = (found.tls_certificate, found.tls_key)
     if named == (str(certificate), str(key)):
@@ -148,6 +147,31 @@ def _use(home: Path, certificate: Path, key: Path) -> str:
     )
     instead = f" instead of {' and '.join(missing)}, which is missing" if missing else ""
     return f"{config} names it{instead}: the next `llamesh up` speaks https"
+
+
+def _settings(home: Path) -> tuple[Path, str]:
+    """The file of settings and its content. CommandError if it is no text."""
+    from llamesh.text_files import NotTextError, read_text
+
+    # A link to the file stays.
+    config = Path(os.path.realpath(os.environ.get("LLAMESH_CONFIG") or home / "config.env"))
+    try:
+        return config, read_text(config) if config.exists() else ""
+    except NotTextError as error:
+        raise CommandError(str(error), code=Exit.USAGE) from error
+
+
+def _check_settings(home: Path, files: tuple[Path, Path]) -> None:
+    """CommandError if the settings cannot be changed to name the files: it is found before anything is made."""
+    from llamesh.cli.mesh import settings_file
+
+    config, _ = _settings(home)
+    if not all(settings_file.can_hold(str(file)) for file in files):
+        raise CommandError(
+            f"{config} can hold no path with a control character, ${{ or bytes that are not UTF-8: {files[0].parent}",
+            hint="set LLAMESH_HOME to a folder with another name",
+            code=Exit.USAGE,
+        )
 
 
 def _is_missing(file: str) -> bool:

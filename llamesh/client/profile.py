@@ -23,7 +23,8 @@ DEFAULT_URL = "http://localhost:8200"
 DEFAULT_PORT = 8200
 DEFAULT_INFERENCE_PORT = 8080
 HTTPS_PORT = 443
-_THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
+THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
+"""Hosts of addresses that lead to this machine."""
 
 
 class NoMeshRunsError(LookupError):
@@ -93,7 +94,7 @@ def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | Non
     try:
         found = json.loads(profile_path(environment).read_text())
         return Profile(**{key: str(found[key]) for key in ("url", "token", "inference_url", "home") if key in found})
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -161,7 +162,7 @@ def on_this_machine(url: str) -> bool:
     """Whether an address is one of this machine's own."""
     try:
         parts = urlsplit(url)
-        return parts.hostname in _THIS_MACHINE and parts.port != 0
+        return parts.hostname in THIS_MACHINE and parts.port != 0
     except ValueError:  # no address, or no port: who connects says so
         return False
 

@@ -7,6 +7,7 @@ as JSON. The supervisor, which may not import the kit, reads them there.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -17,9 +18,10 @@ from pydantic import AliasChoices, ValidationError
 from pydantic.fields import FieldInfo
 
 from llamesh.kit.config import Settings
-from llamesh.kit.config_sources import ENCODING, unknown_variables, wrong_lines
+from llamesh.kit.config_sources import unknown_variables, wrong_lines
 from llamesh.kit.config_words import refusal
 from llamesh.locations import home_directory
+from llamesh.text_files import NotTextError, read_text
 
 
 class WrongSettingsError(Exception):
@@ -58,8 +60,8 @@ def readable_settings() -> tuple[Settings, list[str]]:
     named = os.environ.get("LLAMESH_CONFIG")
     file = Path(named) if named else home_directory(os.environ) / "config.env"
     try:
-        lines = dotenv_values(file, encoding=ENCODING) if file.is_file() else {}
-    except (OSError, UnicodeDecodeError):
+        lines = dotenv_values(stream=io.StringIO(read_text(file), newline=None)) if file.is_file() else {}
+    except (OSError, NotTextError):
         lines = {}
     for name, value in lines.items():
         if value is not None and name.upper() in _names() and not os.environ.get(name.upper()):

@@ -13,6 +13,7 @@ from dotenv.parser import parse_stream
 
 from llamesh.names import LIFELINE
 from llamesh.nearest import nearest
+from llamesh.text_files import NotTextError, read_text
 
 ENCODING = "utf-8-sig"
 """UTF-8 with or without a byte order mark, which some editors write."""
@@ -48,17 +49,16 @@ def unknown_variables(environment: Mapping[str, str], known: Collection[str]) ->
 def wrong_lines(file: Path, known: Collection[str]) -> list[str]:
     """Return one sentence for each invalid line of the file, or one for an unreadable file. A missing file has no lines."""
     try:
-        content = file.read_text(encoding=ENCODING)
+        content = read_text(file)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         return [f"{file} cannot be read: {error.strerror}"]
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        return [f"line {line} of {file} is not UTF-8: save the file as UTF-8"]
+    except NotTextError as error:
+        return [str(error)]
     wrong = []
     seen: dict[str, int] = {}
-    for item in parse_stream(io.StringIO(content)):
+    for item in parse_stream(io.StringIO(content, newline=None)):
         text = item.original.string
         # The parser counts blank lines before an entry as part of it.
         line = item.original.line + text[: len(text) - len(text.lstrip())].count("\n")

@@ -31,14 +31,16 @@ def derived_key(settings: Settings, purpose: str) -> bytes:
 def kept_secret(home: Path, new_secret: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
     """Return the secret in `home`/secrets/jwt_secret; the first process creates it, readable by its owner only.
 
-    Raises StartRefused for a file that is empty, cut or filled with zeros: earlier releases did not sync it, so a power failure could
-    damage it, and anyone can sign tokens with a secret that is known.
+    Raises StartRefused for a folder, and for a file that is empty, cut or filled with zeros: earlier releases did not sync it, so a power
+    failure could damage it, and anyone can sign tokens with a secret that is known.
     """
     path = make_private(home / "secrets") / "jwt_secret"
     if not path.exists():
         create_private(path, new_secret().encode())
-    path.chmod(0o600)
-    secret = path.read_bytes().decode(errors="replace").strip()
+    secret = ""
+    if not path.is_dir():
+        path.chmod(0o600)
+        secret = path.read_bytes().decode(errors="replace").strip()
     if len(secret) < MIN_SECRET_LENGTH or "\0" in secret or "\N{REPLACEMENT CHARACTER}" in secret:
         raise StartRefused(
             f"{path} is damaged: it must hold a text of at least {MIN_SECRET_LENGTH} characters. Put it back from a backup, set JWT_SECRET"

@@ -132,6 +132,7 @@ class StartDownloadRequest(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
     PROJECTOR_FIELD_NUMBER: builtins.int
+    ADAPTERS_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model's id from now on. 1 to 128 characters of [A-Za-z0-9._-]."""
     source: builtins.str
@@ -149,6 +150,10 @@ class StartDownloadRequest(google.protobuf.message.Message):
     """The model's multimodal projector, an address as in source; "none": no projector. Empty: as before, or else the one that lies beside the
     model on the Hub. It is fetched with the model and checked against it.
     """
+    @property
+    def adapters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AdapterSource]:
+        """LoRA adapters of the model: these and no others. Empty: as before. They are fetched with the model and checked against it."""
+
     def __init__(
         self,
         *,
@@ -157,10 +162,33 @@ class StartDownloadRequest(google.protobuf.message.Message):
         name: builtins.str = ...,
         sha256: builtins.str = ...,
         projector: builtins.str = ...,
+        adapters: collections.abc.Iterable[Global___AdapterSource] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "name", b"name", "projector", b"projector", "sha256", b"sha256", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapters", b"adapters", "model_uuid", b"model_uuid", "name", b"name", "projector", b"projector", "sha256", b"sha256", "source", b"source"]) -> None: ...
 
 Global___StartDownloadRequest: typing_extensions.TypeAlias = StartDownloadRequest
+
+@typing.final
+class AdapterSource(google.protobuf.message.Message):
+    """A LoRA adapter and where it comes from."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """The name by which servers use it."""
+    source: builtins.str
+    """An address as in StartDownloadRequest.source."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        source: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "source", b"source"]) -> None: ...
+
+Global___AdapterSource: typing_extensions.TypeAlias = AdapterSource
 
 @typing.final
 class GetDownloadRequest(google.protobuf.message.Message):

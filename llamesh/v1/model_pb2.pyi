@@ -32,6 +32,8 @@ class _ModelFileRoleEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """The weights, or a part of them."""
     MODEL_FILE_ROLE_PROJECTOR: _ModelFileRole.ValueType  # 2
     """The multimodal projector: turns images or sound into embeddings of the model."""
+    MODEL_FILE_ROLE_ADAPTER: _ModelFileRole.ValueType  # 3
+    """A LoRA adapter, which servers of the model may use by its name."""
 
 class ModelFileRole(_ModelFileRole, metaclass=_ModelFileRoleEnumTypeWrapper):
     """What a file is to its model."""
@@ -42,6 +44,8 @@ MODEL_FILE_ROLE_WEIGHTS: ModelFileRole.ValueType  # 1
 """The weights, or a part of them."""
 MODEL_FILE_ROLE_PROJECTOR: ModelFileRole.ValueType  # 2
 """The multimodal projector: turns images or sound into embeddings of the model."""
+MODEL_FILE_ROLE_ADAPTER: ModelFileRole.ValueType  # 3
+"""A LoRA adapter, which servers of the model may use by its name."""
 Global___ModelFileRole: typing_extensions.TypeAlias = ModelFileRole
 
 class _Modality:
@@ -194,7 +198,7 @@ class Model(google.protobuf.message.Message):
 
     @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
-        """All files: the parts in the order of their numbers, then the projector."""
+        """All files: the parts in the order of their numbers, then the projector, then the adapters."""
 
     def __init__(
         self,
@@ -231,7 +235,7 @@ class ModelFile(google.protobuf.message.Message):
     role: Global___ModelFileRole.ValueType
     """What it is to its model."""
     name: builtins.str
-    """Its name in the source; empty if the source gave none."""
+    """Its name in the source, empty if the source gave none; of an adapter the name that it was given."""
     size_bytes: builtins.int
     """Length in bytes."""
     sha256: builtins.str

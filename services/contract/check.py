@@ -12,13 +12,14 @@ from llamesh.names import DEFAULT_NAMESPACE
 from llamesh.runtime_parameters import (
     DEFAULT_DRAFT_TOKENS,
     DEFAULT_MICRO_BATCH,
+    adapters,
     all_parameters,
     batch_size,
     loads_projector,
     slot_share,
     with_defaults,
 )
-from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_PROJECTOR, Model
+from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_ADAPTER, MODEL_FILE_ROLE_PROJECTOR, Model
 from llamesh.v1.server_pb2 import CacheType, LoadMode, RopeScaling, RuntimeParameters, SpeculativeType, Switch
 from services.contract.contradictions import MIN_SLOT_CONTEXT
 from services.contract.decisions import Decisions, RecordedDecision
@@ -113,6 +114,7 @@ def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: Mode
             f"llama.cpp gives a slot at most the {trained} tokens that the model was trained for, and {share} are reserved; "
             "yarn lifts that",
         )
+    _check_adapters(parameters, shape)
     if parameters.mmproj_auto and not shape.projector_bytes:
         raise invalid(
             all_parameters()["mmproj_auto"].flag,
@@ -128,6 +130,17 @@ def check_of_model(parameters: RuntimeParameters, shape: ModelShape, draft: Mode
             f"has a vocabulary of {draft.vocabulary_size} tokens and the model one of {shape.vocabulary_size}; "
             f"llama.cpp uses it only if they differ by at most {MAX_VOCABULARY_DIFFERENCE}",
         )
+
+
+def _check_adapters(parameters: RuntimeParameters, shape: ModelShape) -> None:
+    named = [item.partition(":")[0] for item in parameters.lora.split(",") if item]
+    for name in named:
+        if name not in shape.adapter_bytes:
+            has = ", ".join(shape.adapter_bytes) or "none"
+            words = f"the model has no adapter {name} (it has {has}): fetch it again with one, `llamesh pull SOURCE --lora {name}=SOURCE`"
+            raise invalid(all_parameters()["lora"].flag, parameters.lora, words)
+        if named.count(name) > 1:
+            raise invalid(all_parameters()["lora"].flag, parameters.lora, f"names the adapter {name} twice")
 
 
 def model_shape(model: Model) -> ModelShape:
@@ -146,6 +159,7 @@ def model_shape(model: Model) -> ModelShape:
         quantisation=gguf.quantisation,
         sliding_window=gguf.sliding_window,
         projector_bytes=sum(file.size_bytes for file in model.files if file.role == MODEL_FILE_ROLE_PROJECTOR),
+        adapter_bytes={file.name: file.size_bytes for file in model.files if file.role == MODEL_FILE_ROLE_ADAPTER},
     )
 
 
@@ -179,6 +193,7 @@ def estimate_for(
     )
     if loads_projector(parameters):
         engine = engine.with_projector(shape.projector_bytes)
+    engine = engine.with_adapters(sum(shape.adapter_bytes.get(name, 0) for name in adapters(parameters)))
     if draft is None:
         return engine
     return engine.with_draft(

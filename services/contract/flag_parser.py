@@ -34,6 +34,7 @@ MAX_SHOWN_NAMES = 8
 _TEXTS = {
     "alias": "must be one name of 1 to 128 characters of A-Z, a-z, 0-9 and ._:/@+-, the first a letter or digit",
     "chat_template_kwargs": "must be a JSON object of at most 2048 characters",
+    "lora": "must be 1 to 8 names of adapters of the model, each with a scale if it is not 1 (style:0.5,law); a path is not accepted",
     "model_draft": "must be the model_uuid of a model in the catalogue; a path, an address or a repository is not accepted",
     "reasoning_budget_message": "must be 1 to 512 characters, none of them a control character",
 }

@@ -13,7 +13,8 @@ count. A recurrent state is not in the catalogue and not counted: it is small co
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 CACHE_TYPES: dict[str, tuple[int, int]] = {
     "f32": (1, 4),
@@ -68,6 +69,8 @@ class ModelShape:
     """Tokens; 0: full attention."""
     projector_bytes: int = 0
     """Size of the projector's file; 0 if the model has none."""
+    adapter_bytes: Mapping[str, int] = field(default_factory=dict)
+    """Size of the file of each LoRA adapter by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,10 @@ class MemoryEstimate:
     def own_bytes(self) -> int:
         """Return the memory of each engine without shared weights."""
         return self.engine_bytes - self.shared_weights_bytes
+
+    def with_adapters(self, size: int) -> MemoryEstimate:
+        """Return the estimate with LoRA adapters of `size` bytes, which each engine copies."""
+        return replace(self, overhead_bytes=self.overhead_bytes + size)
 
     def with_projector(self, size: int) -> MemoryEstimate:
         """Return the estimate with a projector of `size` bytes: its weights, which each engine copies, and as much to compute."""

@@ -75,13 +75,13 @@ class Fetches:
         return staged
 
     async def _files(self, row: TransferRow) -> list[SourceFile]:
-        """Return the files of the model: those of its source, with the projector that the caller gave."""
+        """Return the files of the model: those of its source, with the projector and the adapters that the caller gave."""
         files = list(await self._source.files(row.source))
         if row.projector:
             files = [file for file in files if file.role is not FileRole.PROJECTOR]
         if row.projector not in ("", NO_PROJECTOR):
             files.append(SourceFile(row.projector, FileRole.PROJECTOR))
-        return files
+        return files + [SourceFile(address, FileRole.ADAPTER, name) for name, address in row.adapters]
 
     async def _survey(self, row: TransferRow, files: Sequence[SourceFile]) -> int:
         """Check the headers of all files and the room for them, and return the sum of their sizes; 0 if one is unknown."""
@@ -138,7 +138,7 @@ class Fetches:
                 retries.add(0)
             weights = sum(each.role is FileRole.WEIGHTS for each in files)
             check = partial(check_file, role=file.role, number=number, weights=weights)
-            name = "".join(filter(str.isprintable, found.name))[:MAX_NAME]
+            name = file.name or "".join(filter(str.isprintable, found.name))[:MAX_NAME]
             limited = self._bandwidth.limited(found)
             done = await self._staging.stage(row, number, limited, check, count, present)
             staged.append(StagedFile(file.role, name, done))

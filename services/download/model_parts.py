@@ -1,12 +1,13 @@
 """Decides whether files belong to one model, from their headers. No I/O.
 
 Invariant: files that pass are loaded by llama.cpp as one model. The rules are those of its loader: the first part says how many parts and
-tensors there are, each tensor is in exactly one part, and a projector makes embeddings of the model's width.
+tensors there are, each tensor is in exactly one part, a projector makes embeddings of the model's width, and an adapter changes tensors of
+the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +17,10 @@ from services.download.sources import FileRole
 
 PROJECTOR_ARCHITECTURE = "clip"
 PROJECTOR_KIND = "mmproj"
+
+
+_SIDES = {(False, "lora_a"): (0, 0), (False, "lora_b"): (1, 1), (True, "lora_a"): (1, 1), (True, "lora_b"): (1, 0)}
+"""Which dimension of a factor must be equal to which one of the tensor. Embeddings are looked up by rows: their factors are flipped."""
 
 
 class Header(NamedTuple):
@@ -45,12 +50,14 @@ def check_part(header: Header, number: int, count: int) -> None:
 
 
 class PartsCheck:
-    """Checks the headers of all files of a model, in their order. It keeps the names of the tensors, at most MAX_TENSORS."""
+    """Checks the headers of all files of a model, in their order. It keeps names and shapes of the tensors, at most MAX_TENSORS."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._files: list[GgufMetadata] = []
         self._owner: dict[str, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        """The shape of each tensor by its name."""
 
     def add(self, header: Header) -> None:
         """Check the next header. Raises MODEL_INVALID if it is not of the next part of the model."""
@@ -69,6 +76,7 @@ class PartsCheck:
         for tensor in header.tensors:
             if self._owner.setdefault(tensor.name, number) != number:
                 raise self._foreign(f"its tensor {tensor.name} is in file {self._owner[tensor.name]} too")
+            self.shapes[tensor.name] = tensor.shape
         if len(self._owner) > MAX_TENSORS:
             raise unusable(f"more than {MAX_TENSORS} tensors")
 
@@ -103,10 +111,43 @@ def check_projector(header: Header) -> None:
         raise unusable("the projector does not say its type (clip.projector_type)")
 
 
+def check_adapter(header: Header) -> None:
+    """Raise MODEL_INVALID unless a file is a LoRA adapter."""
+    metadata = header.metadata
+    if (metadata.kind, metadata.adapter_type) != ("adapter", "lora"):
+        raise unusable(
+            f"the file is no LoRA adapter: its general.type is {metadata.kind[:40]!r} and its adapter.type {metadata.adapter_type[:40]!r}"
+        )
+
+
+def check_fits(adapter: Header, model: GgufMetadata, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise MODEL_INVALID unless each tensor of an adapter changes a tensor of the model: the rules of llama.cpp's loader."""
+    if adapter.metadata.architecture != model.architecture:
+        raise unusable(
+            f"the adapter is for the architecture {adapter.metadata.architecture}, and that of the model is {model.architecture}"
+        )
+    for tensor in adapter.tensors:
+        name, dot, end = tensor.name.rpartition(".")
+        if tensor.name.endswith("_norm.weight"):
+            continue  # llama.cpp leaves them out
+        if not dot or end not in ("lora_a", "lora_b"):
+            raise unusable(f"the adapter has a tensor {tensor.name}, which is no part of a LoRA adapter")
+        shape = shapes.get(name)
+        if shape is None:
+            raise unusable(f"the adapter changes the tensor {name}, which the model does not have")
+        side, at = _SIDES[name == "token_embd.weight", end]
+        if len(shape) < 2 or len(tensor.shape) < 2 or tensor.shape[side] != shape[at]:
+            raise unusable(
+                f"the adapter's tensor {tensor.name} has the shape {tensor.shape}, and that of the model {shape}"
+            )
+
+
 def check_file(header: Header, role: FileRole, number: int, weights: int) -> None:
     """Raise MODEL_INVALID unless file `number` of a model can have this role. The model has `weights` parts."""
     if role is FileRole.PROJECTOR:
         check_projector(header)
+    elif role is FileRole.ADAPTER:
+        check_adapter(header)
     else:
         check_part(header, number, weights)
 
@@ -121,9 +162,13 @@ class ModelCheck:
 
     def add(self, header: Header) -> None:
         """Check the next header. Raises MODEL_INVALID if it does not belong to the model."""
-        if next(self._roles) is FileRole.PROJECTOR:
+        role = next(self._roles)
+        if role is FileRole.PROJECTOR:
             check_projector(header)
             self._projector = header.metadata
+        elif role is FileRole.ADAPTER:
+            check_adapter(header)
+            check_fits(header, self._parts.metadata(), self._parts.shapes)
         else:
             self._parts.add(header)
 

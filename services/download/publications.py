@@ -102,7 +102,11 @@ class Publications:
             row = await current(session, transfer.model_uuid, transfer.attempt, self._owner_id)
             if row is None:
                 return await _recorded(session, files, transfer)
-            keys = [await self._key_for(session, file.object) for file in files]
+            key_of = {
+                sha256: await self._key_for(session, each)
+                for sha256, each in {file.object.sha256: file.object for file in files}.items()
+            }
+            keys = [key_of[file.object.sha256] for file in files]
             before = await session.get(ModelRow, row.model_uuid)
             left = {file.object_key for file in before.files} if before else set()
             left = left.union(*(file.object.unsound for file in files)) - set(keys)

@@ -61,6 +61,8 @@ class TransferRow(Base):
     """Subject of the caller who started the transfer last; empty if unknown."""
     projector: Mapped[str] = mapped_column(String(2048), default="")
     """The source of the projector as `source`; NO_PROJECTOR, or empty: the one that the source has."""
+    adapters: Mapped[list[list[str]]] = mapped_column(JSON, default=list)
+    """Name and source, as `source`, of each LoRA adapter."""
     expected_sha256: Mapped[str] = mapped_column(String(64))
     """The SHA-256 that the caller requires; empty if any is accepted."""
     state: Mapped[str] = mapped_column(String(16), index=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamesh.kit.errors import MeshError, Reason
@@ -20,6 +21,8 @@ class TransferRequest:
     sha256: str = ""
     requested_by: str = ""
     projector: str = ""
+    adapters: Sequence[tuple[str, str]] = ()
+    """Name and source of each."""
 
 
 def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
@@ -36,10 +39,12 @@ def must_start(row: TransferRow | None, has_model: bool, request: TransferReques
             + ", which differs from this request",
             {"modelUuid": row.model_uuid, "source": source},
         )
-    if request.projector in ("", row.projector):
+    if request.projector in ("", row.projector) and list(map(list, request.adapters)) in ([], row.adapters):
         return False
     if row.state != TransferState.SUCCEEDED:
-        words = f"{row.model_uuid} is being fetched with another projector: cancel that download first"
+        words = (
+            f"{row.model_uuid} is being fetched with another projector or other adapters: cancel that download first"
+        )
         raise MeshError(
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT, words, {"modelUuid": row.model_uuid, "source": row.shown_source}
         )

@@ -31,7 +31,7 @@ from services.download.fetches import Fetches, StagedFile, discard
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.model_names import default_name
 from services.download.progress import Progress
-from services.download.publications import PublicationLostError, Publications, PublishedFile
+from services.download.publications import PublicationLostError, Publications, PublishedFile, PublishedObject
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import SourceError, SourceObject
@@ -194,8 +194,7 @@ class TransferRuns:
         recorded = None
         try:
             for file in files:
-                publish = partial(self._publications.publish, file.staged)
-                done = await _until_written(lambda publish=publish: to_completion(publish()))  # type: ignore[misc]
+                done = await self._publish_one(file, published)
                 published.append(PublishedFile(file.role, file.name, done))
             # Before the success can be seen, so that a success leaves nothing behind.
             await discard(files)
@@ -205,6 +204,13 @@ class TransferRuns:
                 for each in published:
                     await to_completion(self._publications.abandon(each.object))
         return recorded
+
+    async def _publish_one(self, file: StagedFile, published: Sequence[PublishedFile]) -> PublishedObject:
+        """Publish a file, unless another file of the model has the same bytes."""
+        for other in published:
+            if other.object.sha256 == file.staged.sha256:
+                return other.object
+        return await _until_written(lambda: to_completion(self._publications.publish(file.staged)))
 
     async def _opened(self, row: TransferRow, found: SourceObject) -> None:
         """Record what the open source reports: its revision, and the file's name if the caller gave no name."""

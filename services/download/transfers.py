@@ -68,7 +68,13 @@ class Transfers:
                 # Random, so that a run of a deleted row of the same model has another attempt than this row.
                 first = secrets.randbelow(2**30)
                 row = TransferRow(
-                    model_uuid=request.model_uuid, source="", projector="", name="", expected_sha256="", attempt=first
+                    model_uuid=request.model_uuid,
+                    source="",
+                    projector="",
+                    adapters=[],
+                    name="",
+                    expected_sha256="",
+                    attempt=first,
                 )
                 session.add(row)
             self._renew(row, request)
@@ -80,6 +86,8 @@ class Transfers:
         row.name = request.name or row.name if same else request.name
         row.expected_sha256 = request.sha256 or row.expected_sha256 if same else request.sha256
         row.projector = request.projector or row.projector if same else request.projector
+        if request.adapters or not same:
+            row.adapters = list(map(list, request.adapters))
         if request.source:
             row.source, row.shown_source = request.source, request.shown_source
         row.state = TransferState.QUEUED
@@ -116,10 +124,12 @@ class Transfers:
             return (await session.scalars(select(TransferRow).where(_SHOWN).order_by(TransferRow.create_time))).all()
 
     async def unended_sources(self) -> Sequence[str]:
-        """Return the sources of all transfers that have not ended, those of projectors included."""
-        query = select(TransferRow.source, TransferRow.projector).where(TransferRow.state.in_(UNENDED))
+        """Return the sources of all files of all transfers that have not ended."""
         async with self._database.read() as session:
-            return [source for row in await session.execute(query) for source in row]
+            rows = (await session.scalars(select(TransferRow).where(TransferRow.state.in_(UNENDED)))).all()
+        return [
+            source for row in rows for source in (row.source, row.projector, *(adapter for _, adapter in row.adapters))
+        ]
 
     async def workable(self) -> Sequence[TransferRow]:
         """Return the active transfers that this process runs or may claim, by time of request."""

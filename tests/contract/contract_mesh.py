@@ -59,11 +59,12 @@ for _model, _uuid, _vocabulary in ((DRAFT, "tiny", 49152), (STRANGER, "stranger"
     _model.model_uuid = _uuid
     _model.gguf.MergeFrom(model_pb2.GgufMetadata(tensor_bytes=8 * MIB, layer_count=2, vocabulary_size=_vocabulary))
 SEEING = model_pb2.Model()
-"""The same with a projector."""
+"""The same with a projector and an adapter."""
 SEEING.CopyFrom(MODEL)
 SEEING.model_uuid = "seeing"
 SEEING.files.add(role=model_pb2.MODEL_FILE_ROLE_WEIGHTS, size_bytes=MODEL.size_bytes)
 SEEING.files.add(role=model_pb2.MODEL_FILE_ROLE_PROJECTOR, size_bytes=8 * MIB)
+SEEING.files.add(role=model_pb2.MODEL_FILE_ROLE_ADAPTER, name="style", size_bytes=3 * MIB)
 
 
 class FakeCatalogue(download_pb2_grpc.CatalogueServiceServicer):

@@ -50,7 +50,9 @@ def test_a_flag_that_llama_cpp_replaced_and_its_option_are_a_mistake(gateway: Fa
 
 
 @pytest.mark.parametrize("command", ["serve", "fit"])
-@pytest.mark.parametrize("words", [["--mmproj", "x"], ["--lora=x"], ["--mirostat", "2"], ["-lv", "3"], ["-mm", "x"]])
+@pytest.mark.parametrize(
+    "words", [["--mmproj", "x"], ["--control-vector=x"], ["--mirostat", "2"], ["-lv", "3"], ["-mm", "x"]]
+)
 def test_an_option_that_may_not_be_given_says_why(
     gateway: FakeGateway, capsys: Capture, command: str, words: list[str]
 ) -> None:

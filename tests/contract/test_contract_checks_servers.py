@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llamesh.v1 import contract_pb2, server_pb2
 from tests.contract.contract_mesh import MIB, MODEL, contract_mesh, failure  # noqa: F401 - a fixture
 
@@ -228,3 +230,26 @@ async def test_a_projector_that_the_model_lacks_is_refused(mesh, as_caller) -> N
     reason, metadata = await failure(check(mesh, as_caller, runtime_params="--mmproj-auto"))
     assert (reason, metadata["parameter"]) == ("PARAMETER_INVALID", "--mmproj-auto")
     assert "the model has no projector: fetch it again with one" in metadata["problem"]
+
+
+async def test_the_adapters_that_a_server_uses_count(mesh, as_caller) -> None:
+    without = await check(mesh, as_caller, model_uuid="seeing")
+    styled = await check(mesh, as_caller, model_uuid="seeing", runtime_params="--lora style:0.5")
+    assert styled.memory.overhead_bytes - without.memory.overhead_bytes == 3 * MIB
+    assert styled.parameters.lora == "style:0.5"
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("law", "the model has no adapter law (it has style): fetch it again with one"),
+        ("style,style:2", "names the adapter style twice"),
+        ("style:x", ""),
+        ("/tmp/adapter.gguf", ""),
+        (",".join(f"a{number}" for number in range(9)), ""),
+    ],
+)
+async def test_adapters_that_cannot_be_used_are_refused(mesh, as_caller, given: str, problem: str) -> None:
+    reason, metadata = await failure(check(mesh, as_caller, model_uuid="seeing", runtime_params=f"--lora {given}"))
+    assert (reason, metadata["parameter"]) == ("PARAMETER_INVALID", "--lora")
+    assert problem in metadata["problem"]

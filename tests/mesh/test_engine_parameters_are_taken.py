@@ -19,6 +19,7 @@ from llamesh.runtime_parameters import settings, slot_context
 from llamesh.v1.server_pb2 import RuntimeParameters
 from services.contract.flag_parser import parse
 from tests.mesh.engines import LLAMA_SERVER_BIN, chat, engine
+from tests.split_models import write_adapter
 
 SLOW = {"ctx_size": 8192, "parallel": 1}
 """One slot with a context that an endless stream does not fill while a test looks on."""
@@ -69,6 +70,7 @@ async def test_every_parameter_at_once_is_taken(tmp_path: Path, model: Path, for
         "chat_template_kwargs": '{"a": 1}', "ctx_checkpoints": 2, "checkpoint_min_step": 64, "model_draft": "self",
         "spec_type": "SPECULATIVE_TYPE_DRAFT_SIMPLE", "spec_draft_n_max": 4, "spec_draft_n_min": 1, "spec_draft_p_min": 0.1,
         "gpu_layers_draft": 0, "cache_type_k_draft": "CACHE_TYPE_F16", "cache_type_v_draft": "CACHE_TYPE_F16",
+        "mmproj_auto": False, "lora": "style:0.5",
     }  # fmt: skip
     others = {"embeddings", "embd_normalize", "reranking", "rope_scale", "alias"}
     """Those that no engine for text can be told, that another one stands against, or that the mesh keeps."""
@@ -79,6 +81,7 @@ async def test_every_parameter_at_once_is_taken(tmp_path: Path, model: Path, for
         environment={"LLAMA_SERVER_BIN": program},
         parameters=parameters,
         files={"model_draft": str(model)},
+        adapters={"style": str(write_adapter(tmp_path / "style.gguf", model, 0, 0))},
     ) as running:
         await running.until("ready")
         async with running.client() as client, client.post("/v1/chat/completions", json=chat()) as answer:

@@ -192,13 +192,17 @@ def test_resources_printed_as_yaml_are_applied_without_a_change(llamesh: Command
     llamesh("delete", "-f", "mesh.yaml")
 
 
-def test_only_resources_created_by_apply_are_pruned(llamesh: Command, folder: Path) -> None:
+def test_only_resources_created_by_apply_are_pruned(
+    llamesh: Command, folder: Path, environment: dict[str, str]
+) -> None:
     contract = "apiVersion: llamesh.dev/v1alpha1\nkind: Contract\nmetadata: {{name: {}}}\n"
     llamesh("contracts", "create", "prune-theirs")
     both = "---\n".join(contract.format(name) for name in ("prune-ours", "prune-theirs", "prune-kept"))
     (folder / "p.yaml").write_text(both)
     llamesh("apply", "-f", "p.yaml")
     (folder / "p.yaml").write_text(contract.format("prune-kept"))
+    environment["LLAMESH_URL"] = environment["LLAMESH_URL"].replace("127.0.0.1", "localhost")
+    assert "--prune removes nothing" in llamesh("apply", "-f", "p.yaml", "--prune", "--set", "another").stderr
     assert llamesh("apply", "-f", "p.yaml").stdout.splitlines() == ["Contract/prune-kept unchanged"]
     dry = llamesh("apply", "-f", "p.yaml", "--prune", "--dry-run").stdout.splitlines()
     assert dry == ["Contract/prune-kept unchanged", "Contract/prune-ours would be removed"]

@@ -18,7 +18,7 @@ from engine.sentence import SENTENCE
 from llamesh.cli.failure import Exit
 from llamesh.locations import handed_over_directory, parts_directory
 from tests.mesh.running import COMMAND_SECONDS, RunningMesh, running_mesh
-from tests.split_models import split, write_projector
+from tests.split_models import split, write_adapter, write_projector
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +148,23 @@ def test_a_server_that_needs_a_projector_is_refused_without_one(person: Person, 
     refused = person.llamesh("serve", "plain.gguf", "--mmproj-auto")
     assert refused.returncode != Exit.OK
     assert "the model has no projector" in refused.stderr
+
+
+def test_a_server_answers_as_its_adapter_says(mesh: RunningMesh, person: Person, tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    whole = sentence.write(tmp_path / "styled.gguf")
+    tokens = GGUFReader(whole).fields["tokenizer.ggml.tokens"].contents()
+    first, second, *_ = SENTENCE.split()
+    word = next(number for number, token in enumerate(tokens) if token.strip("\u2581 ") == second)
+    write_adapter(tmp_path / "short.gguf", whole, word, tokens.index("</s>"))
+    pulled = person.llamesh("pull", "./styled.gguf", "--lora", "short=./short.gguf", "-o", "json")
+    assert pulled.returncode == Exit.OK, pulled.stderr
+    assert [file["name"] for file in json.loads(pulled.stdout)["files"]] == ["styled.gguf", "short"]
+    for name, flags, wanted in (("long", (), SENTENCE), ("short", ("--lora", "short"), f"{first} {second}")):
+        served = person.llamesh("serve", "styled.gguf", "--alias", name, *flags, "--wait")
+        assert served.returncode == Exit.OK, served.stderr
+        assert person.llamesh("chat", name, "Hello!").stdout.strip() == wanted
+        person.llamesh("stop", name)
+    refused = person.llamesh("serve", "styled.gguf", "--lora", "other")
+    assert "the model has no adapter other (it has short)" in refused.stderr

@@ -71,7 +71,8 @@ def values(params: Any) -> dict[str, Any]:
         if type(value).__module__.startswith("xllamacpp") and not isinstance(value, int) and not callable(value):
             found |= {f"{name}.{inner}": each for inner, each in values(value).items()}
         elif not callable(value):
-            found[name] = value
+            # Adapters are compared by identity.
+            found[name] = repr(value) if name == "lora_adapters" else value
     return found
 
 

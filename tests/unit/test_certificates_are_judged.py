@@ -146,6 +146,8 @@ def test_envoy_gets_both_in_one_private_file_and_only_if_they_changed(files: Fil
     run.mkdir()
     assert certificates.hand_to_envoy(read(files), run)
     assert not certificates.hand_to_envoy(read(files), run)
+    certificates.secret_file(run).write_bytes(b"\xff")
+    assert certificates.hand_to_envoy(read(files), run)
     file = certificates.secret_file(run)
     assert file.stat().st_mode & 0o777 == 0o600
     (secret,) = json.loads(file.read_text())["resources"]

@@ -114,6 +114,37 @@ def test_an_unexpected_error_is_printed(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err.count("error: RecursionError: too deep") == 2
 
 
+def test_save_replaces_no_file_of_another_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    notes, other = tmp_path / "notes.md", tmp_path / "other.json"
+    notes.write_text("important")
+    talk(["one", f"/save {other}"])
+    kept = other.read_bytes()
+    talk(["two", f"/save {notes}", f"/save {other}"])
+    assert (notes.read_text(), other.read_bytes()) == ("important", kept)
+    said = capsys.readouterr().err
+    assert f"error: {notes} exists already" in said
+    assert f"hint: /save! {notes} replaces it" in said
+    talk(["two", f"/save! {notes}"])
+    assert len(json.loads(notes.read_text())["messages"]) == 2
+
+
+def test_save_replaces_the_file_of_its_own_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, copy = tmp_path / "x.json", tmp_path / "copy.json"
+    talk(["one", f"/save {file}", "two", f"/save {file}"])
+    talk([f"/load {file}", "three", f"/save {file}", f"/save {copy}", f"/save {file}"])
+    assert "error" not in capsys.readouterr().err
+    assert len(json.loads(file.read_text())["messages"]) == 6
+
+
+def test_load_of_a_file_that_is_not_there_names_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    talk(["/load nowhere.json"])
+    hint = f"hint: relative paths begin in {tmp_path}; /save FILE writes a conversation"
+    assert capsys.readouterr().err == f"error: nowhere.json: No such file or directory\n{hint}\n"
+
+
 def test_bytes_that_are_not_text_are_saved_and_read_again(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     talk(["caf\udce9", f"/save {file}"])

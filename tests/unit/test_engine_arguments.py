@@ -34,7 +34,7 @@ KINDS = {
     FieldDescriptor.TYPE_DOUBLE: 0.5,
     FieldDescriptor.TYPE_STRING: "chatml",
 }
-TEXTS = {"chat_template_kwargs": '{"a":1}', "model_draft": "small", "reasoning_effort": "low"}
+TEXTS = {"chat_template_kwargs": '{"a":1}', "lora": "style:0.5", "model_draft": "small", "reasoning_effort": "low"}
 ENGINE_FIELDS = [field for field in FIELDS if field.name != "alias"]
 """What an engine may be told: the alias has become the server's name before."""
 
@@ -90,7 +90,9 @@ UNLIKE = {
 def test_each_parameter_means_the_same_to_the_library_as_to_llama_server(field: FieldDescriptor) -> None:
     seen = []
     for value in values(field):
-        spec = replace(SPEC, api_key="", parameters={field.name: value}, files={field.name: Path("/models/small.gguf")})
+        files = {field.name: Path("/models/small.gguf")}
+        adapters = {"style": Path("/models/style.gguf")}
+        spec = replace(SPEC, api_key="", parameters={field.name: value}, files=files, adapters=adapters)
         given = parameters.launch_settings(spec, THREADS)
         library = llama_parser.values(embedded.common_params(xllamacpp, spec, given))
         program = llama_parser.values(llama_parser.parsed(launch.arguments(PROGRAM, spec, given)[1:]))
@@ -142,6 +144,25 @@ def test_a_model_that_a_parameter_names_needs_a_file() -> None:
     with pytest.raises(EngineError, match="--model-draft: no file is given for the model small") as caught:
         parameters.launch_settings(spec, THREADS)
     assert caught.value.reason is FailureReason.BAD_SPEC
+
+
+def test_adapters_reach_the_library_as_they_reach_llama_server() -> None:
+    adapters = {"style": Path("/models/s.gguf"), "law": Path("/models/l.gguf")}
+    spec = replace(SPEC, api_key="", parameters={"lora": "style:-0.25,law"}, adapters=adapters)
+    given = parameters.launch_settings(spec, THREADS)
+    library = embedded.common_params(xllamacpp, spec, given)
+    program = llama_parser.parsed(launch.arguments(PROGRAM, spec, given)[1:])
+    for found in (library, program):
+        assert [(each.path, each.scale) for each in found.lora_adapters] == [
+            ("/models/s.gguf", -0.25),
+            ("/models/l.gguf", 1.0),
+        ]
+    for paths, problem in (
+        ({}, "no file is given for the adapter style"),
+        ({"style": Path("/a,b")}, "no path with ,"),
+    ):
+        with pytest.raises(EngineError, match=problem):
+            parameters.launch_settings(replace(SPEC, parameters={"lora": "style"}, adapters=paths), THREADS)
 
 
 def test_a_draft_model_is_put_to_use() -> None:

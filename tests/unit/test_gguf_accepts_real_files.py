@@ -84,6 +84,7 @@ def test_the_header_is_read_into_metadata(path: Path) -> None:
         split_tensor_count=0,
         projector_type="",
         projection_length=0,
+        adapter_type="",
         description=Description(modalities=("MODALITY_TEXT",)),
     )
 

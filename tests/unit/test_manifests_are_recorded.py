@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,6 +98,37 @@ def test_a_resource_that_the_mesh_refused_is_not_recorded(tmp_path: Path) -> Non
     with pytest.raises(MeshError):
         record(tmp_path).creating("User", "ada", "ada", ended(refused))
     assert record(tmp_path).entries() == []
+
+
+@pytest.mark.parametrize("other", ["https://mesh", "http://mesh.lan:8200", "http://localhost:8200"])
+def test_what_was_created_at_one_address_is_known_at_every_other(tmp_path: Path, other: str) -> None:
+    record(tmp_path).creating("Contract", "team", "team", contract)
+    again = Record(other, "set", {"XDG_STATE_HOME": str(tmp_path)})
+    assert [item.id for item in again.entries()] == ["c1"]
+    again.creating("Contract", "more", "more", lambda: contract("more", "c2"))
+    assert {item.id for item in record(tmp_path).entries()} == {"c1", "c2"}
+    assert Record(other, "another set", {"XDG_STATE_HOME": str(tmp_path)}).entries() == []
+
+
+def test_an_intention_means_nothing_at_another_address(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        record(tmp_path).creating("Contract", "team", "team", ended(KilledError()))
+    assert len(record(tmp_path).entries()) == 1
+    assert Record("http://other", "set", {"XDG_STATE_HOME": str(tmp_path)}).entries() == []
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8200", "https://localhost:8200", "http://[::1]:8200"])
+def test_a_record_of_an_earlier_release_is_taken_over(tmp_path: Path, url: str) -> None:
+    """Earlier releases named the file by the address and the set together."""
+    folder = tmp_path / "llamesh" / "applied"
+    folder.mkdir(parents=True)
+    name = hashlib.sha256(b"http://127.0.0.1:8200\nset").hexdigest()[:32]
+    item = {"kind": "Contract", "name": "team", "id": "c1", "create_time": "2026-01-01T00:00:00Z", "found_by": ""}
+    (folder / f"{name}.json").write_text(json.dumps([item]))
+    kept = Record(url, "set", {"XDG_STATE_HOME": str(tmp_path)})
+    assert [entry.id for entry in kept.entries()] == ["c1"]
+    kept.creating("Contract", "more", "more", lambda: contract("more", "c2"))
+    assert {entry.id for entry in kept.entries()} == {"c1", "c2"}
 
 
 def test_resources_of_an_interrupted_apply_are_kept_while_declared(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shlex
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +38,13 @@ Capture = pytest.CaptureFixture[str]
 def test_a_refusal_names_the_typed_word_and_a_valid_one(typed: str, cause: str, hint: str, capsys: Capture) -> None:
     assert run(shlex.split(typed)) == Exit.USAGE
     assert capsys.readouterr().err == f"error: {cause}\nhint: {hint}\n"
+
+
+@pytest.mark.parametrize("typed", ["apply -f -", "apply --filename - --dry-run", "diff -f -", "delete -f -"])
+def test_a_manifest_is_read_from_standard_input(typed: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"kind: Nothing\n")))
+    assert run(shlex.split(typed)) == Exit.USAGE
+    assert "-:1: document 1: apiVersion: is missing" in capsys.readouterr().err
 
 
 def test_a_refused_field_is_named_by_its_option() -> None:

@@ -11,7 +11,16 @@ import pytest
 
 from llamesh.cli.inference import inference_address, seen_from_here
 from llamesh.cli.mesh.lock import announce_ready, held, holder, is_gone, is_ready
-from llamesh.client.profile import DEFAULT_URL, NoMeshRunsError, Profile, home_of, load_profile, save_profile
+from llamesh.client.profile import (
+    DEFAULT_URL,
+    NoMeshRunsError,
+    Profile,
+    home_of,
+    load_profile,
+    profile_path,
+    save_profile,
+    stored_profile,
+)
 from llamesh.local_mesh import Addresses, lock_file, running_here
 
 HERE = Addresses("http://localhost:18200", "http://localhost:18080")
@@ -169,3 +178,13 @@ def test_an_endpoint_is_seen_from_here(endpoint: str, url: str, seen: str) -> No
 def test_an_address_without_a_scheme_is_one_of_http(environment: dict[str, str], url: str) -> None:
     told = load_profile({**environment, "LLAMESH_URL": url, "LLAMESH_INFERENCE_URL": "mesh.lan:8080"})
     assert (told.url, told.inference) == ("http://mesh.lan:8200", "http://mesh.lan:8080")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff", b"\0", b"[" * 100_000, b"[1]"], ids=["no text", "NUL", "nested", "no object"]
+)
+def test_a_damaged_profile_is_none(tmp_path: Path, content: bytes) -> None:
+    file = profile_path({"XDG_CONFIG_HOME": str(tmp_path)})
+    file.parent.mkdir()
+    file.write_bytes(content)
+    assert stored_profile({"XDG_CONFIG_HOME": str(tmp_path)}) is None

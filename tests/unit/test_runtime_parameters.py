@@ -100,6 +100,7 @@ def test_every_field_has_a_flag_and_no_spelling_means_two_things() -> None:
 TEXTS = {
     "alias": ["a", "org/name:tag", "x" * 128],
     "chat_template_kwargs": ["{}", '{"a": "it\'s", "b": [1, "\\\\ \\""]}', '{\n "a": null\n}'],
+    "lora": ["style", "style:0.5,law", "a:-1"],
     "model_draft": ["small", "Qwen-0.5B.Q4_0"],
     "reasoning_budget_message": ["so", "It's enough.", 'an "end"', "\\", "'\\\"", "\u00fcber", "--mlock", "-1"],
 }

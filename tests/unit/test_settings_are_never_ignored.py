@@ -15,6 +15,7 @@ from llamesh.cli.mesh.settings import read_settings
 from llamesh.kit import config_loading
 from llamesh.kit.config_loading import WrongSettingsError, load_settings, warnings
 from llamesh.kit.config_sources import ENVIRONMENT_ONLY
+from llamesh.text_files import MAX_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,6 +102,16 @@ def test_a_file_that_cannot_be_read_is_refused(file: Path) -> None:
     file.rmdir()
     file.write_bytes(b"MAX_REPLICAS=7\nMINIO_BUCKET=\xff\n")
     with pytest.raises(WrongSettingsError, match=f"line 2 of {file} is not UTF-8"):
+        load_settings()
+    file.write_bytes(b"MAX_REPLICAS=7\nMINIO_BUCKET=a\0b\n")
+    with pytest.raises(WrongSettingsError, match=f"line 2 of {file} holds a NUL byte"):
+        load_settings()
+    file.write_bytes(b"#" * (MAX_BYTES + 1))
+    with pytest.raises(WrongSettingsError, match=f"has more than {MAX_BYTES} bytes"):
+        load_settings()
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(WrongSettingsError, match="is no regular file"):
         load_settings()
 
 

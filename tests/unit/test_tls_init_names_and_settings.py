@@ -247,3 +247,33 @@ def test_an_authority_that_is_gone_is_named_although_its_certificate_is_valid(ho
     assert run(["tls", "init"]) == Exit.USAGE
     said = capsys.readouterr().err
     assert f"error: {Files(home).authority}: it holds no PEM certificate\nhint: put ca.pem" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"A=1\nB=\xff\n", "line 2 of {file} is not UTF-8: save the file as UTF-8"),
+        (b"A=1\nB=\0\n", "line 2 of {file} holds a NUL byte"),
+        (None, "{file}: Is a directory"),
+    ],
+    ids=["not UTF-8", "NUL", "folder"],
+)
+def test_settings_that_cannot_be_changed_are_named_before_anything_is_made(
+    home: Path, capsys: Capture, content: bytes | None, said: str
+) -> None:
+    file = home / "config.env"
+    home.mkdir()
+    file.mkdir() if content is None else file.write_bytes(content)
+    assert run(["tls", "init"]) != Exit.OK
+    assert said.format(file=file) in capsys.readouterr().err
+    assert not (home / "tls").exists()
+
+
+def test_a_home_whose_path_the_settings_cannot_hold_is_refused(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    home = tmp_path / "${HOME}"
+    monkeypatch.setenv("LLAMESH_HOME", str(home))
+    assert run(["tls", "init"]) == Exit.USAGE
+    assert "config.env can hold no path with" in capsys.readouterr().err
+    assert not home.exists()

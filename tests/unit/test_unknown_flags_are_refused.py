@@ -38,8 +38,7 @@ DANGEROUS = """
 --path /
 --models-dir /
 --models-preset /tmp/p.ini
---lora /tmp/a.gguf
---lora-scaled /tmp/a.gguf 1
+--lora-init-without-apply
 --control-vector /tmp/a.gguf
 --chat-template-file /etc/passwd
 --grammar-file /etc/passwd

@@ -17,6 +17,9 @@ from llamesh.cli.manifest.references import password_of, source_of, token_path
 from llamesh.cli.sources import check_source
 from llamesh.client.profile import Profile
 
+_REFERENCES = {"Model": "spec.source", "User": "spec.password_from.file", "Key": "spec.secret_file"}
+"""The field of each kind that names a file."""
+
 
 def unusable(documents: Sequence[Document], held: Holdings, profile: Profile) -> dict[tuple[str, int], str]:
     """The problem of each document, by its file and number, whose reference cannot be used on this machine."""
@@ -33,7 +36,10 @@ def unusable(documents: Sequence[Document], held: Holdings, profile: Profile) ->
         except CommandError as error:
             found[document.position] = f"{error.cause}; {error.hint}" if error.hint else error.cause
         except ValueError as error:
-            found[document.position] = str(error)
+            # A path may hold a NUL byte, which no message of the system names with its field.
+            words = str(error)
+            field = _REFERENCES[document.kind]
+            found[document.position] = words if field in words else f"{document.place(field)}: {words}"
     return found
 
 

@@ -24,17 +24,16 @@ def to_prune(
 ) -> list[tuple[CreatedObject, Any]]:
     """Entries of the record with the objects to remove; dependants first."""
     declared = {(kind_of(item.present), identity(item.present)) for item in actions if item.present is not None}
-    everything: list[Any] = [
-        *held.models.values(),
-        *held.contracts,
-        *held.users.values(),
-        *held.servers,
-        *held.keys,
-    ]
-    there = {(kind_of(item), identity(item)): item for item in everything if not _is_revoked(item)}
+    there = _present(held)
     found = [(item, meant) for item in before if (meant := _meant(item, there)) is not None]
     gone = [pair for pair in found if (pair[0].kind, identity(pair[1])) not in declared]
     return sorted(gone, key=lambda pair: ORDER.index(pair[0].kind), reverse=True)
+
+
+def is_known(before: Sequence[CreatedObject], held: Holdings) -> bool:
+    """Whether the record names any object of this mesh."""
+    there = _present(held)
+    return any(_meant(item, there) is not None for item in before)
 
 
 def _meant(item: CreatedObject, there: Mapping[tuple[str, str], Any]) -> Any:
@@ -51,6 +50,18 @@ def _meant(item: CreatedObject, there: Mapping[tuple[str, str], Any]) -> Any:
         and abs(datetime.fromisoformat(present.create_time.ToJsonString()) - began) <= MAX_CREATION
     ]
     return named[0] if len(named) == 1 else None
+
+
+def _present(held: Holdings) -> dict[tuple[str, str], Any]:
+    """The objects that may be removed."""
+    everything: list[Any] = [
+        *held.models.values(),
+        *held.contracts,
+        *held.users.values(),
+        *held.servers,
+        *held.keys,
+    ]
+    return {(kind_of(item), identity(item)): item for item in everything if not _is_revoked(item)}
 
 
 def _found_by(item: Any) -> str:

@@ -1,7 +1,9 @@
-"""Records the objects that an apply has created in a file of this user, so that `--prune` removes nothing else.
+"""Records the objects that an apply has created in files of this user, so that `--prune` removes nothing else.
 
-An entry has the object's id and creation time: an object that somebody removed and made anew is not pruned. Invariant: an object is in the
-file before it is in the mesh, as an intention, so that a killed apply forgets nothing.
+An entry has the object's id and creation time: an object that somebody removed and made anew is not pruned, and an entry of one mesh means
+nothing in another. So an address only decides which file is written: all files of a set are read, because a mesh may have several
+addresses. An intention has no id and counts only at the address that it was written for. Invariant: an object is in the file before it is
+in the mesh, as an intention, so that a killed apply forgets nothing.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from llamesh.cli.declaring import applied_directory
 from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest.holdings import identity, kind_of
 from llamesh.client.errors import MeshError
+from llamesh.client.profile import THIS_MACHINE
 from llamesh.private_files import write_private
 
 
@@ -41,24 +46,21 @@ def entry(name: str, item: Any) -> CreatedObject:
 
 
 class Record:
-    """The entries of one set of manifests on one mesh."""
+    """The entries of one set of manifests. What is created at an address is written into the file of the set and the address."""
 
     def __init__(self, url: str, name: str, environment: Mapping[str, str] = os.environ) -> None:
-        words = hashlib.sha256(f"{url}\n{name}".encode()).hexdigest()[:32]
-        self.path = applied_directory(environment) / f"{words}.json"
+        folder, self._set = applied_directory(environment), _digest(name)
+        self.path = folder / f"{self._set}-{_digest(url)}.json"
+        self._old = folder / f"{_digest(url, name)}.json"
+        """Where earlier releases wrote; only read."""
+        self._older = [folder / f"{_digest(other, name)}.json" for other in _other_spellings(url)]
 
     def entries(self) -> list[CreatedObject]:
         """Return the created objects; none without a record. CommandError if there is one that cannot be read: it would be replaced."""
-        try:
-            return [CreatedObject(**item) for item in json.loads(self.path.read_text("utf-8"))]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            words = error.strerror if isinstance(error, OSError) else "it is damaged"
-            raise CommandError(
-                f"the record of what apply created cannot be read: {self.path}: {words}",
-                hint="restore it, or move it away: --prune then leaves what it named, and `llamesh delete -f` removes it",
-            ) from error
+        own = [*_read(self.path), *_read(self._old)]
+        others = sorted({*self.path.parent.glob(f"{self._set}-*.json")} - {self.path})
+        foreign = [item for path in [*others, *self._older] for item in _read(path) if item.id]
+        return list(dict.fromkeys([*own, *foreign]))
 
     def creating(self, kind: str, name: str, found_by: str, create: Callable[[], Any]) -> Any:
         """Create an object between its intention and its entry. CommandError, with nothing created, if the file cannot be written."""
@@ -80,10 +82,36 @@ class Record:
 
     def _replace(self, is_old: Callable[[CreatedObject], bool], new: Sequence[CreatedObject]) -> None:
         """Read the file again and replace entries in one step."""
-        entries = [*(item for item in self.entries() if not is_old(item)), *new]
+        entries = [*(item for item in _read(self.path) if not is_old(item)), *new]
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_private(self.path, json.dumps([asdict(item) for item in entries], indent=1).encode())
         except OSError as error:
             words = f"the record of what apply creates cannot be written: {self.path}: {error.strerror}"
             raise CommandError(words, hint="make room there, or name another folder in XDG_STATE_HOME") from error
+
+
+def _read(path: Path) -> list[CreatedObject]:
+    try:
+        return [CreatedObject(**item) for item in json.loads(path.read_text("utf-8"))]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        words = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise CommandError(
+            f"the record of what apply created cannot be read: {path}: {words}",
+            hint="restore it, or move it away: --prune then leaves what it named, and `llamesh delete -f` removes it",
+        ) from error
+
+
+def _digest(*lines: str) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+
+def _other_spellings(url: str) -> list[str]:
+    """The other addresses that the mesh at a URL probably has: with or without TLS, and the names of this machine for each other."""
+    parts = urlsplit(url)
+    hosts = {name: f"[{name}]" if ":" in name else name for name in (*THIS_MACHINE, parts.hostname or "")}
+    names = THIS_MACHINE if parts.hostname in THIS_MACHINE else {parts.hostname or ""}
+    port = f":{parts.port}" if parts.port else ""
+    return sorted({f"{scheme}://{hosts[name]}{port}" for scheme in ("http", "https") for name in names} - {url})

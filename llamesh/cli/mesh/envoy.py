@@ -45,13 +45,13 @@ def write_bootstrap(settings: MeshSettings) -> Path:
     }
     # The template puts paths in double quotes, and there YAML has the escapes of JSON.
     escaped = {name: json.dumps(value)[1:-1] for name, value in values.items()}
-    content = string.Template(BOOTSTRAP.read_text()).substitute(escaped)
+    content = string.Template(BOOTSTRAP.read_text()).substitute(escaped).encode()
     path = _bootstrap(settings)
     with contextlib.suppress(OSError):
-        if path.read_text() == content:
+        if path.read_bytes() == content:
             return path
     make_private(settings.run_dir)
-    write_private(path, content.encode(), durable=False)
+    write_private(path, content, durable=False)
     return path
 
 

@@ -128,7 +128,7 @@ def _recorded(run_dir: Path) -> list[ProcessId]:
 def _items(path: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     return [item for item in (content if isinstance(content, list) else [content]) if isinstance(item, dict)]
 

@@ -67,8 +67,8 @@ class Restored:
     """What a restore has made."""
 
     manifest: Manifest
-    moved: tuple[str, ...]
-    """Settings whose values lay below the home of the backup, and lie below the new one now."""
+    moved: settings_file.Moved
+    """Settings whose values lay below the home of the backup, and lie below the new one now if they could be changed."""
 
 
 def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path], None]) -> Restored:
@@ -100,7 +100,7 @@ def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path],
             _fill(place, made)
         else:
             made.rename(place)
-    return Restored(manifest, tuple(moved))
+    return Restored(manifest, moved)
 
 
 def _check_free(home: Path) -> None:

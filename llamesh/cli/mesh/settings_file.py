@@ -1,64 +1,99 @@
 """Edits the settings file of a home, `config.env`, as text.
 
-Invariant: only the lines that change are written anew; comments and all other lines stay as a person wrote them.
+Invariant: only the lines that change are written anew; comments and all other lines stay as a person wrote them. A line that is written
+is read back as it was meant.
 """
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from llamesh.locations import expanded
 from llamesh.private_files import write_private
+from llamesh.text_files import NotTextError, read_text
 
-MAX_BYTES = 1 << 20
-"""Bytes of a file whose paths are changed."""
+LISTS = frozenset({"LLAMESH_IMPORT_DIRS"})
+"""Settings with several paths, which commas separate."""
 _LINE = re.compile(r"(?P<head>\s*(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*=[^\S\r\n]*)(?P<value>.*)", re.DOTALL)
 """A line that sets a value."""
+_UNQUOTED = re.compile(r"(?P<text>.*?)(?P<rest>(?:\s+#.*)?\s*)", re.DOTALL)
+"""A value without quotation marks: its text, and a comment and the end of the line."""
 _BEGINNING = r"(?<![^\s\"'=,:])"
 """Before a path: nothing, or what separates values and their parts."""
-_END = r"(?=[/\"',:]|\s+#|\s*$)"
-"""After the path of a folder: a path below it, or what ends values and their parts."""
+_END = r"(?=[/\"']|\s+#|\s*$)"
+"""After the path of a folder: a path below it, or the end of the value. A comma and a colon may belong to the name of another folder."""
+_END_IN_LIST = r"(?=[/\"',]|\s+#|\s*$)"
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|\$\{")
+"""What no line can express: control characters, bytes that are not UTF-8, and the beginning of a variable, which the reader replaces."""
+_PLAIN = re.compile(r"[A-Za-z0-9/._~-]*")
+"""A path that needs no other spelling in a URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The names of the values that named the old place of a home."""
+
+    changed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    """Those that cannot hold the path of the new place."""
 
 
 def with_values(content: str, values: Mapping[str, str]) -> str:
     """Return the content with these values in place of those that it had under the same names."""
-    kept = [line for line in content.splitlines(keepends=True) if _name(line) not in values]
+    kept = [line for line in _lines(content) if _name(line) not in values]
     if kept and not kept[-1].endswith("\n"):
         kept.append("\n")
     return "".join([*kept, *(f"{name}={_quoted(value)}\n" for name, value in values.items())])
 
 
-def moved(content: str, old: Path, new: Path) -> tuple[str, list[str]]:
+def can_hold(value: str) -> bool:
+    """Whether the file can have a value."""
+    return _UNWRITABLE.search(value) is None
+
+
+def moved(content: str, old: Path, new: Path) -> tuple[str, Moved]:
     """Return the content for a home that is at another place, and the names of the values that named the old place."""
-    lines, names = [], []
-    for line in content.splitlines(keepends=True):
+    lines, changed, left = [], [], []
+    for line in _lines(content):
         found = _LINE.fullmatch(line)
-        changed = found["head"] + _moved(found["value"], old, new) if found else line
-        if found and changed != line:
-            names.append(found["name"].upper())
-        lines.append(changed)
-    return "".join(lines), names
+        value = _moved(found["name"].upper(), found["value"], old, new) if found else None
+        if found is None or value == found["value"]:
+            lines.append(line)
+        elif value is None:
+            lines.append(line)
+            left.append(found["name"].upper())
+        else:
+            lines.append(found["head"] + value)
+            changed.append(found["name"].upper())
+    return "".join(lines), Moved(tuple(changed), tuple(left))
 
 
-def move(file: Path, old: str, new: Path) -> list[str]:
-    """Change a file for a home that is at another place. Return the names of the changed values.
+def move(file: Path, old: str, new: Path) -> Moved:
+    """Change a file for a home that is at another place.
 
     The file and the old place may come from a hostile backup: what no mesh writes is left as it is.
     """
     known = isinstance(old, str) and old.isprintable() and len(Path(old).parts) > 1
-    if not known or not file.exists() or file.stat().st_size > MAX_BYTES:
-        return []
+    if not known or not file.exists():
+        return Moved()
     try:
-        content, names = moved(file.read_bytes().decode(), Path(old), new)
-    except UnicodeDecodeError:
+        content, found = moved(read_text(file), Path(old), new)
+    except NotTextError:
         # `llamesh up` names the line.
-        return []
-    if names:
+        return Moved()
+    if found.changed:
         write_private(file, content.encode())
-    return names
+    return found
+
+
+def _lines(content: str) -> Iterable[str]:
+    """The lines with their ends. Only those that the reader of the file takes for ends: str.splitlines knows more."""
+    return io.StringIO(content, newline="")
 
 
 def _name(line: str) -> str:
@@ -66,18 +101,28 @@ def _name(line: str) -> str:
     return found["name"].upper() if found else ""
 
 
-def _moved(value: str, old: Path, new: Path) -> str:
-    """Replace the path of the old home at the beginning of each path in a value."""
+def _moved(name: str, value: str, old: Path, new: Path) -> str | None:
+    """Replace the path of the old home at the beginning of each path in a value. None if the value cannot hold the new path."""
     quote = value[:1] if value[:1] in {'"', "'"} else ""
+    found = _UNQUOTED.fullmatch(value)
+    text, rest = (found["text"], found["rest"]) if found and not quote else (value, "")
     spellings = [str(old)]
     with suppress(ValueError):
         user = expanded("~")
         if old.is_relative_to(user):
             spellings.append(f"~/{old.relative_to(user)}")
+    changed = text
     for spelling in spellings:
-        pattern = _BEGINNING + re.escape(_escaped(spelling, quote)) + _END
-        value = re.sub(pattern, lambda _: _escaped(str(new), quote), value)
-    return value
+        pattern = _BEGINNING + re.escape(_escaped(spelling, quote)) + (_END_IN_LIST if name in LISTS else _END)
+        changed = re.sub(pattern, lambda _: _escaped(str(new), quote), changed)
+    if changed == text:
+        return value
+    separates = name in LISTS and "," in str(new)
+    needs_encoding = "://" in text and not _PLAIN.fullmatch(str(new))
+    if separates or needs_encoding or not can_hold(str(new)):
+        return None
+    ends_early = changed != changed.strip() or re.search(r"\s#", changed)
+    return (_quoted(changed) if ends_early and not quote else changed) + rest
 
 
 def _quoted(value: str) -> str:

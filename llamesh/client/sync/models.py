@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,11 +82,13 @@ class Models(Part):
         name: str = "",
         sha256: str = "",
         projector: str | Path = "",
+        adapters: Mapping[str, str | Path] | None = None,
         timeout: float | None = None,
     ) -> Pull:
         """Start a download from an address, or from a file below the mesh's import folders. The default `uuid` is made from the name.
 
         `projector` is the source of the model's multimodal projector, or `none`; by default the one beside the model on the Hub.
+        `adapters` are the sources of LoRA adapters by the names under which servers use them.
 
         SourceRefused, whose remedy says how to bring it in, for a file outside those folders.
         """
@@ -98,6 +100,10 @@ class Models(Part):
             name=name,
             sha256=sha256,
             projector=projector if projector == "none" else address_of(projector),
+            adapters=[
+                download_pb2.AdapterSource(name=each, source=address_of(where))
+                for each, where in (adapters or {}).items()
+            ],
         )
         try:
             download = self._call(f"{DOWNLOAD}/StartDownload", request, download_pb2.Download, timeout)

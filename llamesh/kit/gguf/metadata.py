@@ -17,7 +17,7 @@ MAX_KEYS_BYTES = 1 << 20
 """Maximum size of all keys together; they are stored to find duplicates. Real files have 5 KiB."""
 MAX_TEMPLATE = 1 << 20
 """Maximum size of a chat template. The longest real ones have about 30 KiB."""
-_TEXTS = {"general.architecture", "general.name", "general.type"}
+_TEXTS = {"general.architecture", "general.name", "general.type", "adapter.type"}
 _PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type", "clip.audio.projector_type")
 _PROJECTION_LENGTHS = ("clip.vision.projection_dim", "clip.audio.projection_dim")
 _MAX_LAYERS = 4_096
@@ -196,6 +196,7 @@ class MetadataReader:
             split_count=split_count,
             split_tensor_count=self._size("split.tensors.count", _MAX_INT32),
             projector_type=next((self._texts[key] for key in _PROJECTOR_TYPES if key in self._texts), ""),
+            adapter_type=self._texts.get("adapter.type", ""),
             projection_length=max(self._size(key, _MAX_WIDTH) for key in _PROJECTION_LENGTHS),
             description=self._describer.description(architecture, kind, self._numbers),
         )

@@ -59,5 +59,7 @@ class GgufMetadata:
     """The kind of a projector, such as `mlp` or `qwen2vl_merger`; empty for other files."""
     projection_length: int
     """Width of the embeddings that a projector makes, as its header says."""
+    adapter_type: str
+    """The kind of an adapter, such as `lora`; empty for other files."""
     description: Description
     """What the file says to people."""

@@ -18,6 +18,7 @@ class FileRole(enum.StrEnum):
 
     WEIGHTS = "WEIGHTS"
     PROJECTOR = "PROJECTOR"
+    ADAPTER = "ADAPTER"
 
 
 MAX_CHUNK = 1 << 20
@@ -112,10 +113,11 @@ class SourceObject:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of a model: its canonical address, and what it is to the model."""
+    """A file of a model: its canonical address, what it is to the model, and its name if the caller gave it one."""
 
     address: str
     role: FileRole = FileRole.WEIGHTS
+    name: str = ""
 
 
 class Source(Protocol):
