@@ -25,7 +25,7 @@ REMEDIES = {
     "USER_EXISTS": "choose another name; `llamesh users update {username}` changes the user",
     "MODEL_NOT_READY": "`llamesh pull` waits until the model is there",
     "MODEL_NOT_IN_CONTRACT": "an administrator sets the models of a contract: `llamesh contracts update {contractId} --models NAME`",
-    "CONTRACT_IN_USE": "`llamesh users update NAME --contract ID` gives a user another; `llamesh keys revoke KEY` ends a key",
+    "CONTRACT_IN_USE": "`llamesh users update NAME --contract CONTRACT` gives a user another; `llamesh keys revoke KEY` ends a key",
     "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
     "QUANT_NOT_CONFIGURED": "start the mesh with `llamesh up --quant`, or set QUANT_SERVICE_URL; `llamesh pull ADDRESS` needs neither",
     "QUANT_JOB_NOT_FOUND": "`llamesh jobs` lists the jobs",
