@@ -38,6 +38,10 @@ REMEDIES = {
 """Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
 
 
+class NobodyAnswersError(CommandError):
+    """Nobody answers at the address of the mesh."""
+
+
 def translate(error: Exception, url: str = "") -> CommandError | None:
     """Return the command's failure for an error of the client; None for other errors. `url`: the mesh that was called, if known."""
     if isinstance(error, AmbiguousNameError):
@@ -60,7 +64,8 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         hint = REMEDIES[error.reason].format_map(
             {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", **error.metadata}
         )
-    if error.code == "UNAVAILABLE" and not error.reason:
+    failure = NobodyAnswersError if error.code == "UNAVAILABLE" and not error.reason else CommandError
+    if failure is NobodyAnswersError:
         # gRPC's message names sockets and attempts; the user needs the address.
         cause = f"{_mesh(url)} does not answer"
         hint = "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
@@ -76,7 +81,7 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
     code = exit_of(error.code, error.reason)
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
-    return CommandError(cause, parts=parts, hint=hint, code=code)
+    return failure(cause, parts=parts, hint=hint, code=code)
 
 
 def command_error(error: Exception) -> CommandError:
