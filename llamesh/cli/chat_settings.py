@@ -28,6 +28,8 @@ SETTINGS: dict[str, type] = {
     "think": bool,
     "format": str,
 }
+OF_THE_CONVERSATION = ("system", "verbose")
+"""Settings that are no fields of a request."""
 OTHER_WORDS = {"num_predict": "max_tokens"}
 """Names of settings in other tools."""
 SWITCHES = {"think": ("think", "on"), "nothink": ("think", "off")}
@@ -44,8 +46,9 @@ def value_of(name: str, word: str) -> Any:
     """Return the value of a setting from what was typed. CommandError if there is no such setting or it cannot have this value."""
     kind = SETTINGS.get(name)
     if kind is None:
-        meant = nearest(name, SETTINGS)
-        hint = f"did you mean {meant}?" if meant else f"settings: {', '.join(SETTINGS)}"
+        known = (*SETTINGS, *OF_THE_CONVERSATION)
+        meant = nearest(name, known)
+        hint = f"did you mean {meant}?" if meant else f"settings: {', '.join(known)}"
         raise CommandError(f"there is no setting {name}", hint=hint, code=Exit.USAGE)
     if kind is list:
         return _words(word)

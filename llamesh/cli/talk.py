@@ -40,7 +40,7 @@ COMMANDS = {
     "/bye": "end the conversation (Ctrl-D)",
     "/clear": "forget what was said",
     "/system [TEXT]": "set the system prompt; without TEXT, remove it",
-    "/set [NAME VALUE]": f"show or set {', '.join(SETTINGS)}, system, verbose",
+    "/set [NAME VALUE]": "show all settings, or set one: temperature, system, ...",
     "/show": "model, settings and messages",
     "/save FILE": "write the conversation; /save! FILE replaces another file",
     "/load FILE": "read a conversation",
