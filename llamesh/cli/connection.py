@@ -122,13 +122,28 @@ def wrong_port(error: InferencePortError, name: str) -> CommandError:
 
 def inference_asked(url: str) -> CommandError:
     """The failure if the answer to a management call is an error in OpenAI's format."""
-    host = urlsplit(url).hostname or ""
-    shown = f"[{host}]" if ":" in host else host
     return CommandError(
         f"{url} is an inference address, not the management address of a mesh",
-        hint=f"LLAMESH_URL={urlsplit(url).scheme}://{shown}:{DEFAULT_PORT}, unless that mesh has another management port",
+        hint=f"LLAMESH_URL={_with_default_port(url)}, unless that mesh has another management port",
         code=Exit.USAGE,
     )
+
+
+def no_logins(url: str) -> CommandError:
+    """The failure if a login was sent to a port of another service, such as 8201 or 8202."""
+    here = running_here(os.environ) if on_this_machine(url) else None
+    right = here.management if here else _with_default_port(url)
+    return CommandError(
+        f"{url} takes no logins: it is the port of another service, not the management address of a mesh",
+        hint=f"--url {right}" + ("" if here else ", unless that mesh has another management port"),
+        code=Exit.USAGE,
+    )
+
+
+def _with_default_port(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{DEFAULT_PORT}"
 
 
 def encrypted(url: str) -> CommandError | None:
