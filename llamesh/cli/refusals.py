@@ -17,13 +17,15 @@ REMEDIES = {
     "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
     "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
-    "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh rm {modelUuid}` removes the first model",
+    "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh downloads cancel {modelUuid}` ends the first download, "
+    "`llamesh rm {modelUuid}` removes its model",
     "DOWNLOAD_NOT_FOUND": "`llamesh pull` fetches a model",
     "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
     "CONTRACT_NOT_FOUND": "`llamesh contracts list` lists the contracts",
     "USER_NOT_FOUND": "`llamesh users list` lists the users",
     "USER_EXISTS": "choose another name; `llamesh users update {username}` changes the user",
-    "MODEL_NOT_READY": "`llamesh pull` waits until the model is there",
+    "MODEL_NOT_READY": "`llamesh downloads` shows its download; `llamesh downloads resume {modelUuid}` lets a paused one go on, "
+    "`llamesh downloads cancel {modelUuid}` ends it",
     "MODEL_NOT_IN_CONTRACT": "an administrator sets the models of a contract: `llamesh contracts update {contractId} --models NAME`",
     "CONTRACT_IN_USE": "`llamesh users update NAME --contract CONTRACT` gives a user another; `llamesh keys revoke KEY` ends a key",
     "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
