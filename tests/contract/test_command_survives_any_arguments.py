@@ -109,7 +109,7 @@ def test_random_arguments_never_end_in_a_traceback(
     seen: set[int] = set()
     while runs < MIN_RUNS or (time.monotonic() < ends and runs < 10 * MIN_RUNS):
         words = arguments(chance)
-        monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"right\n")))
         try:
             code = run(words)
         except BaseException as error:
