@@ -71,7 +71,7 @@ def issue(
     A new one is also valid for the names of the one that it replaces, which clients may use, except those in `without`.
     OSError if a file cannot be written; CertificateError if a name is none or the authority's files cannot be used.
     """
-    dropped = {_dropped(name) for name in without}
+    dropped = {as_dropped(name) for name in without}
     wanted = [name for name in dict.fromkeys(map(normal, names)) if name not in dropped]
     if not wanted:
         raise CertificateError("no name is left for the certificate", "keep at least one name")
@@ -104,7 +104,7 @@ def fingerprint(file: Path) -> str:
     return found.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
-def _dropped(name: str) -> str:
+def as_dropped(name: str) -> str:
     """A name as the certificate has it, which may be one that no new certificate may hold."""
     return normal(name) if is_usable(name) else name.strip().lower()
 
