@@ -37,7 +37,8 @@ _UNCOUNTED_HEAD = 25
 """Bytes of a response's head that Envoy counts as received, but not as header bytes: "HTTP/1.1 200 OK" and separators."""
 _SHORT_CHUNK, _SHORT_FRAMING, _LONG_FRAMING = 256, 6, 7
 """A chunk's length has three hexadecimal digits from 256 bytes on, so its framing has 7 bytes instead of 6."""
-_FIRST_TOKEN = "first_token_microseconds"
+_STARTED = "first_token_microseconds"
+"""What Envoy measures of every stream as soon as its first token comes."""
 _COUNTS_ONLY = ("/input_tokens", "/count_tokens")
 """Ends of paths whose answers count a prompt's tokens but use none."""
 
@@ -106,7 +107,7 @@ def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage |
         return TokenUsage(prompt or 0, completion)
     if prompt is None:
         prompt = known.prompts.estimate(target, size) if engine_has_it else 0
-    if _FIRST_TOKEN not in counts:
+    if _STARTED not in counts:
         return TokenUsage(prompt, 0, reported=False)
     if tried_before:
         # The byte counts include the waker's answer of the first attempt.
