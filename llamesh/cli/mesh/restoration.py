@@ -178,7 +178,7 @@ def _manifest(archive: tarfile.TarFile, source: Path, version: str) -> Manifest:
     first = archive.next()
     if first is None or first.name != MANIFEST:
         raise ArchiveError(f"{source} is no backup of llamesh", "name a file that `llamesh backup` wrote")
-    text = _text(archive, first, source, _MAX_MANIFEST)
+    text = _text(archive, first, source)
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -206,9 +206,9 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def _text(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path, most: int) -> bytes:
-    """Read a manifest or an end of at most so many bytes. ArchiveError if it has changed."""
-    content = _content(archive, entry, source).read() if entry.size <= most else b""
+def _text(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path) -> bytes:
+    """Read a manifest. ArchiveError if it has changed."""
+    content = _content(archive, entry, source).read() if entry.size <= _MAX_MANIFEST else b""
     if hashlib.sha256(content).hexdigest() != entry.pax_headers.get(DIGEST):
         raise _changed(source, entry.name)
     return content
@@ -234,17 +234,40 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path) -> 
 
 def _extract_files(archive: tarfile.TarFile, source: Path, home: Path) -> None:
     """Extract what follows the manifest. ArchiveError if the end does not list exactly these files."""
-    found: dict[str, str] = {}
+    listing, files = _Listing(), 0
     while (member := archive.next()) is not None and member.name != END:
-        if len(found) >= MAX_FILES + 1:
+        if files >= MAX_FILES + 1:
             raise ArchiveError(f"{source} holds more than {MAX_FILES} files, which no backup does", _ONLY_TRUSTED)
-        found[member.name] = _extract(archive, member, source, home)
+        listing.add(member.name, _extract(archive, member, source, home))
+        files += 1
         # tarfile keeps every header, of up to _MAX_HEADER bytes.
         archive.members.clear()  # type: ignore[attr-defined]
-    # Comparing the text needs no parser, whose memory an archive could exhaust.
-    listed = json.dumps(found).encode()
-    if member is None or _text(archive, member, source, len(listed)) != listed or archive.next() is not None:
+    if member is None or not listing.is_that_of(archive, member, source) or archive.next() is not None:
         raise ArchiveError(f"{source} is damaged: it does not hold what was backed up", _ANOTHER_COPY)
+
+
+class _Listing:
+    """Digest of the text of the last entry, `json.dumps` of the SHA-256 of each file by name, for the files of an archive in its order.
+
+    Neither the names nor the text are kept: an archive could exhaust the memory with them, and with a parser.
+    """
+
+    def __init__(self) -> None:
+        self._digest, self._separator = hashlib.sha256(b"{"), ""
+
+    def add(self, name: str, digest: str) -> None:
+        """Add the next file."""
+        self._digest.update(f"{self._separator}{json.dumps(name)}: {json.dumps(digest)}".encode())
+        self._separator = ", "
+
+    def is_that_of(self, archive: tarfile.TarFile, end: tarfile.TarInfo, source: Path) -> bool:
+        """Whether the last entry lists exactly the files that were added."""
+        complete = self._digest.copy()
+        complete.update(b"}")
+        read = Digested(_content(archive, end, source))
+        while read.read(1 << 20):
+            pass
+        return read.sha256.hexdigest() == complete.hexdigest() == end.pax_headers.get(DIGEST)
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, source: Path, home: Path) -> str:
