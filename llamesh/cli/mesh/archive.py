@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from llamesh.cli.mesh import restore_mark, unfinished
+from llamesh.durability import sync
 from llamesh.private_files import new_private
 
 FORMAT = 1
@@ -110,6 +111,7 @@ def write(
             os.fsync(file.fileno())
         check_replaceable(target)
         written.replace(target)
+        sync(target.parent)
     return manifest
 
 

@@ -1,8 +1,8 @@
 """Makes a home of a backup, which may be damaged or hostile.
 
 Invariant: a home is restored whole or not at all, and only if there is none; a home that is filled in place has a mark until it is whole
-(`restore_mark`). An archive writes nothing outside the home and no link, and
-the memory, the number of files and the depth of folders that it can cause are bounded.
+(`restore_mark`). Files are on the disk before the home counts, so a power failure leaves no home of empty ones. An archive writes nothing
+outside the home and no link, and the memory, the number of files and the depth of folders that it can cause are bounded.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from llamesh.cli.mesh.archive import (
 )
 from llamesh.cli.mesh.unfinished import remove
 from llamesh.disk_space import free_bytes
+from llamesh.durability import sync, sync_all
 from llamesh.locations import make_private
 from llamesh.private_files import new_private
 
@@ -96,10 +97,12 @@ def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path],
         if (made / TABLES).exists():
             load(made / TABLES, made)
             (made / TABLES).unlink()
+        sync_all(made)
         if exists:
             _fill(place, made)
         else:
             made.rename(place)
+            sync(place.parent)
     return Restored(manifest, moved)
 
 
@@ -128,9 +131,12 @@ def _fill(home: Path, made: Path) -> None:
     """Move what was made into the home, which counts from the last step on."""
     mark = restore_mark.path_of(home)
     mark.touch(mode=0o600)
+    sync(home)
     for entry in made.iterdir():
         entry.rename(home / entry.name)
+    sync(home)
     mark.unlink()
+    sync(home)
 
 
 class _ForeignHeaderError(Exception):
