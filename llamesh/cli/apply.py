@@ -154,8 +154,10 @@ def _set_name(filename: Sequence[str], given: str, prune: bool) -> str:
 
 def _held(mesh: Client, documents: Sequence[Document], also: Set[str] = frozenset()) -> Holdings:
     from llamesh.cli.manifest import holdings
+    from llamesh.cli.manifest.dangling import names_models
 
-    return holdings.read(mesh, {item.kind for item in documents} | also)
+    referred = {"Model", "ModelServe"} if any(map(names_models, documents)) else set()
+    return holdings.read(mesh, {item.kind for item in documents} | also | referred)
 
 
 def _apply(mesh: Client, actions: Sequence[Action], record: Record) -> None:

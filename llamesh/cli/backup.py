@@ -96,6 +96,8 @@ def restore(file: str, /) -> None:
         note(
             f"these settings cannot hold the path {home}, and still name {manifest.home} in config.env: {', '.join(left)}"
         )
+    if (named := os.environ.get("LLAMESH_CONFIG")) and Path(named).absolute() != home / archive.SETTINGS:
+        note(f"LLAMESH_CONFIG names {named}: the mesh reads that file instead of {home / archive.SETTINGS}")
     if not manifest.models:
         note("models are not in this backup; after the start, fetch those that you need again:")
         for command in pulls(home):

@@ -12,6 +12,7 @@ from llamesh import runtime_parameters
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import MaybeIdleSleep, MaybeWakeBudget
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.lookups import find_server
 from llamesh.cli.output import Output, show_one, text
 from llamesh.cli.printing import note
 from llamesh.cli.serve import Flags, find_models, given_parameters, with_runtime_parameters
@@ -79,7 +80,7 @@ def change(
     set_seconds(changes.wake_budget, wake_budget) if wake_budget is not None else None
     with connected() as mesh:
         find_models(mesh, given)
-        present = mesh.servers.get(mesh.servers.find(server))
+        present = mesh.servers.get(find_server(mesh, server))
         _set_defaults(mesh, changes, present, defaults)
         _set_parameters(changes, present, given, [item for item in defaults if item not in own])
         if not changes.ListFields():

@@ -8,7 +8,6 @@ import os
 import shlex
 import stat
 import sys
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from llamesh.cli.addressee import Addressee, with_served_names
 from llamesh.cli.connection import meant
 from llamesh.cli.context import slot_context
 from llamesh.cli.conversation import Conversation, content, encoded, image_paths, path_alone
@@ -29,8 +29,6 @@ from llamesh.cli.wrapping import Wrapper, safe
 
 MAX_PIPED = 16 * 2**20
 """Maximum length in characters of standard input in a question."""
-LIST_SECONDS = 5.0
-"""Deadline in seconds of the call that lists the served names for a refusal."""
 
 
 def chat(
@@ -49,7 +47,7 @@ def chat(
     Parameters
     ----------
     model
-        The name it is served by, or a server's id.
+        The name it is served by, a server's id, or a name of a model that one server serves.
     prompt
         The question. What comes through a pipe is put below it.
     system
@@ -75,7 +73,7 @@ def chat(
         sys.stdin.reconfigure(errors="replace")
     if not prompt and not image and sys.stdin.isatty():
         note(f"talking to {text(model)}; /help lists commands, Ctrl-D ends")
-        ask = partial(_answer, model, json_lines=json_lines, stoppable=True)
+        ask = partial(_answer, Addressee(model), json_lines=json_lines, stoppable=True)
         Talk(model, talk, ask, reader(), verbose=verbose).go_on()
         return
     _check_paths(model, prompt)
@@ -83,7 +81,7 @@ def chat(
     if not question.strip():
         raise CommandError("there is no question", hint='llamesh chat MODEL "..."', code=Exit.USAGE)
     talk.messages.append({"role": "user", "content": content(question, list(image))})
-    _answer(model, talk, verbose, json_lines=json_lines)
+    _answer(Addressee(model), talk, verbose, json_lines=json_lines)
 
 
 def _check_paths(model: str, prompt: str) -> None:
@@ -116,26 +114,20 @@ def _piped(prompt: str) -> str:
     return piped
 
 
-def _answer(model: str, talk: Conversation, verbose: bool, *, json_lines: bool = False, stoppable: bool = False) -> str:
+def _answer(
+    addressee: Addressee, talk: Conversation, verbose: bool, *, json_lines: bool = False, stoppable: bool = False
+) -> str:
     """Ask, print what comes as it comes, and return all of it.
 
     If it is stoppable, an answer that Ctrl-C or a failure ends is what has come until then.
     """
-    from llamesh.cli import web
-
-    profile = meant()
     request = talk.request()
     if verbose:
         request["stream_options"] = {"include_usage": True}
-    path, body = _addressed(model, request)
-    address = inference_address(profile)
     shown = _Shown(json_lines=json_lines)
     try:
-        with web.answer(address, "POST", path, profile.token, encoded(body)) as response:
-            if response.status >= 400:
-                raise _refused(web.refusal(response), address, profile.token)
-            for event in _events(response):
-                shown.event(event)
+        while not _sent(addressee, request, shown):
+            pass
     except (KeyboardInterrupt, CommandError) as error:
         if shown.said or isinstance(error, KeyboardInterrupt):
             shown.end()
@@ -145,8 +137,26 @@ def _answer(model: str, talk: Conversation, verbose: bool, *, json_lines: bool =
         return shown.said
     shown.end()
     if verbose:
-        note(_figures(shown.last, slot_context(model)))
+        note(_figures(shown.last, slot_context(addressee.name)))
     return shown.said
+
+
+def _sent(addressee: Addressee, request: dict[str, Any], shown: _Shown) -> bool:
+    """Send a request and show its answer. False if it is to be sent again, because the addressee has another name there."""
+    from llamesh.cli import web
+
+    profile = meant()
+    address = inference_address(profile)
+    path, body = addressee.addressed(request)
+    with web.answer(address, "POST", path, profile.token, encoded(body)) as response:
+        if response.status >= 400:
+            refusal = web.refusal(response)
+            if addressee.found_elsewhere(refusal):
+                return False
+            raise with_served_names(refusal, address, profile.token)
+        for event in _events(response):
+            shown.event(event)
+    return True
 
 
 class _Shown:
@@ -236,30 +246,6 @@ def _figures(event: dict[str, Any], context: int) -> str:
     if total := usage.get("total_tokens"):
         parts.append(f"context used {total} of {context}" if context else f"context used {total} tokens")
     return ", ".join(parts)
-
-
-def _refused(refusal: CommandError, address: str, token: str) -> CommandError:
-    """Return the failure for a refusal; if no server has the model, with the served names."""
-    if refusal.code is not Exit.NOT_FOUND:
-        return refusal
-    from llamesh.cli import web
-
-    try:
-        with web.answer(address, "GET", "/v1/models", token, timeout=LIST_SECONDS) as response:
-            names = [str(item["id"]) for item in json.loads(response.read())["data"]]
-    except (CommandError, ValueError, KeyError, TypeError):
-        return refusal
-    if not names:
-        return CommandError(refusal.cause, hint="nothing is served yet: llamesh serve MODEL", code=refusal.code)
-    return CommandError(refusal.cause, parts=[f"served: {', '.join(names)}"], code=refusal.code)
-
-
-def _addressed(model: str, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A server's id goes into the path, a model's name into the body."""
-    try:
-        return f"/{uuid.UUID(model)}/v1/chat/completions", request
-    except ValueError:
-        return "/v1/chat/completions", {"model": model, **request}
 
 
 def _events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:

@@ -7,13 +7,14 @@ Invariant: a number that the mesh does not report is omitted or shown as unknown
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.context import model_context
+from llamesh.cli.lookups import own_server
 from llamesh.cli.output import Output, show_one, size, text, when, word, wrapped
 from llamesh.cli.printing import say
 from llamesh.cli.servers import SERVER
@@ -41,10 +42,11 @@ def describe(server: ServerOrModel, *, output: Output = "table") -> None:
     from llamesh.v1 import server_pb2
 
     with connected() as mesh:
+        servers = list(mesh.servers.list())
         try:
-            found = mesh.servers.get(mesh.servers.find(server))
+            found = own_server(server, servers) or mesh.servers.get(server)
         except errors.ServerNotFound as missing:
-            _describe_model(mesh, server, missing, output)
+            _describe_model(mesh, server, missing, output, servers)
             return
         if output != "table":
             show_one(found, output, SERVER)
@@ -66,7 +68,7 @@ def describe(server: ServerOrModel, *, output: Output = "table") -> None:
         _say(text(words).rstrip(), 4)
 
 
-def _describe_model(mesh: Client, word: str, missing: Exception, output: Output) -> None:
+def _describe_model(mesh: Client, word: str, missing: Exception, output: Output, servers: Sequence[Server]) -> None:
     """Show everything about the model that a word names; raise `missing` if it names none."""
     from llamesh.cli.models import MODEL
     from llamesh.client import errors
@@ -80,6 +82,12 @@ def _describe_model(mesh: Client, word: str, missing: Exception, output: Output)
         return
     for column in MODEL:
         _say(f"{column.title.capitalize():<14}{text(column.value(found))}", 14)
+    for server in servers:
+        if server.model_uuid == found.model_uuid:
+            _say(
+                f"{'Served by':<14}{text(f'{server.server_uuid}  {server.model_name}  {server.runtime_params}').rstrip()}",
+                14,
+            )
 
 
 def _say(line: str, indent: int) -> None:

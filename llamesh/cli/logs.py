@@ -15,6 +15,7 @@ from cyclopts.types import UInt16
 
 from llamesh.cli.connection import connected, elsewhere
 from llamesh.cli.failure import CommandError, Exit, visible
+from llamesh.cli.lookups import find_server
 from llamesh.cli.mesh import logfiles
 from llamesh.cli.printing import put
 from llamesh.locations import home_directory
@@ -34,8 +35,8 @@ def logs(
     Parameters
     ----------
     name
-        A server (id, model name), of any mesh; or a component of the mesh on this machine: controller, gateway, contract, download, quant,
-        envoy. Empty: all components.
+        A server (its id, its name, or a name of its model), of any mesh; or a component of the mesh on this machine: controller,
+        gateway, contract, download, quant, envoy. Empty: all components.
     follow
         Go on with lines that come.
     tail
@@ -47,7 +48,7 @@ def logs(
         _components([name] if name else list(logfiles.NAMES), follow=follow, tail=tail)
         return
     with connected() as mesh:
-        for line in mesh.servers.logs(mesh.servers.find(name), replica=replica, tail=tail, follow=follow):
+        for line in mesh.servers.logs(find_server(mesh, name), replica=replica, tail=tail, follow=follow):
             _show("", line)
 
 

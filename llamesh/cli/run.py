@@ -16,6 +16,7 @@ from llamesh.cli.chat import chat
 from llamesh.cli.connection import connected
 from llamesh.cli.declaring import declaring
 from llamesh.cli.durations import Duration, IdleSleep
+from llamesh.cli.lookups import own_server
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
@@ -98,8 +99,7 @@ def _named(word: str, servers: Sequence[Server]) -> Server | None:
     same = [server for server in servers if server.model_name == word]
     if same and len({server.model_uuid for server in same}) == 1:
         return same[0]
-    meant = resolve(word, [(server.server_uuid, server.model_name) for server in servers], shortened=True)
-    return next((server for server in servers if server.server_uuid == meant), None)
+    return own_server(word, servers)
 
 
 def _model(mesh: Client, word: str, servers: Sequence[Server]) -> str:

@@ -11,6 +11,7 @@ from cyclopts.types import PositiveInt
 
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import Duration
+from llamesh.cli.lookups import find_server
 from llamesh.cli.output import Column, Output, fitting, show_json_line, show_list, show_one, table, text, when, word
 from llamesh.cli.printing import note, say
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from llamesh.client.sync import Client
     from llamesh.v1.server_pb2 import Server
 
-ServerName = Annotated[str, Parameter(help="Its id, its model name, or the beginning of its id.")]
+ServerName = Annotated[
+    str, Parameter(help="Its id, its name or the beginning of its id; or a name of the model that it alone serves.")
+]
 
 
 def _state(server: Server) -> str:
@@ -83,7 +86,7 @@ def wait(server: ServerName, *, timeout: Duration = 120.0, output: Output = "tab
         How long to wait: 2m, or seconds; exit code 6 after it.
     """
     with connected() as mesh:
-        show_one(mesh.servers.wait_ready(mesh.servers.find(server), timeout=timeout), output, SERVER)
+        show_one(mesh.servers.wait_ready(find_server(mesh, server), timeout=timeout), output, SERVER)
 
 
 def scale(server: ServerName, replicas: PositiveInt, *, output: Output = "table") -> None:
@@ -95,19 +98,19 @@ def scale(server: ServerName, replicas: PositiveInt, *, output: Output = "table"
         Engines wanted while awake.
     """
     with connected() as mesh:
-        show_one(mesh.servers.scale(mesh.servers.find(server), replicas), output, SERVER)
+        show_one(mesh.servers.scale(find_server(mesh, server), replicas), output, SERVER)
 
 
 def sleep(server: ServerName, *, output: Output = "table") -> None:
     """Stop the engines until the next request; running requests are finished first."""
     with connected() as mesh:
-        show_one(mesh.servers.sleep(mesh.servers.find(server)), output, SERVER)
+        show_one(mesh.servers.sleep(find_server(mesh, server)), output, SERVER)
 
 
 def wake(server: ServerName, *, output: Output = "table") -> None:
     """Start the engines of a sleeping server."""
     with connected() as mesh:
-        show_one(mesh.servers.wake(mesh.servers.find(server)), output, SERVER)
+        show_one(mesh.servers.wake(find_server(mesh, server)), output, SERVER)
 
 
 def stop(server: ServerName, /, *servers: ServerName) -> int:
@@ -117,7 +120,7 @@ def stop(server: ServerName, /, *servers: ServerName) -> int:
     with connected() as mesh:
 
         def end(name: str) -> None:
-            gone = mesh.servers.stop(mesh.servers.find(name))
+            gone = mesh.servers.stop(find_server(mesh, name))
             note(f"stopped {gone.server_uuid} ({gone.model_name})")
 
         return for_each([server, *servers], end)

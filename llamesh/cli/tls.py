@@ -132,7 +132,7 @@ def _use(home: Path, certificate: Path, key: Path) -> str:
     config, content = _settings(home)
     found = read_settings(os.environ, tolerant=True)
     named = (found.tls_certificate, found.tls_key)
-    if named == (str(certificate), str(key)):
+    if all(_is_same(file, made) for file, made in zip(named, (certificate, key), strict=True)):
         return "the settings name it already: a mesh that runs takes a renewed certificate by itself"
     both, missing = " and ".join(SETTINGS), [file for file in named if file and _is_missing(file)]
     by_environment = any(os.environ.get(setting) for setting in SETTINGS)
@@ -140,12 +140,12 @@ def _use(home: Path, certificate: Path, key: Path) -> str:
         where = "the environment" if by_environment else config
         return f"{where} names another certificate, which stays in use; {both} decide"
     if by_environment:
-        return f"the environment names {' and '.join(missing)}, which is missing: unset {both}, then run `llamesh tls init` again"
+        return f"the environment names {_gone(missing)}: unset {both}, then run `llamesh tls init` again"
     write_private(
         config,
         settings_file.with_values(content, dict(zip(SETTINGS, map(str, (certificate, key)), strict=True))).encode(),
     )
-    instead = f" instead of {' and '.join(missing)}, which is missing" if missing else ""
+    instead = f" instead of {_gone(missing)}" if missing else ""
     return f"{config} names it{instead}: the next `llamesh up` speaks https"
 
 
@@ -172,6 +172,18 @@ def _check_settings(home: Path, files: tuple[Path, Path]) -> None:
             hint="set LLAMESH_HOME to a folder with another name",
             code=Exit.USAGE,
         )
+
+
+def _is_same(file: str, made: Path) -> bool:
+    """Whether a setting names a file, by whatever path."""
+    try:
+        return bool(file) and expanded(file).samefile(made)
+    except (OSError, ValueError):
+        return False
+
+
+def _gone(missing: list[str]) -> str:
+    return f"{' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} missing"
 
 
 def _is_missing(file: str) -> bool:

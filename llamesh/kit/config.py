@@ -177,7 +177,8 @@ class Settings(BaseSettings):
     download_parallel_parts: Annotated[int, Field(ge=1, le=32)] = _named(
         "LLAMESH_DOWNLOAD_PARALLEL_PARTS",
         4,
-        "Parts of one model that are fetched at the same time. At most this many are fetched again after a crash.",
+        "Parts of one model that are fetched at the same time; under a limit of bandwidth, no more than it fills in a second. At most this "
+        "many are fetched again after a crash.",
     )
     download_bytes_per_second: BytesPerSecond = _named(
         "LLAMESH_DOWNLOAD_BYTES_PER_SECOND",

@@ -10,7 +10,7 @@ from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 
 
 def apply_changes(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
-    """Return a copy of the spec in which every field that is set in `changes` has its new value.
+    """Return a copy of the spec in which every field that is set in `changes` has its new value; a duration of zero is the default: unset.
 
     `changes.runtime_params` is the exception: the contract service parses it, and callers set `changes.parameters` to the result.
     """
@@ -22,7 +22,15 @@ def apply_changes(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
     for part in ("parameters", "idle_sleep", "wake_budget"):
         if changes.HasField(part):
             getattr(result, part).CopyFrom(getattr(changes, part))
-    return result
+    return without_zeros(result)
+
+
+def without_zeros(spec: ServerSpec) -> ServerSpec:
+    """Unset the durations of a spec that are zero, which means the same, and return it: a spec has one form only."""
+    for name in ("idle_sleep", "wake_budget"):
+        if spec.HasField(name) and not getattr(spec, name).ToNanoseconds():
+            spec.ClearField(name)
+    return spec
 
 
 def check_etag(present: str, etag: str) -> None:

@@ -50,6 +50,7 @@ class Bandwidth:
             found,
             chunks=share.passed(found.chunks),
             read=(lambda offset, length: share.passed(read(offset, length))) if read is not None else None,
+            bytes_per_second=self._rate,
         )
 
     async def take(self, share: BandwidthShare, length: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
-from llamesh.kit.objects import ObjectStore
+from llamesh.kit.objects import ObjectStore, StoreError
 from llamesh.kit.pages import Pages
 from llamesh.names import served_name
 from llamesh.v1.download_pb2 import (
@@ -131,7 +131,10 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def GetStore(self, request: GetStoreRequest, context: Context) -> Store:
         """See download.proto."""
-        space = await self._store.space()
+        try:
+            space = await self._store.space()
+        except StoreError as error:
+            raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error)) from error
         if space is None:
             return Store(kind=StoreKind.STORE_KIND_S3)
         return Store(kind=StoreKind.STORE_KIND_DIRECTORY, free_bytes=space.free, total_bytes=space.total)

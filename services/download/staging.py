@@ -2,7 +2,8 @@
 
 In parts: the header is read first, so a file that is refused costs a small read. Then `parallel` tasks take the missing parts in order.
 Each reads its part, writes it, records it in the journal (`partial_objects`) and waits until it is hashed. If the process is killed, at
-most `parallel` parts that were read are not recorded and are read again.
+most `parallel` parts that were read are not recorded and are read again. Under a limit of bandwidth all parts on their way advance at the
+same rate, so no more are read at once than the limit fills in a second.
 
 Invariant: a part is recorded only when the store has it durably. A part is read from the object that was opened (`If-Match`), and the
 journal belongs to an object with the same ETag, size and revision, so parts of two objects are never mixed.
@@ -24,6 +25,11 @@ from services.download.tables import TransferRow
 
 Count = Callable[[int], None]
 """Called with a number of bytes."""
+
+
+def parts_at_once(parallel: int, part_size: int, bytes_per_second: int) -> int:
+    """Return how many parts are read at the same time: `parallel`; under a limit those that it fills in a second, but at least one."""
+    return min(parallel, max(1, bytes_per_second // part_size)) if bytes_per_second else parallel
 
 
 class Staging:
@@ -80,7 +86,7 @@ class Staging:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self._parallel):
+                for _ in range(parts_at_once(self._parallel, parted.layout.part_size, found.bytes_per_second)):
                     group.create_task(work())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors

@@ -31,7 +31,7 @@ from services.download.changes import Changes
 from services.download.fetches import Fetches, StagedFile, discard
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.progress import Progress
-from services.download.publications import PublicationLostError, Publications, PublishedFile, PublishedObject
+from services.download.publications import PublicationLostError, Publications, PublishedFile
 from services.download.retry_waits import RetryWaits, TransferAttempt
 from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import SourceError, SourceObject
@@ -179,38 +179,45 @@ class TransferRuns:
                 return
             self.broadcast(verifying)
             metadata = await to_completion(verify([(file.role, file.staged) for file in files]))
-            recorded = await self._publish(files, metadata, row)
+            await self._publish(files, metadata, row)
         finally:
             await discard(files)
-        if recorded is not None:
-            model, transfer = recorded
-            log.info("transfer succeeded", model_uuid=row.model_uuid, sha256=model.sha256, bytes=model.size_bytes)
-            self._changes.model(model_message(model))
-            self.broadcast(transfer)
 
-    async def _publish(self, files: Sequence[StagedFile], metadata: GgufMetadata, row: TransferRow) -> Any:
-        fields = gguf_fields(metadata)
+    async def _publish(self, files: Sequence[StagedFile], metadata: GgufMetadata, row: TransferRow) -> None:
+        """Publish verified files, record the model and tell the watchers.
+
+        A cancellation takes effect between two steps only, so it finds what was published, and a success is always told.
+        """
         published: list[PublishedFile] = []
-        recorded = None
+
+        async def publish(file: StagedFile) -> None:
+            # Files of one model may have the same bytes.
+            same = [each.object for each in published if each.object.sha256 == file.staged.sha256]
+            done = same[0] if same else await self._publications.publish(file.staged)
+            published.append(PublishedFile(file.role, file.name, done))
+
+        recorded = False
         try:
             for file in files:
-                done = await self._publish_one(file, published)
-                published.append(PublishedFile(file.role, file.name, done))
+                await _until_written(partial(_completed, publish, file))
             # Before the success can be seen, so that a success leaves nothing behind.
             await discard(files)
-            recorded = await _until_written(lambda: to_completion(self._publications.record(published, fields, row)))
+            recorded = await _until_written(partial(_completed, self._record, published, gguf_fields(metadata), row))
         finally:
-            if recorded is None:
+            if not recorded:
                 for each in published:
                     await to_completion(self._publications.abandon(each.object))
-        return recorded
 
-    async def _publish_one(self, file: StagedFile, published: Sequence[PublishedFile]) -> PublishedObject:
-        """Publish a file, unless another file of the model has the same bytes."""
-        for other in published:
-            if other.object.sha256 == file.staged.sha256:
-                return other.object
-        return await _until_written(lambda: to_completion(self._publications.publish(file.staged)))
+    async def _record(self, published: Sequence[PublishedFile], fields: dict[str, Any], row: TransferRow) -> bool:
+        """Record the model and tell the watchers. Return False if the transfer was ended by others meanwhile."""
+        recorded = await self._publications.record(published, fields, row)
+        if recorded is None:
+            return False
+        model, transfer = recorded
+        log.info("transfer succeeded", model_uuid=row.model_uuid, sha256=model.sha256, bytes=model.size_bytes)
+        self._changes.model(model_message(model))
+        self.broadcast(transfer)
+        return True
 
     async def _opened(self, row: TransferRow, found: SourceObject) -> None:
         """Record what the open source reports: its revision, and the file's name if the caller gave no name."""
@@ -223,6 +230,10 @@ class TransferRuns:
 def attempt_of(row: TransferRow) -> TransferAttempt:
     """Return the attempt that a row is at."""
     return TransferAttempt(row.model_uuid, row.attempt)
+
+
+async def _completed(step: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    return await to_completion(step(*arguments))
 
 
 async def _until_written(step: Callable[[], Awaitable[T]]) -> T:

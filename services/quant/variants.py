@@ -14,7 +14,15 @@ from sqlalchemy import delete, select
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.objects import DirectoryStore, ObjectStore, StoreError, object_key, object_store
+from llamesh.kit.objects import (
+    DirectoryStore,
+    ObjectDamagedError,
+    ObjectNotFoundError,
+    ObjectStore,
+    StoreError,
+    object_key,
+    object_store,
+)
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from llamesh.kit.quant_place import quant_place
 from llamesh.locations import variants_directory
@@ -59,14 +67,19 @@ class Variants:
         return row
 
     async def locate(self, model_uuid: str) -> tuple[QuantModelRow, str]:
-        """Return a model and the path of its file, empty if the bucket is on an S3 server. Raises MODEL_NOT_FOUND and MODEL_CORRUPT."""
+        """Return a model and the path of its file, empty if the bucket is on an S3 server.
+
+        Raises MODEL_NOT_FOUND, MODEL_CORRUPT if the object is missing or damaged, and STORE_UNAVAILABLE if the store cannot return it.
+        """
         row = await self.get(model_uuid)
         if not isinstance(self._store, DirectoryStore):
             return row, ""
         try:
             path = await self._store.local_path(row.object_key, size=row.size_bytes, published=row.create_time)
-        except StoreError as error:
+        except (ObjectDamagedError, ObjectNotFoundError) as error:
             raise MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, str(error), {"modelUuid": model_uuid}) from error
+        except StoreError as error:
+            raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error), {"modelUuid": model_uuid}) from error
         return row, str(path)
 
     async def remove_object(self, key: str) -> None:

@@ -28,6 +28,8 @@ class FakeInference(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         self.refusal: tuple[int, object] | None = None
+        self.unknown = ""
+        """A model's name that is answered with 404."""
         self.breaks_off = False
         self.cut: int | None = None
         """How many bytes of an answer are sent before the connection ends, as if the answer ended there."""
@@ -56,6 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.refusal:
             status, document = self.server.refusal
             self._send(status, json.dumps(document).encode())
+            return
+        if self.server.unknown and body.get("model") == self.server.unknown:
+            self._send(404, json.dumps({"error": {"message": "nobody serves that"}}).encode())
             return
         if self.server.hung:
             self.send_response(200)
@@ -174,6 +179,27 @@ def test_an_unknown_model_name_is_answered_with_the_served_names(
     inference.served = served
     assert run(["chat", "nope", "Hi"]) == Exit.NOT_FOUND
     assert capsys.readouterr().err == shown
+
+
+@pytest.mark.parametrize("name", ["m0", "name0", UUID[:8]])
+def test_another_name_of_a_served_model_is_looked_up_in_the_mesh(
+    inference: FakeInference, capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    gateway = FakeGateway()
+    gateway.servers = [server_pb2.Server(server_uuid=UUID, model_name="smol", model_uuid="m0")]
+    inference.unknown = name
+    with fake_mesh(gateway, FakeDownloads()) as address:
+        monkeypatch.setenv("LLAMESH_URL", address)
+        assert run(["chat", name, "Hi"]) == Exit.NOT_FOUND
+        monkeypatch.setenv("LLAMESH_TOKEN", "token")
+        capsys.readouterr()
+        assert run(["chat", name, "Hi"]) == Exit.OK
+        assert capsys.readouterr() == ("You said: Hi\n", "")
+        assert inference.asked[-1][0] == f"/{UUID}/v1/chat/completions"
+        gateway.servers = []
+        assert run(["chat", name, "Hi"]) == Exit.NOT_FOUND
+        said = capsys.readouterr().err
+        assert name == UUID[:8] or f"`llamesh run {name}`" in said
 
 
 def test_an_error_inside_the_stream_is_an_error(inference: FakeInference, capsys: Capture) -> None:

@@ -121,7 +121,7 @@ def test_ids_and_names_are_taken(gateway: FakeGateway, capsys: Capture, name: st
 def test_an_ambiguous_name_lists_the_candidates_and_does_nothing(gateway: FakeGateway, capsys: Capture) -> None:
     gateway.servers = [server("0f0c6a0e", "smol"), server("a1b2c3d4", "smol")]
     assert run(["stop", "smol"]) == Exit.USAGE
-    assert "  0f0c6a0e\n  a1b2c3d4\n" in capsys.readouterr().err
+    assert "  0f0c6a0e  smol\n  a1b2c3d4  smol\n" in capsys.readouterr().err
     assert gateway.stopped == []
 
 

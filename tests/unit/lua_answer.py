@@ -73,11 +73,21 @@ def runtime() -> LuaRuntime:
 
 
 def measured(
-    lua: LuaRuntime, kind: str, pieces: Sequence[bytes], status: str = "200", *, leaves: bool = False, **request: Any
+    lua: LuaRuntime,
+    kind: str,
+    pieces: Sequence[bytes],
+    status: str = "200",
+    *,
+    leaves: bool = False,
+    pause: int = PIECE_MICROSECONDS,
+    **request: Any,
 ) -> Measured:
-    """`request`: the metadata that route.lua has written about the request. `leaves`: the client leaves after the last piece."""
+    """`request`: the metadata that route.lua has written about the request. `leaves`: the client leaves after the last piece.
+
+    `pause`: microseconds from one piece to the next; less than 0 if the clock is set back.
+    """
     about = lua.table_from({key.encode(): value for key, value in request.items()})
     sent = lua.table_from(list(pieces))
     handle = lua.globals()[b"handle"]
-    said, asked_for = handle(status.encode(), kind.encode(), about, sent, leaves, PIECE_MICROSECONDS)
+    said, asked_for = handle(status.encode(), kind.encode(), about, sent, leaves, pause)
     return Measured({key.decode(): int(value) for key, value in said.items()}, int(asked_for))

@@ -7,7 +7,8 @@ import os
 import socket
 import sqlite3
 import tarfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,41 @@ def test_a_backup_that_holds_the_key_of_the_authority_says_so(
 def test_a_catalogue_that_cannot_be_read_gives_the_form_of_the_command(tmp_path: Path) -> None:
     assert pulls(tmp_path) == ["llamesh pull SOURCE --name NAME"]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("source", ["pipe", "/dev/zero", "/dev/stdin"])
+def test_only_a_regular_file_is_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, source: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "new"))
+    monkeypatch.chdir(tmp_path)
+    with open_pipe_as_input():
+        assert run(["restore", source]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert f"{tmp_path / source} is no regular file: a backup can be read only from a file" in said
+    assert "hint: write the backup to a file" in said
+    assert not (tmp_path / "new").exists()
+
+
+@contextmanager
+def open_pipe_as_input() -> Iterator[None]:
+    """Make standard input a pipe that nobody writes to and nobody closes."""
+    before, (reads, writes) = os.dup(0), os.pipe()
+    os.dup2(reads, 0)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        for each in (before, reads, writes):
+            os.close(each)
+
+
+def test_no_bytes_of_unfinished_downloads_are_backed_up(home: Path, tmp_path: Path) -> None:
+    kept = {"objects/gguf/a.gguf", "llm-models/b.gguf", "import/staging/c.gguf"}
+    for name in (*kept, "objects/staging/d.parts", "llm-models/staging/e.part", "import/handed-over/f.gguf"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_bytes(b"x")
+    assert run(["backup", str(tmp_path / "b"), "--models"]) == Exit.OK
+    with tarfile.open(tmp_path / "b") as opened:
+        assert {name for name in opened.getnames() if name.split("/")[0] in archive.MODELS} == kept

@@ -13,6 +13,8 @@ from tests.unit.lua_answer import PIECE_MICROSECONDS, measured, runtime
 STREAM = "text/event-stream"
 PING = b":\n\n"
 TOKENS = 15
+MAX_EVENT = 65536
+"""As in envoy/lua/first_token.lua."""
 FAKE = 'He said: "prompt_progress":{} and "type":"response.created"\n\ndata: {"error":{}}'
 
 
@@ -83,6 +85,18 @@ def test_after_the_first_token_of_an_uncounted_stream_the_script_has_ended(lua: 
 def test_the_time_between_tokens_begins_with_the_first_token(lua: LuaRuntime) -> None:
     told = measured(lua, STREAM, [PING, *BEFORE["chat"], FIRST["chat"], END], counted=True).numbers
     assert told["token_microseconds"] == round(PIECE_MICROSECONDS / (TOKENS - 1))
+
+
+def test_a_clock_that_is_set_back_makes_no_negative_time(lua: LuaRuntime) -> None:
+    stream = [PING, FIRST["chat"], FIRST["chat"], END]
+    told = measured(lua, STREAM, stream, counted=True, pause=-PIECE_MICROSECONDS).numbers
+    assert (told["first_token_microseconds"], told["token_microseconds"]) == (0, 0)
+
+
+def test_an_event_without_an_end_counts_as_the_first_token_before_it_fills_the_memory(lua: LuaRuntime) -> None:
+    piece = b"data: " + b"x" * (MAX_EVENT // 4)
+    told = measured(lua, STREAM, [PING, *[piece] * 100])
+    assert (told.pieces, told.numbers) == (5, {"first_token_microseconds": 5 * PIECE_MICROSECONDS})
 
 
 @pytest.mark.parametrize(

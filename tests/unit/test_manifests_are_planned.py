@@ -45,6 +45,7 @@ def with_a_namesake() -> Holdings:
     """The same, and a server of one model that has the name of another model."""
     mesh = full()
     mesh.models["twin"] = model_pb2.Model(model_uuid="twin", name="Twin.gguf")
+    mesh.models["other"] = model_pb2.Model(model_uuid="other", name="Other.gguf")
     mesh.servers.append(server_pb2.Server(server_uuid="5e4f", model_uuid="smol", model_name="Twin.gguf", replicas=1))
     return mesh
 
@@ -122,9 +123,9 @@ def test_a_field_that_is_absent_has_its_default(tmp_path: Path) -> None:
         (SERVER + "spec: {modelUuid: smol}\n", "its name is that of several: 0f0c6a0e-1, a1b2c3d4-2"),
         (
             SERVER
-            + "spec: {modelUuid: z, modelName: n, parameters: {}}\n---\n"
+            + "spec: {modelUuid: smol, modelName: n, parameters: {}}\n---\n"
             + SERVER.replace("name: s", "name: t")
-            + "spec: {modelUuid: z, modelName: n}\n",
+            + "spec: {modelUuid: smol, modelName: n}\n",
             "servers of one manifest have different values of model_name",
         ),
         (
@@ -143,7 +144,7 @@ def test_a_field_that_is_absent_has_its_default(tmp_path: Path) -> None:
             SERVER + "spec: {modelUuid: other, modelName: Twin.gguf}\n",
             "(smol -> other); server 5e4f is served as Twin.gguf; write another spec.model_name",
         ),
-        (f"{API}kind: Model\nmetadata: {{name: other}}\n", "spec.source: is needed"),
+        (f"{API}kind: Model\nmetadata: {{name: absent}}\n", "spec.source: is needed"),
         (f"{API}kind: Key\nmetadata: {{name: new}}\n", "spec.secret_file: is needed to make the key"),
         (f"{API}kind: User\nmetadata: {{name: bob}}\n", "spec.password_from: is needed to make the user"),
         (f"{API}kind: Key\nmetadata: {{name: ci}}\nspec: {{scopes: [manage]}}\n", "`llamesh keys revoke key_1` first"),

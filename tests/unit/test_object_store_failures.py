@@ -80,6 +80,14 @@ async def test_a_directory_that_cannot_be_made_is_denied_or_unavailable(tmp_path
         await DirectoryStore(tmp_path / "file").prepare()
 
 
+async def test_the_room_of_a_directory_is_told_before_it_exists_and_without_making_it(tmp_path: Path) -> None:
+    space = await DirectoryStore(tmp_path / "deep" / "objects").space()
+    assert space is not None
+    assert 0 < space.free <= space.total
+    assert files(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_files_of_dead_writers_are_swept_and_those_of_living_ones_kept(tmp_path: Path) -> None:
     """A writer killed with -9 cannot clean up; its lock is gone with it."""
     program = (

@@ -134,3 +134,34 @@ def test_settings_below_the_old_home_are_moved_and_named(
     tls = f'LLAMESH_TLS_CERTIFICATE="{new}/tls/server.pem"\nLLAMESH_TLS_KEY="/etc/key"\n'
     assert (new / "config.env").read_text() == f"# {old}\n{tls}LLAMA_SERVER_BIN={new}/bin/x\n"
     assert (new / "config.env").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("through", ["the link", "the folder", "another link"])
+def test_settings_of_a_home_behind_a_link_are_moved_however_they_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, through: str
+) -> None:
+    real, link, other, new = (tmp_path / name for name in ("disk/mesh", "link", "other", "new"))
+    (real / "secrets").mkdir(parents=True)
+    link.symlink_to(real)
+    other.symlink_to(tmp_path / "disk")
+    files = {"the link": link, "the folder": real, "another link": other / "mesh"}[through]
+    lines = "LLAMESH_TLS_CERTIFICATE='{0}/tls/server.pem'\nLLAMESH_TLS_KEY={0}/tls/server.key # mine\n"
+    (real / "config.env").write_text(lines.format(files))
+    monkeypatch.setattr("llamesh.cli.mesh.tables.dump", lambda _: False)
+    monkeypatch.setenv("LLAMESH_HOME", str(link))
+    assert run(["backup", str(tmp_path / "b")]) == Exit.OK
+    monkeypatch.setenv("LLAMESH_HOME", str(new))
+    assert run(["restore", str(tmp_path / "b")]) == Exit.OK
+    assert (new / "config.env").read_text() == lines.format(new)
+    assert "in config.env: LLAMESH_TLS_CERTIFICATE, LLAMESH_TLS_KEY\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [True, False])
+def test_a_restore_says_that_the_environment_names_other_settings(
+    saved: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, other: bool
+) -> None:
+    named = tmp_path / "mine.env" if other else home / "config.env"
+    monkeypatch.setenv("LLAMESH_CONFIG", str(named))
+    assert run(["restore", str(saved)]) == Exit.OK
+    said = f"LLAMESH_CONFIG names {named}: the mesh reads that file instead of {home / 'config.env'}\n"
+    assert (said in capsys.readouterr().err) == other

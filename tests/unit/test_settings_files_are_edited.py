@@ -107,3 +107,8 @@ def test_a_value_that_cannot_hold_the_new_path_is_left_and_named(line: str, new:
 def test_what_the_reader_would_replace_or_cut_off_cannot_be_held() -> None:
     assert can_hold('/srv/$HOME # it\'s "a" \\ path, too')
     assert not any(can_hold(f"/srv/{part}") for part in ("${HOME}", "\n", "\0", "\udcff"))
+
+
+def test_a_place_with_several_paths_is_moved_once() -> None:
+    found, _ = moved("A=/link/x\nB=/srv/old mesh/x\n", OLD, Path("/link/new"), ["/link", "/link/new/old"])
+    assert values(found) == {"A": "/link/new/x", "B": "/link/new/x"}

@@ -45,6 +45,22 @@ def waits(directory):
 demo._download = waits
 sys.exit(unwound(demo.main))
 """
+MORE_SIGNALS = """
+import os, signal, sys, time
+from llamesh.shutdown import unwound
+
+def program():
+    try:
+        print("waits", flush=True)
+        while True:
+            time.sleep(0.01)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        print("the block has ended", flush=True)
+
+sys.exit(unwound(program))
+"""
 IGNORED = """
 import signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -171,14 +187,12 @@ def is_locked(path: Path) -> bool:
         os.close(descriptor)
 
 
-def test_a_second_signal_does_not_interrupt_the_end(home: Path, tmp_path: Path) -> None:
-    code = COMMAND.format(prepare="from llamesh.cli.mesh import tables", place="tables.dump")
-    with waiting(code, "backup", str(tmp_path / "b"), LLAMESH_HOME=str(home)) as process:
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
-            process.send_signal(number)
-        process.communicate(timeout=SECONDS)
-    assert process.returncode in {-signal.SIGHUP, -signal.SIGTERM}
-    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+@pytest.mark.parametrize("number", SIGNALS[:2])
+def test_more_signals_do_not_interrupt_the_end(number: signal.Signals) -> None:
+    with waiting(MORE_SIGNALS) as process:
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=SECONDS)
+    assert (process.returncode, said) == (-number, "the block has ended\n")
 
 
 def test_a_program_that_ignores_the_end_of_its_terminal_goes_on() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.spec_changes import check_etag
+from llamesh.kit.spec_changes import apply_changes, check_etag
+from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 
 
 @pytest.mark.parametrize("etag", ["", "3"])
@@ -18,3 +19,14 @@ def test_another_etag_is_refused_with_the_present_one() -> None:
         check_etag("3", "2")
     assert caught.value.reason == Reason.ERROR_REASON_ETAG_MISMATCH
     assert caught.value.metadata == {"etag": "3"}
+
+
+def test_a_duration_of_zero_is_the_default_and_leaves_an_empty_field() -> None:
+    changes = ServerChanges()
+    changes.idle_sleep.SetInParent()
+    changes.wake_budget.SetInParent()
+    assert apply_changes(ServerSpec(replicas=1), changes) == ServerSpec(replicas=1)
+    set_before = ServerSpec(replicas=1)
+    set_before.idle_sleep.FromSeconds(60)
+    set_before.wake_budget.FromSeconds(60)
+    assert apply_changes(set_before, changes) == ServerSpec(replicas=1)

@@ -158,6 +158,17 @@ def test_settings_that_name_missing_files_are_replaced(home: Path, tmp_path: Pat
     assert "name it already" in capsys.readouterr().err
 
 
+def test_settings_that_name_the_files_by_another_path_name_them_already(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    assert run(["tls", "init"]) == Exit.OK
+    (tmp_path / "link").symlink_to(home)
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path / "link"))
+    capsys.readouterr()
+    assert run(["tls", "init"]) == Exit.OK
+    assert "name it already" in capsys.readouterr().err
+
+
 def test_settings_that_name_other_files_stay(home: Path, tmp_path: Path, capsys: Capture) -> None:
     home.mkdir()
     for name in ("a.pem", "a.key"):
@@ -176,7 +187,7 @@ def test_an_environment_that_names_missing_files_is_told_so(
     monkeypatch.setenv("LLAMESH_TLS_KEY", "/nothing/a.key")
     assert run(["tls", "init"]) == Exit.OK
     assert (
-        "/nothing/a.pem and /nothing/a.key, which is missing: unset LLAMESH_TLS_CERTIFICATE" in capsys.readouterr().err
+        "/nothing/a.pem and /nothing/a.key, which are missing: unset LLAMESH_TLS_CERTIFICATE" in capsys.readouterr().err
     )
     assert not (home / "config.env").exists()
 

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 from google.protobuf.message import Message
 
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.manifest.dangling import INFER, INFER_ANY, Referents, dangling, name_of_model, referents
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.export import spec_of
 from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
 from llamesh.cli.manifest.kinds import ORDER
 from llamesh.cli.output import text
 from llamesh.client.references import address_of
-from llamesh.model_addresses import default_name
 from llamesh.v1 import gateway_pb2, manifest_pb2
 
 Verb = Literal["create", "update", "unchanged"]
@@ -33,8 +33,6 @@ FIXED = {
 _USES_REFERENCES: dict[str, tuple[Verb, ...]] = {"Model": ("create", "update"), "User": ("create",), "Key": ("create",)}
 """When an action of a kind uses what its document refers to outside the manifest."""
 DEFAULT_WAKE_BUDGET = 120
-_INFER = "infer:"
-_INFER_ANY = "infer:*"
 _HINTS = {"ModelServe": ": servers of one manifest have different values of model_name; replicas scales one"}
 
 
@@ -73,7 +71,7 @@ def plan(
     problems: list[str] = []
     actions: list[Action] = []
     taken: dict[tuple[str, str], Document] = {}
-    compare = comparison(documents, held)
+    compare, known = comparison(documents, held), referents(documents, held)
     for document in sorted(documents, key=lambda item: ORDER.index(item.kind)):
         try:
             action = compare(document)
@@ -85,7 +83,7 @@ def plan(
         if other is not document:
             words = f"means the same object as {other.place('metadata.name')}"
             problems.append(f"{document.place('metadata.name')}: {words}{_HINTS.get(document.kind, '')}")
-        refusals = list(_refusals(action))
+        refusals = list(_refusals(action, known))
         if not refusals and action.verb in _USES_REFERENCES.get(document.kind, ()):
             refusals = [words for position, words in (unusable or {}).items() if position == document.position]
         problems.extend(refusals)
@@ -97,7 +95,7 @@ def plan(
 
 def comparison(documents: Sequence[Document], held: Holdings) -> Callable[[Document], Action]:
     """A function that compares one of the documents with the mesh. It raises AmbiguousObjectError if the document means several objects."""
-    names = {item.name: _model_name(item.spec) for item in documents if item.kind == "Model"}
+    names = {item.name: name_of_model(item.spec) for item in documents if item.kind == "Model"}
     limited = _limited(documents, held)
     return lambda document: _action(document, held, names, limited)
 
@@ -158,7 +156,7 @@ def _with_defaults(document: Document, held: Holdings, names: dict[str, str]) ->
     elif document.kind == "User":
         spec.role = spec.role or gateway_pb2.ROLE_USER
     elif document.kind == "Key":
-        spec.scopes[:] = spec.scopes or [_INFER_ANY]
+        spec.scopes[:] = spec.scopes or [INFER_ANY]
     if document.kind in {"User", "Key"} and spec.contract:
         spec.contract = held.contract_id(spec.contract)
     return spec
@@ -171,10 +169,6 @@ def _served_name(document: Document, held: Holdings, names: dict[str, str]) -> s
     spec: Any = document.spec
     given = spec.model_name or spec.parameters.alias
     return given or held.model_name(spec.model_uuid) or names.get(spec.model_uuid, "")
-
-
-def _model_name(spec: Any) -> str:
-    return str(spec.name) or default_name(address_of(spec.source))
 
 
 def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
@@ -209,10 +203,10 @@ def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
 
 def _narrowed(desired: Sequence[str], present: Sequence[str]) -> list[str]:
     """Scopes under a contract that limits models: "infer:*" meant the models that the contract had when the key was made."""
-    inference = [scope for scope in present if scope.startswith(_INFER)]
-    if _INFER_ANY not in desired or not inference:
+    inference = [scope for scope in present if scope.startswith(INFER)]
+    if INFER_ANY not in desired or not inference:
         return list(desired)
-    return sorted({*desired, *inference} - ({_INFER_ANY} - set(inference)))
+    return sorted({*desired, *inference} - ({INFER_ANY} - set(inference)))
 
 
 def _comparable_source(desired: manifest_pb2.ModelSpec, present: manifest_pb2.ModelSpec) -> str:
@@ -253,8 +247,11 @@ def _shown(message: Any, field: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value) or "none"
 
 
-def _refusals(action: Action) -> Iterator[str]:
+def _refusals(action: Action, known: Referents) -> Iterator[str]:
     document = action.document
+    unknown = dict(dangling(action, known))
+    for path, words in unknown.items():
+        yield f"{document.place(path)}: {words}"
     if action.verb == "create" and document.kind == "Model" and not action.desired.source:
         yield f"{document.place('spec.source')}: is needed: the model is not there; write where it comes from"
     if action.verb == "create" and document.kind == "Key" and not action.desired.secret_file:
@@ -263,6 +260,8 @@ def _refusals(action: Action) -> Iterator[str]:
     if reference is not None and action.verb == "create" and bool(reference.env) == bool(reference.file):
         yield f"{document.place('spec.password_from')}: is needed to make the user: either env: NAME or file: PATH"
     for change in conflicts(action):
+        if change.path in unknown:
+            continue
         words = f"cannot be changed ({change.before} -> {change.after})"
         yield f"{document.place(change.path)}: {words}; {_replacement(action)}"
 

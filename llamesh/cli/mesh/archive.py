@@ -18,13 +18,13 @@ import sqlite3
 import stat
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from llamesh.cli.mesh import restore_mark, unfinished
+from llamesh.cli.mesh import restore_mark, settings_file, unfinished
 from llamesh.durability import sync
 from llamesh.private_files import new_private
 
@@ -38,8 +38,9 @@ FOLDERS = ("secrets", "tls")
 """Copied as they are, beside `data` and the settings."""
 MODELS = ("objects", "llm-models", "import")
 """The models that can be served, those that the Quant service has published, and the files that people have put in to import."""
-_HANDED_OVER = ("import", "handed-over")
-"""Links to files of users while a transfer reads them."""
+_UNFINISHED = {("import", "handed-over"), ("objects", "staging"), ("llm-models", "staging")}
+"""Folders of models that cannot be served yet: links to files of users while a transfer reads them, and objects that are being written.
+A file of an object in parts has its final size from the beginning."""
 TABLES = "postgres.dump"
 """The tables, if they are in PostgreSQL."""
 SETTINGS = "config.env"
@@ -68,6 +69,8 @@ class Manifest:
     models: bool
     tables_elsewhere: bool = False
     """The tables are in PostgreSQL and were not dumped."""
+    paths: Sequence[str] = ()
+    """Further paths of the home, which go through links."""
 
 
 def write(
@@ -94,7 +97,8 @@ def write(
         tables = folder / TABLES
         elsewhere = dump is not None and dump(tables)
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        manifest = Manifest(FORMAT, version, made, str(home), models, elsewhere)
+        paths = settings_file.paths_of(home, settings)
+        manifest = Manifest(FORMAT, version, made, str(home), models, elsewhere, paths)
         written = folder / "archive"
         with new_private(written) as file:
             # Store models uncompressed: quantised weights do not compress.
@@ -155,7 +159,7 @@ def _files(home: Path, settings: Path, folder: Path, *, models: bool) -> Iterato
     for folder in (*FOLDERS, *(MODELS if models else ())):
         for path in sorted((home / folder).rglob("*")):
             name = path.relative_to(home)
-            if is_backed_up(path) and name.parts[:2] != _HANDED_OVER:
+            if is_backed_up(path) and name.parts[:2] not in _UNFINISHED:
                 yield name.as_posix(), path
 
 

@@ -44,6 +44,7 @@ from llamesh.disk_space import free_bytes
 from llamesh.durability import sync, sync_all
 from llamesh.locations import make_private
 from llamesh.private_files import new_private
+from llamesh.regular_files import NotRegularError, open_regular
 
 _MAX_MANIFEST = 1 << 16
 _MAX_HEADER = 1 << 16
@@ -93,7 +94,7 @@ def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path],
         made = folder / "home"
         made.mkdir(mode=0o700)
         manifest = _extract_all(source, made, version)
-        moved = settings_file.move(made / SETTINGS, manifest.home, home)
+        moved = settings_file.move(made / SETTINGS, manifest.home, home, manifest.paths)
         if (made / TABLES).exists():
             load(made / TABLES, made)
             (made / TABLES).unlink()
@@ -162,7 +163,7 @@ class _Header(tarfile.TarInfo):
 
 def _extract_all(source: Path, home: Path, version: str) -> Manifest:
     """Extract every file. ArchiveError if one is missing, changed or too many."""
-    with source.open("rb") as file:
+    with _opened(source) as file:
         packed = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
         try:
@@ -178,6 +179,17 @@ def _extract_all(source: Path, home: Path, version: str) -> Manifest:
             # The error's words are those of tarfile about its attempts, and say nothing about the file.
             raise ArchiveError(f"{source} is no backup of llamesh, or is damaged", _ANOTHER_COPY) from error
     return manifest
+
+
+def _opened(source: Path) -> IO[bytes]:
+    """Open a backup. ArchiveError for a pipe, a device or a socket: a backup is read from its beginning twice."""
+    try:
+        return open_regular(source)
+    except NotRegularError as error:
+        raise ArchiveError(
+            f"{source} is no regular file: a backup can be read only from a file",
+            "write the backup to a file, and restore that file",
+        ) from error
 
 
 def _manifest(archive: tarfile.TarFile, source: Path, version: str) -> Manifest:

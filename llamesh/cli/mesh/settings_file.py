@@ -7,8 +7,9 @@ is read back as it was meant.
 from __future__ import annotations
 
 import io
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,12 @@ _PLAIN = re.compile(r"[A-Za-z0-9/._~-]*")
 """A path that needs no other spelling in a URL."""
 
 
+_PATH = re.compile(r"(?<=[\s\"'=,:])[/~][^\"',:\r\n]*")
+"""An absolute path in a line, perhaps with what follows it."""
+MAX_PATHS = 16
+"""Further paths of a home that a backup names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moved:
     """The names of the values that named the old place of a home."""
@@ -56,12 +63,28 @@ def can_hold(value: str) -> bool:
     return _UNWRITABLE.search(value) is None
 
 
-def moved(content: str, old: Path, new: Path) -> tuple[str, Moved]:
-    """Return the content for a home that is at another place, and the names of the values that named the old place."""
+def paths_of(home: Path, file: Path) -> list[str]:
+    """Return the paths by which the values of a file name a home, and its path without links. They are several if some go through links."""
+    found = {os.path.realpath(home)}
+    with suppress(OSError, NotTextError):
+        for line in _lines(read_text(file)):
+            for path in _PATH.findall(line):
+                with suppress(OSError, ValueError):
+                    whole = expanded(path)
+                    found |= {str(each) for each in (whole, *whole.parents) if each.exists() and each.samefile(home)}
+    return sorted(found - {str(home)})[:MAX_PATHS]
+
+
+def moved(content: str, old: Path, new: Path, others: Collection[str] = ()) -> tuple[str, Moved]:
+    """Return the content for a home that is at another place, and the names of the values that named the old place.
+
+    `others` are further paths of the old place.
+    """
     lines, changed, left = [], [], []
+    olds = [old, *map(Path, others)]
     for line in _lines(content):
         found = _LINE.fullmatch(line)
-        value = _moved(found["name"].upper(), found["value"], old, new) if found else None
+        value = _moved(found["name"].upper(), found["value"], olds, new) if found else None
         if found is None or value == found["value"]:
             lines.append(line)
         elif value is None:
@@ -73,22 +96,25 @@ def moved(content: str, old: Path, new: Path) -> tuple[str, Moved]:
     return "".join(lines), Moved(tuple(changed), tuple(left))
 
 
-def move(file: Path, old: str, new: Path) -> Moved:
-    """Change a file for a home that is at another place.
+def move(file: Path, old: str, new: Path, others: Sequence[str] = ()) -> Moved:
+    """Change a file for a home that is at another place. `others` are further paths of the old place.
 
-    The file and the old place may come from a hostile backup: what no mesh writes is left as it is.
+    The file and the old places may come from a hostile backup: what no mesh writes is left as it is.
     """
-    known = isinstance(old, str) and old.isprintable() and len(Path(old).parts) > 1
-    if not known or not file.exists():
+    if not isinstance(others, list) or not all(map(_is_known, [old, *others])) or not file.exists():
         return Moved()
     try:
-        content, found = moved(read_text(file), Path(old), new)
+        content, found = moved(read_text(file), Path(old), new, others[:MAX_PATHS])
     except NotTextError:
         # `llamesh up` names the line.
         return Moved()
     if found.changed:
         write_private(file, content.encode())
     return found
+
+
+def _is_known(old: object) -> bool:
+    return isinstance(old, str) and old.isprintable() and len(Path(old).parts) > 1
 
 
 def _lines(content: str) -> Iterable[str]:
@@ -101,20 +127,19 @@ def _name(line: str) -> str:
     return found["name"].upper() if found else ""
 
 
-def _moved(name: str, value: str, old: Path, new: Path) -> str | None:
+def _moved(name: str, value: str, olds: Sequence[Path], new: Path) -> str | None:
     """Replace the path of the old home at the beginning of each path in a value. None if the value cannot hold the new path."""
     quote = value[:1] if value[:1] in {'"', "'"} else ""
     found = _UNQUOTED.fullmatch(value)
     text, rest = (found["text"], found["rest"]) if found and not quote else (value, "")
-    spellings = [str(old)]
+    spellings = list(map(str, olds))
     with suppress(ValueError):
         user = expanded("~")
-        if old.is_relative_to(user):
-            spellings.append(f"~/{old.relative_to(user)}")
-    changed = text
-    for spelling in spellings:
-        pattern = _BEGINNING + re.escape(_escaped(spelling, quote)) + (_END_IN_LIST if name in LISTS else _END)
-        changed = re.sub(pattern, lambda _: _escaped(str(new), quote), changed)
+        spellings += [f"~/{old.relative_to(user)}" for old in olds if old.is_relative_to(user)]
+    # At once and the longest first: the new place may lie below an old one, and an old one below another.
+    any_old = "|".join(re.escape(_escaped(each, quote)) for each in sorted(spellings, key=len, reverse=True))
+    pattern = f"{_BEGINNING}(?:{any_old}){_END_IN_LIST if name in LISTS else _END}"
+    changed = re.sub(pattern, lambda _: _escaped(str(new), quote), text)
     if changed == text:
         return value
     separates = name in LISTS and "," in str(new)

@@ -60,8 +60,7 @@ class DirectoryStore:
     async def space(self) -> DiskSpace | None:
         """See ObjectStore."""
         with store_errors("cannot use the folder of the object store"):
-            self._staging.mkdir(parents=True, exist_ok=True, mode=0o750)
-            return await asyncio.to_thread(disk_space, self._staging)
+            return await asyncio.to_thread(_space, self._staging)
 
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> _Staged:
         """See ObjectStore."""
@@ -177,6 +176,16 @@ class _Staged:
     async def discard(self) -> None:
         with store_errors("cannot remove a staged object"):
             await asyncio.to_thread(self._file.discard)
+
+
+def _space(folder: Path) -> DiskSpace:
+    """Return the room where a folder is, or will be created."""
+    try:
+        return disk_space(folder)
+    except FileNotFoundError:
+        if folder == folder.parent:
+            raise
+        return _space(folder.parent)
 
 
 def _digest(path: Path) -> str:

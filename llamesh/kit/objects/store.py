@@ -88,7 +88,7 @@ class ObjectStore(Protocol):
         """Raise if the store cannot be used now. Creates a directory or bucket that was removed."""
 
     async def space(self) -> DiskSpace | None:
-        """Return the room on the disk of the store; None if the store does not say."""
+        """Return the room on the disk of the store; None if the store does not say. Changes nothing."""
 
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> StagedObject:
         """Write the chunks without making them visible. A failure or cancellation leaves nothing behind.

@@ -97,7 +97,7 @@ class SourceObject:
     `size` is in bytes, or None if unknown; `name` is the file's name; `sha256`, `revision` and `etag` are "" if the source has none.
     `chunks` yields all bytes in order, once. `read` returns ranges; it is None if the source has no ranges or cannot identify the object.
     `end_stream` ends `chunks`, for a caller that only uses `read`: an open answer without a reader would occupy the server.
-    `local`: the bytes are on this machine.
+    `local`: the bytes are on this machine. `bytes_per_second` is the limit of all reads together; 0 for none.
     """
 
     size: int | None
@@ -109,6 +109,7 @@ class SourceObject:
     revision: str = ""
     end_stream: Callable[[], None] = lambda: None
     local: bool = False
+    bytes_per_second: int = 0
 
 
 @dataclass(frozen=True, slots=True)

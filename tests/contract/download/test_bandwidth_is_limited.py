@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 
 import pytest
 
 from llamesh.kit.config import Settings
+from llamesh.kit.database import Database
 from llamesh.v1 import download_pb2 as pb
+from services.download.staging import parts_at_once
 from tests.contract.download.conftest import OpenWith, import_file
 from tests.contract.download.in_parts import PARALLEL, PART
+from tests.contract.download.killing import counted, until
 from tests.contract.model_source import ModelServer, model_bytes
-from tests.contract.ranged_source import large_model, ranged_server
+from tests.contract.ranged_source import RangedServer, large_model, ranged_server
 
 RATE = 2 << 20
+LARGE = 4 << 20
+"""Bytes of a part that arrives in several chunks."""
 
 
 async def test_downloads_together_keep_the_limit(one_settings: Settings, open_with: OpenWith, web: ModelServer) -> None:
@@ -34,6 +40,35 @@ async def test_downloads_together_keep_the_limit(one_settings: Settings, open_wi
             assert (await service.state(name)).state == pb.DOWNLOAD_STATE_SUCCEEDED
         # The first chunk is granted at once; the header of the object in parts is read twice.
         assert time.monotonic() - began >= (len(data) + len(web.files["a.gguf"]) - PART) / RATE
+
+
+async def test_at_a_limit_a_pause_costs_one_part_at_most(
+    parted: OpenWith, source: RangedServer, journal: Database
+) -> None:
+    source.data = large_model(5 * LARGE, seed=7)
+    service = await parted(download_part_bytes=LARGE, download_bytes_per_second=2 * LARGE - 1)
+    await service.start("m1", source.url)
+
+    arrived = 0
+
+    async def half() -> bool:
+        nonlocal arrived
+        arrived = (await service.get("m1")).bytes_done
+        return arrived >= 5 * LARGE // 2
+
+    await until(half)
+    await service.pause("m1")
+    recorded = (await counted(journal))[1]
+    assert arrived <= (recorded + 1) * LARGE
+    before = len(source.ranges)
+    await service.resume("m1")
+    assert (await service.state("m1")).sha256 == hashlib.sha256(source.data).hexdigest()
+    assert sum(length for _, length in source.ranges[before:]) == len(source.data) - recorded * LARGE
+
+
+@pytest.mark.parametrize(("rate", "parts"), [(0, 4), (1 << 16, 1), (2 * PART - 1, 1), (2 * PART, 2), (100 * PART, 4)])
+def test_a_limit_reads_the_parts_at_once_that_it_fills_in_a_second(rate: int, parts: int) -> None:
+    assert parts_at_once(4, PART, rate) == parts
 
 
 async def test_a_file_of_this_machine_is_not_slowed_down(one_settings: Settings, open_with: OpenWith) -> None:

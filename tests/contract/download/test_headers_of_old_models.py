@@ -54,6 +54,22 @@ async def test_a_header_is_read_again_and_the_model_is_found_by_it(old: None, op
     assert (await service.model("lost")).gguf.architecture == "llama"
 
 
+async def test_what_a_record_knows_stays_when_its_header_is_read_again(
+    old: None, journal: Database, open_service: Open
+) -> None:
+    """A fact of a model in parts may be that of all parts; the header is that of the first."""
+    known = {"version": 3, "architecture": "llama", "tensor_count": 4711}
+    async with journal.begin() as session:
+        await session.execute(update(ModelRow).values(gguf=known))
+    service = await open_service()
+
+    async def complete() -> bool:
+        return bool((await service.model("m1")).gguf.license)
+
+    await until(complete)
+    assert (await service.model("m1")).gguf.tensor_count == 4711
+
+
 async def test_a_complete_record_is_not_read_again(
     service: Service,
     open_service: Open,

@@ -234,6 +234,16 @@ async def test_the_store_says_how_much_room_it_has(sqlite_service: Service, one_
     assert 0 < store.free_bytes <= store.total_bytes == shutil.disk_usage(one_settings.home).total
 
 
+async def test_a_store_whose_folder_cannot_be_used_is_unavailable(sqlite_service: Service) -> None:
+    objects = sqlite_service.settings.home / "objects"
+    shutil.rmtree(objects, ignore_errors=True)
+    objects.symlink_to(objects)
+    with refused("STORE_UNAVAILABLE") as refusal:
+        await sqlite_service.downloads.GetStore(pb.GetStoreRequest(), metadata=sqlite_service.caller)
+    objects.unlink()
+    assert "cannot use the folder of the object store" in refusal.message
+
+
 async def test_a_bucket_does_not_say_how_much_room_it_has(one_settings: Settings, open_with: OpenWith) -> None:
     with fake_s3() as s3:
         keys = {"minio_access_key": SecretStr("k"), "minio_secret_key": SecretStr("s")}

@@ -10,6 +10,7 @@ from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1 import model_pb2
 from tests.contract.download.conftest import TINY, OpenWith, Service, import_file, sha256
+from tests.contract.download.killing import until
 from tests.contract.rich_status import refused
 from tests.split_models import Parts, projector_bytes
 from tests.unit.fake_hub import COMMIT, Repository, fake_hub
@@ -46,7 +47,12 @@ async def test_a_projector_is_added_to_a_model_and_taken_from_it(service: Servic
     for given, count in ((projector, 2), ("", 2), ("none", 1), ("", 1)):
         await service.fetched("m1", source, projector=given)
         assert len(await files(service)) == count, given
-        assert len(service.stored) == count
+
+        async def stored(count: int = count) -> bool:
+            return len(service.stored) == count
+
+        # The object of a file that left the model is removed after the success can be seen.
+        await until(stored)
 
 
 async def test_parts_and_a_projector_are_one_model(service: Service) -> None:

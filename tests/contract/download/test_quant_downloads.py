@@ -63,6 +63,15 @@ async def test_a_model_may_get_another_id_and_name(quant_service: Service) -> No
     assert (download.state, download.name) == (pb.DOWNLOAD_STATE_SUCCEEDED, "my-model")
 
 
+async def test_a_name_that_only_the_source_tells_is_no_alias_of_another_model(quant_service: Service) -> None:
+    await quant_service.fetched("mine", "quant:tiny-q4", name="my-model")
+    request = pb.ChangeCatalogueModelAliasesRequest(model_uuid="mine", add=["Tiny-Q4_K_M.gguf"])
+    await quant_service.catalogue.ChangeCatalogueModelAliases(request)
+    download = await quant_service.fetched("tiny-q4")
+    assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "MODEL_NAME_TAKEN")
+    assert download.name == ""
+
+
 async def test_a_foreign_service_has_a_token_of_its_own(
     s3: FakeS3, quant: FakeQuant, one_settings: Settings, open_with: OpenWith
 ) -> None:

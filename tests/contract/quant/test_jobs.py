@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 import pytest
 
@@ -35,6 +37,17 @@ async def test_a_job_publishes_each_type_with_the_results_of_its_checks(quant: Q
     assert located.path.endswith(model.object_key)
     await quant.call("DeleteQuantModel", quant_pb2.DeleteQuantModelRequest(model_uuid="tiny-Q4_0"))
     await quant.tidy(1)
+
+
+async def test_a_variant_that_is_lost_is_told_from_a_store_that_cannot_be_used(quant: Quant) -> None:
+    job = await quant.create("Q8_0")
+    await quant.ended(job.job_id)
+    request = quant_pb2.LocateQuantModelRequest(model_uuid="tiny-Q8_0")
+    path = Path((await quant.stub.LocateQuantModel(request)).path)
+    path.unlink()
+    assert await refused(quant.stub.LocateQuantModel(request)) == "MODEL_CORRUPT"
+    path.symlink_to(path)
+    assert await refused(quant.stub.LocateQuantModel(request)) == "STORE_UNAVAILABLE"
 
 
 async def test_a_type_that_fails_does_not_stop_the_others_and_is_tried_again_by_retry(quant: Quant) -> None:

@@ -1,0 +1,69 @@
+"""The server or model that a conversation is with: what a request to it is addressed to.
+
+The inference port knows ids of servers and served names. Another name, such as a model's id or alias, is looked up in the mesh, once, after
+the port has refused it, so a conversation needs no management token unless it is needed for that.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from llamesh.cli.connection import connected, meant
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.lookups import NoOneServerError, find_server
+
+LIST_SECONDS = 5.0
+"""Deadline in seconds of the call that lists the served names for a refusal."""
+
+
+class Addressee:
+    """What a person's word names. `name` is by what requests name it: at first the word."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.name = word
+        self._looked_up = False
+
+    def addressed(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The path and the body of a request: a server's id goes into the path, a name into the body."""
+        try:
+            return f"/{uuid.UUID(self.name)}/v1/chat/completions", request
+        except ValueError:
+            return "/v1/chat/completions", {"model": self.name, **request}
+
+    def found_elsewhere(self, refusal: CommandError) -> bool:
+        """Whether the word, which the inference port refused, is another name of a server, which `name` is then.
+
+        CommandError if it names a model that no server serves, or several servers.
+        """
+        if refusal.code is not Exit.NOT_FOUND or self._looked_up or not meant().token:
+            return False
+        self._looked_up = True
+        from llamesh.client.errors import MeshError
+
+        try:
+            with connected() as mesh:
+                self.name = find_server(mesh, self.word)
+        except NoOneServerError:
+            raise
+        except (CommandError, MeshError, LookupError, ValueError):
+            return False
+        return self.name != self.word
+
+
+def with_served_names(refusal: CommandError, address: str, token: str) -> CommandError:
+    """Return the failure for a refusal; if no server has the model, with the served names."""
+    if refusal.code is not Exit.NOT_FOUND:
+        return refusal
+    from llamesh.cli import web
+
+    try:
+        with web.answer(address, "GET", "/v1/models", token, timeout=LIST_SECONDS) as response:
+            names = [str(item["id"]) for item in json.loads(response.read())["data"]]
+    except (CommandError, ValueError, KeyError, TypeError):
+        return refusal
+    if not names:
+        return CommandError(refusal.cause, hint="nothing is served yet: llamesh serve MODEL", code=refusal.code)
+    return CommandError(refusal.cause, parts=[f"served: {', '.join(names)}"], code=refusal.code)

@@ -1,0 +1,112 @@
+"""Finds what documents refer to in the mesh that is neither there nor declared: models, contracts, and scopes of keys. Pure.
+
+Invariant: a reference of an object that is there is checked only if its document changes it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from buf.validate import validate_pb2
+from llamesh.cli.manifest.document import Document
+from llamesh.cli.manifest.holdings import Holdings
+from llamesh.cli.output import text
+from llamesh.client.names import names_of
+from llamesh.client.references import address_of
+from llamesh.model_addresses import default_name
+from llamesh.nearest import nearest
+from llamesh.v1 import contract_pb2
+
+if TYPE_CHECKING:
+    from llamesh.cli.manifest.plan import Action
+
+INFER = "infer:"
+INFER_ANY = "infer:*"
+_MODELS = ("spec.model_uuid", "spec.parameters.model_draft")
+_WORDS = ("manage", "metrics", INFER_ANY)
+
+
+@dataclass(frozen=True, slots=True)
+class Referents:
+    """What documents may refer to once all of them are applied."""
+
+    model_names: dict[str, str]
+    """The id of each model by its id and its names."""
+    contracts: frozenset[str]
+    """Ids and names."""
+    inferable: frozenset[str]
+    """What may follow "infer:": names and ids of servers and models, and the names that contracts allow."""
+
+
+def referents(documents: Sequence[Document], held: Holdings) -> Referents:
+    """Collect them from a mesh and from documents."""
+    models = {name: uuid for item in held.models.values() for uuid, name in names_of(item)}
+    models |= {name_of_model(item.spec): item.name for item in documents if item.kind == "Model"}
+    models |= {uuid: uuid for uuid in [*models.values(), *held.models]}
+    contracts = {name for item in held.contracts for name in (item.contract_id, item.display_name)}
+    served = {name for item in held.servers for name in (item.server_uuid, item.model_name)}
+    allowed = {name for item in held.contracts for name in item.models}
+    for document in documents:
+        spec: Any = document.spec
+        if document.kind == "Contract":
+            contracts.add(document.name)
+            allowed.update(spec.models)
+        elif document.kind == "ModelServe":
+            served.update({spec.model_name, spec.parameters.alias})
+    return Referents(models, frozenset(contracts), frozenset(served | allowed | {*models}))
+
+
+def name_of_model(spec: Any) -> str:
+    """The name of a model that a document declares: as given, else that of its source."""
+    return str(spec.name) or default_name(address_of(spec.source))
+
+
+def names_models(document: Document) -> bool:
+    """Whether a document is a key whose scopes name models or servers."""
+    spec: Any = document.spec
+    return document.kind == "Key" and any(scope.startswith(INFER) and scope != INFER_ANY for scope in spec.scopes)
+
+
+def dangling(action: Action, known: Referents) -> Iterator[tuple[str, str]]:
+    """Yield the field and the problem of each reference of an action to nothing."""
+    document = action.document
+    spec: Any = document.spec
+    changed = {change.path for change in action.changes}
+    for path, words in _problems(document.kind, spec, known):
+        if action.verb == "create" or path in changed:
+            yield path, words
+
+
+def _problems(kind: str, spec: Any, known: Referents) -> Iterator[tuple[str, str]]:
+    if kind == "ModelServe":
+        ids = set(known.model_names.values())
+        for path, wanted in zip(_MODELS, (spec.model_uuid, spec.parameters.model_draft), strict=True):
+            if wanted and wanted not in ids:
+                meant = known.model_names.get(wanted) or nearest(wanted, ids)
+                yield path, _nothing(f"there is no model with the id {text(wanted)}", meant)
+    if kind in {"User", "Key"} and spec.contract and spec.contract not in known.contracts:
+        yield "spec.contract", _no("contract", spec.contract, known.contracts)
+    if kind == "Key":
+        for scope in spec.scopes:
+            name = scope.removeprefix(INFER)
+            if not _is_scope(scope):
+                yield "spec.scopes", _nothing(f"{text(scope)} is no scope", nearest(scope, _WORDS))
+            elif name not in {scope, "*"} and name not in known.inferable:
+                yield "spec.scopes", f"{text(scope)}: {_no('model', name, known.inferable)}"
+
+
+def _is_scope(scope: str) -> bool:
+    rules = contract_pb2.CreateKeyRequest.DESCRIPTOR.fields_by_name["scopes"].GetOptions()
+    return re.fullmatch(rules.Extensions[validate_pb2.field].repeated.items.string.pattern, scope) is not None
+
+
+def _no(what: str, name: str, known: Collection[str]) -> str:
+    return _nothing(f"there is no {what} {text(name)}", nearest(name, sorted(known)))
+
+
+def _nothing(problem: str, meant: str) -> str:
+    """A problem, with what was probably meant."""
+    return f"{problem}; did you mean {text(meant)}?" if meant else f"{problem}, and none is declared here"
