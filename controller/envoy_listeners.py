@@ -73,10 +73,11 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             port=port,
             tokens=tokens,
             services=served,
+            # Health describes the whole mesh, on every port.
+            open_methods=() if name == GATEWAY else ((f"{_PUBLIC[GATEWAY]}/GetHealth", GATEWAY),),
             grpc_services=(_QUANT,) if settings.quant and name == GATEWAY else (),
             descriptor_file=_DESCRIPTORS,
             open_services=(
-                # Health describes the whole mesh, on every port.
                 OpenService(health_names.SERVICE, GATEWAY, health_names.OF_MESH),
                 *(OpenService(service, name) for service in (reflection.NAMES if settings.reflection else ())),
             ),

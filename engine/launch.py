@@ -22,8 +22,8 @@ from engine.spec import EngineSpec
 if TYPE_CHECKING:
     from llamesh.runtime_parameters import Setting
 
-MINIMUM_BUILD = 11434
-"""The oldest llama-server whose flags and fixes (see docs on security) llamesh relies on."""
+MIN_BUILD = 11434
+"""Minimum build of llama-server, the oldest whose flags and fixes (see docs on security) llamesh relies on."""
 
 UNKNOWN_BUILD = 0
 """Build number of a llama-server that was built outside of its git repository. It is used only if LLAMA_SERVER_BIN names it."""
@@ -89,8 +89,8 @@ def inspect(path: Path, environment: Mapping[str, str]) -> Program:
         first = (text.strip().splitlines() or ["it wrote nothing"])[0]
         raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} does not report its version: {first}")
     build = int(version[1] or version[2])
-    if build != UNKNOWN_BUILD and build < MINIMUM_BUILD:
-        raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} is build {build}; at least {MINIMUM_BUILD} is needed")
+    if build != UNKNOWN_BUILD and build < MIN_BUILD:
+        raise EngineError(FailureReason.NO_LLAMA_CPP, f"{path} is build {build}; at least {MIN_BUILD} is needed")
     return Program(path, build)
 
 

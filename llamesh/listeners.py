@@ -23,8 +23,8 @@ BACKLOG = 1024
 """Length of the backlog, limited by net.core.somaxconn. cpp-httplib asks for 5."""
 _LINGER_SECONDS = 1.0
 """Seconds to wait until the client closes a connection that was turned away."""
-_BATCH = 64
-"""Connections that are turned away at the same time; each needs a file descriptor."""
+_MAX_BATCH = 64
+"""Maximum number of connections that are turned away at the same time; each needs a file descriptor."""
 _SYS_PIDFD_GETFD = 438
 """The same number on every architecture of Linux."""
 _UNIX_TABLE = Path("/proc/net/unix")
@@ -159,7 +159,7 @@ def _accept(listener: socket.socket) -> list[socket.socket]:
     with contextlib.suppress(
         OSError
     ):  # the backlog is empty, or descriptors have run out: the accepted connections free some
-        while len(accepted) < _BATCH:
+        while len(accepted) < _MAX_BATCH:
             accepted.append(listener.accept()[0])
     return accepted
 

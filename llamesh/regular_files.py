@@ -5,6 +5,7 @@ Invariant: only regular files are read. A device such as /dev/zero has no end, a
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -17,7 +18,13 @@ class NotRegularError(Exception):
 
 def open_regular(path: Path) -> IO[bytes]:
     """Open a file for reading. NotRegularError, OSError."""
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 the caller closes it
+    try:
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 the caller closes it
+    except OSError as error:
+        # Neither a folder nor a socket can be opened so: EISDIR, ENXIO.
+        if error.errno in (errno.EISDIR, errno.ENXIO):
+            raise NotRegularError from error
+        raise
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()

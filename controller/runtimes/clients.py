@@ -10,8 +10,9 @@ from llamesh.kit.occupancy import ConnectionTable
 from llamesh.processes import ProcessId
 
 _CLOSING_SECONDS = 0.005
-_CLOSING_TRIES = 3
-"""The table may hold a connection of this process for this long after it was closed."""
+"""Seconds for which the table may hold a connection of this process after it was closed."""
+_MAX_CLOSING_TRIES = 3
+"""Maximum number of looks at the table, _CLOSING_SECONDS apart."""
 
 
 async def connected_clients(table: ConnectionTable, socket: Path, engine: ProcessId) -> int | None:
@@ -20,7 +21,7 @@ async def connected_clients(table: ConnectionTable, socket: Path, engine: Proces
     if llama is None:
         return None
     found = await table.clients(socket, llama.pid)
-    for _ in range(_CLOSING_TRIES):
+    for _ in range(_MAX_CLOSING_TRIES):
         if not found:
             break
         await asyncio.sleep(_CLOSING_SECONDS)

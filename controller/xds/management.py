@@ -6,7 +6,8 @@ Invariant: the same values give the same bytes. Methods that are internal to the
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,8 @@ class ManagementSettings:
     """Largest request body."""
     trusted_proxies: int = 0
     """The number of proxies in front of Envoy that set x-forwarded-for."""
+    open_methods: tuple[tuple[str, str], ...] = ()
+    """Full names of calls of other services for any caller, each with its cluster: `llamesh.v1.GatewayService/GetHealth`."""
     grpc_services: tuple[tuple[str, str], ...] = ()
     """More services, served as gRPC and gRPC-Web only, because their REST paths would be ambiguous at this port."""
     restart_retries: int = MAX_RESTART_RETRIES
@@ -74,15 +77,23 @@ class ManagementSettings:
 
 def management_listener(settings: ManagementSettings) -> Any:
     """Return a management listener with its routes."""
-    api = PublicApi(settings.descriptor_file, [service for service, _ in settings.services])
+    api = PublicApi(
+        settings.descriptor_file,
+        [service for service, _ in settings.services],
+        [method for method, _ in settings.open_methods],
+    )
     grpc_only = PublicApi(settings.descriptor_file, [service for service, _ in settings.grpc_services])
     clusters = dict((*settings.services, *settings.grpc_services))
+    clusters |= {method.partition("/")[0]: cluster for method, cluster in settings.open_methods}
     routes = [
         _method_route(method, clusters[method.service], settings.restart_retries)
         for method in (*api.methods, *grpc_only.methods)
         if not method.internal
     ]
     routes += [_open_route(service, settings.restart_retries) for service in settings.open_services]
+    routes += [
+        route for method, cluster in settings.open_methods for route in _rest_routes(api, method, cluster, settings)
+    ]
     values = {
         "name": settings.name,
         **listening(settings.addresses, settings.port),
@@ -96,8 +107,7 @@ def management_listener(settings: ManagementSettings) -> Any:
         | ({"pages only": True} if settings.any_host else {}),
         "without_token_lua": scripts.without_token(),
         "strict_json_lua": scripts.strict_json(api),
-        "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
-        "services": [service for service, _ in settings.services],
+        "transcoder": _transcoder(settings, [service for service, _ in settings.services]),
         "per_filter": cors_policy(settings.allowed_origins),
         "routes": [*routes, _NOWHERE],
         **HEADER_LIMITS,
@@ -105,6 +115,26 @@ def management_listener(settings: ManagementSettings) -> Any:
     }
     hosts = (*settings.allowed_hosts, *settings.addresses, *settings.certificate_names)
     return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file, hosts)
+
+
+def _transcoder(settings: ManagementSettings, services: Sequence[str]) -> Any:
+    """Return the filter that transcodes the REST calls of these services."""
+    values = {
+        "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
+        "services": list(services),
+        "max_body_bytes": settings.max_body_bytes,
+    }
+    return templates.tree("routes/transcoder.yaml", values)
+
+
+def _rest_routes(api: PublicApi, name: str, cluster: str, settings: ManagementSettings) -> Iterator[Any]:
+    """Yield the routes of the REST forms of one call. Only there the transcoder knows its service, of which other paths may equal those of
+    the listener's own services."""
+    (method,) = (each for each in api.methods if each.path == f"/{name}")
+    for binding in method.bindings:
+        route = _route({"safe_regex": {"regex": f"{re.escape(binding.path)}/?"}}, cluster, 0, reads=True)
+        filters = {"envoy.filters.http.grpc_json_transcoder": _transcoder(settings, [method.service])}
+        yield {**route, "typed_per_filter_config": filters}
 
 
 def _method_route(method: Method, cluster: str, retries: int) -> Any:
@@ -127,7 +157,7 @@ def _open_route(service: OpenService, retries: int) -> Any:
     return route
 
 
-def _route(match: dict[str, str], cluster: str, retries: int, *, reads: bool, timeout: str = "0s") -> Any:
+def _route(match: dict[str, Any], cluster: str, retries: int, *, reads: bool, timeout: str = "0s") -> Any:
     values = {
         "match": match,
         "cluster": cluster,

@@ -79,20 +79,24 @@ class Method:
 
 
 class PublicApi:
-    """The methods of the named services.
+    """The methods of the named services, and single methods of others (`llamesh.v1.GatewayService/GetHealth`).
 
     Raises:
         KeyError: the descriptor set lacks one of the services.
     """
 
-    def __init__(self, descriptor_file: Path, services: Iterable[str]) -> None:
+    def __init__(self, descriptor_file: Path, services: Iterable[str], single: Iterable[str] = ()) -> None:
         files = descriptor_pb2.FileDescriptorSet.FromString(descriptor_file.read_bytes())
         self._messages = {
             name: message for file in files.file for name, message in _messages(file.package, file.message_type)
         }
         self._enums = {name: values for file in files.file for name, values in _enums(file)}
         present = {f"{file.package}.{service.name}": service for file in files.file for service in file.service}
-        self.methods = tuple(_method(name, method) for name in services for method in present[name].method)
+        named = [(name, method) for name in services for method in present[name].method]
+        for each in single:
+            service, _, wanted = each.partition("/")
+            named += [(service, method) for method in present[service].method if method.name == wanted]
+        self.methods = tuple(_method(name, method) for name, method in named)
 
     def body_rules(self) -> dict[str, Any]:
         """Return the table for strict_json.lua: the REST bindings of all calls, and the fields of every message that they use.

@@ -22,7 +22,7 @@ _NAMES = {name for commands in COMMANDS.values() for name in commands}
 _LISTS = {
     "keys": ("/keys", "keys", ("key_id",)),
     "users": ("/users", "users", ("username",)),
-    "contracts": ("/contracts", "contracts", ("contract_id",)),
+    "contracts": ("/contracts", "contracts", ("display_name", "contract_id")),
     "downloads": ("/downloads", "downloads", ("model_uuid",)),
     "models": ("/models", "models", ("name", "aliases", "model_uuid")),
     "servers": ("/status", "servers", ("model_name", "server_uuid")),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 NEEDS_TLS = "This port speaks TLS"
 """Beginning of the message of a port with TLS for a program that sends plain HTTP."""
+LISTENS_SECONDS = 2.0
+"""Deadline in seconds of a connection that only shows whether a program listens."""
 UNVERIFIED = "CERTIFICATE_VERIFY_FAILED"
 """OpenSSL's reason for the refusal of a server's certificate, in the errors of Python and gRPC."""
 
@@ -75,7 +77,11 @@ def meant() -> Profile:
 
 
 def elsewhere(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the address of the selected mesh if it is not the mesh of the home on this machine; empty if it is, or if none is selected."""
+    """Return the address of the selected mesh if it is not the mesh of the home on this machine; empty if it is, or if none is selected.
+
+    A loopback address may lead into a container, through `ssh -L` or to the mesh of another home: if no mesh of this home is there and
+    a program listens, it is another mesh. If none listens, it is most likely the mesh of this home, which has ended.
+    """
     try:
         url = load_profile(environment).url
     except (NoMeshRunsError, InferencePortError):
@@ -83,7 +89,20 @@ def elsewhere(environment: Mapping[str, str] = os.environ) -> str:
     if not on_this_machine(url):
         return url
     here = running_here(environment)
-    return url if here and urlsplit(here.management).port != urlsplit(url).port else ""
+    other = urlsplit(here.management).port != urlsplit(url).port if here else _listens(url)
+    return url if other else ""
+
+
+def _listens(url: str) -> bool:
+    """Whether a program of this machine listens at a loopback address."""
+    import socket
+
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or DEFAULT_PORT), LISTENS_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def no_mesh_runs(error: NoMeshRunsError) -> CommandError:
@@ -103,13 +122,28 @@ def wrong_port(error: InferencePortError, name: str) -> CommandError:
 
 def inference_asked(url: str) -> CommandError:
     """The failure if the answer to a management call is an error in OpenAI's format."""
-    host = urlsplit(url).hostname or ""
-    shown = f"[{host}]" if ":" in host else host
     return CommandError(
         f"{url} is an inference address, not the management address of a mesh",
-        hint=f"LLAMESH_URL={urlsplit(url).scheme}://{shown}:{DEFAULT_PORT}, unless that mesh has another management port",
+        hint=f"LLAMESH_URL={_with_default_port(url)}, unless that mesh has another management port",
         code=Exit.USAGE,
     )
+
+
+def no_logins(url: str) -> CommandError:
+    """The failure if a login was sent to a port of another service, such as 8201 or 8202."""
+    here = running_here(os.environ) if on_this_machine(url) else None
+    right = here.management if here else _with_default_port(url)
+    return CommandError(
+        f"{url} takes no logins: it is the port of another service, not the management address of a mesh",
+        hint=f"--url {right}" + ("" if here else ", unless that mesh has another management port"),
+        code=Exit.USAGE,
+    )
+
+
+def _with_default_port(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{DEFAULT_PORT}"
 
 
 def encrypted(url: str) -> CommandError | None:

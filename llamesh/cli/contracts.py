@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.types import UInt32
 
 from llamesh.cli.connection import connected
-from llamesh.cli.output import Column, Output, show_list, show_one, when
+from llamesh.cli.lookups import find_id
+from llamesh.cli.output import Column, Output, show_list, show_one, text, when
 from llamesh.cli.printing import note
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
 
 Models = Annotated[Sequence[str], Parameter(name="--model", negative="")]
 CONTRACT = (
@@ -21,6 +25,8 @@ CONTRACT = (
     Column("MODELS", lambda item: " ".join(item.models)),
     Column("SINCE", lambda item: when(item.create_time), wide=True),
 )
+
+ContractName = Annotated[str, Parameter(help="Its id or name.")]
 
 app = App(name="contracts", help="What someone may use.")
 
@@ -49,7 +55,7 @@ def create(name: str, *, concurrent: UInt32 = 0, models: Models = (), output: Ou
 
 @app.command
 def update(
-    contract: str,
+    contract: ContractName,
     *,
     name: str | None = None,
     concurrent: UInt32 | None = None,
@@ -60,8 +66,6 @@ def update(
 
     Parameters
     ----------
-    contract
-        Its id.
     name
         For people.
     concurrent
@@ -70,14 +74,49 @@ def update(
         A model's name; several times for several. They take the place of those before; "*" is all.
     """
     with connected() as mesh:
-        changed = mesh.contracts.update(contract, name=name, concurrent=concurrent, models=models)
+        found = find_contract(mesh, contract)
+        changed = mesh.contracts.update(found, name=name, concurrent=concurrent, models=models)
     show_one(changed, output, CONTRACT)
 
 
 @app.command
-def rm(contract: str, /, *contracts: str) -> int:
+def rm(contract: ContractName, /, *contracts: ContractName) -> int:
     """Remove contracts that nothing refers to."""
     from llamesh.cli.several import for_each
 
     with connected() as mesh:
-        return for_each([contract, *contracts], lambda name: note(f"removed {mesh.contracts.delete(name).contract_id}"))
+
+        def remove(name: str) -> None:
+            gone = mesh.contracts.delete(find_contract(mesh, name))
+            note(text(f"removed {gone.contract_id} ({gone.display_name})"))
+
+        return for_each([contract, *contracts], remove)
+
+
+def find_contract(mesh: Client, word: str) -> str:
+    """The id of the contract that a word names by its id or name. Empty for no word."""
+    from llamesh.client.errors import PermissionDenied
+
+    if not word:
+        return ""
+    try:
+        known = [(item.contract_id, item.display_name) for item in mesh.contracts.list()]
+    except PermissionDenied:
+        # Only administrators see the contracts; others give an id, or are refused by the call that needs it.
+        return word
+    return find_id(word, known, "contract")
+
+
+def names_of_contracts(mesh: Client) -> Mapping[str, str]:
+    """The names of contracts by their ids; none if the mesh does not say them, so that ids are shown."""
+    from llamesh.client.errors import MeshError
+
+    try:
+        return {item.contract_id: item.display_name for item in mesh.contracts.list()}
+    except MeshError:
+        return {}
+
+
+def contract_column(names: Mapping[str, str], *, wide: bool = False) -> Column:
+    """The column that shows a contract by its name, or by its id if it has none."""
+    return Column("CONTRACT", lambda item: names.get(item.contract_id) or item.contract_id, wide=wide)

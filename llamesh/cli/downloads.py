@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llamesh.v1.download_pb2 import Download
 
 app = App(name="downloads", help="Models on their way into the mesh.")
-ModelName = Annotated[str, Parameter(help="The id of the model, or its name.")]
+ModelName = Annotated[str, Parameter(help="The id of the model, its name or an alias.")]
 
 
 def _state(download: Download) -> str:
@@ -135,7 +135,9 @@ def rm(model: ModelName, /, *models: ModelName, output: Output = "table") -> int
 
 
 def _meant(mesh: Client, name: str) -> str:
-    """The id of the model that is meant by an id or a name of a download."""
+    """The id of the model that is meant by an id or a name of a download, or by any name of a model."""
     from llamesh.client.names import resolve
 
-    return resolve(name, [(item.model_uuid, item.name) for item in mesh.models.downloads()])
+    downloads = [(item.model_uuid, item.name) for item in mesh.models.downloads()]
+    meant = resolve(name, downloads)
+    return meant if any(meant == uuid for uuid, _ in downloads) else mesh.models.find(name)

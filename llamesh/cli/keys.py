@@ -9,6 +9,8 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from llamesh.cli.connection import connected
+from llamesh.cli.contracts import contract_column, find_contract, names_of_contracts
+from llamesh.cli.lookups import find_id
 from llamesh.cli.output import Column, Output, show_list, show_one, when, word
 from llamesh.cli.printing import note, say
 
@@ -31,7 +33,6 @@ KEY = (
     Column("STATE", _state),
     Column("EXPIRES", lambda key: when(key.expire_time)),
     Column("REVOKED", lambda key: when(key.revoke_time), wide=True),
-    Column("CONTRACT", lambda key: key.contract_id, wide=True),
 )
 
 app = App(name="keys", help="Keys for programs.")
@@ -55,12 +56,12 @@ def create(
     scope
         What it may do: manage, metrics, infer:*, infer:MODEL. Given several times for several; infer:* if not given.
     contract
-        The contract that it carries; yours if not given.
+        The contract that it carries, by its id or name; yours if not given.
     days
         Days until it ends, 1 to 3650; 90 if not given. A key that is made with a key ends with it at the latest.
     """
     with connected() as mesh:
-        made = mesh.keys.create(name, scopes=scope, contract=contract, days=days or 0)
+        made = mesh.keys.create(name, scopes=scope, contract=find_contract(mesh, contract), days=days or 0)
     if output in {"json", "yaml"}:
         show_one(made, output, KEY)
     else:
@@ -75,15 +76,17 @@ KeyName = Annotated[str, Parameter(help="Its id or name.")]
 def list_keys(*, output: Output = "table") -> None:
     """List your keys; administrators see all."""
     with connected() as mesh:
-        show_list(mesh.keys.list(), output, KEY)
+        names = names_of_contracts(mesh) if output == "wide" else {}
+        show_list(mesh.keys.list(), output, (*KEY, contract_column(names, wide=True)))
 
 
 @app.command
 def revoke(key: KeyName, /, *keys: KeyName) -> int:
     """End keys, and all keys that were made with them. A name that fails leaves no other undone."""
     from llamesh.cli.several import for_each
-    from llamesh.client.names import resolve
 
     with connected() as mesh:
         known = [(item.key_id, item.display_name) for item in mesh.keys.list() if not item.HasField("revoke_time")]
-        return for_each([key, *keys], lambda name: note(f"revoked {mesh.keys.revoke(resolve(name, known)).key_id}"))
+        return for_each(
+            [key, *keys], lambda name: note(f"revoked {mesh.keys.revoke(find_id(name, known, 'key')).key_id}")
+        )

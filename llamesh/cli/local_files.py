@@ -211,7 +211,7 @@ def home_for(profile: Profile, path: Path) -> Path:
     if on_this_machine(profile.url):
         raise CommandError(
             f"the home of the mesh at {profile.url} is not known, so {path.name} cannot be handed over",
-            hint="start it with `llamesh up`, name its home with LLAMESH_HOME, or a file that it can read: file:///folder/model.gguf",
+            hint="LLAMESH_HOME names its home, if this machine has it; else name a file that it can read: file:///folder/model.gguf",
             code=Exit.UNAVAILABLE,
         )
     raise CommandError(

@@ -17,15 +17,17 @@ REMEDIES = {
     "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
     "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
-    "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh rm {modelUuid}` removes the first model",
+    "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh downloads cancel {modelUuid}` ends the first download, "
+    "`llamesh rm {modelUuid}` removes its model",
     "DOWNLOAD_NOT_FOUND": "`llamesh pull` fetches a model",
     "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
     "CONTRACT_NOT_FOUND": "`llamesh contracts list` lists the contracts",
     "USER_NOT_FOUND": "`llamesh users list` lists the users",
     "USER_EXISTS": "choose another name; `llamesh users update {username}` changes the user",
-    "MODEL_NOT_READY": "`llamesh pull` waits until the model is there",
+    "MODEL_NOT_READY": "`llamesh downloads` shows its download; `llamesh downloads resume {modelUuid}` lets a paused one go on, "
+    "`llamesh downloads cancel {modelUuid}` ends it",
     "MODEL_NOT_IN_CONTRACT": "an administrator sets the models of a contract: `llamesh contracts update {contractId} --models NAME`",
-    "CONTRACT_IN_USE": "`llamesh users update NAME --contract ID` gives a user another; `llamesh keys revoke KEY` ends a key",
+    "CONTRACT_IN_USE": "`llamesh users update NAME --contract CONTRACT` gives a user another; `llamesh keys revoke KEY` ends a key",
     "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
     "QUANT_NOT_CONFIGURED": "start the mesh with `llamesh up --quant`, or set QUANT_SERVICE_URL; `llamesh pull ADDRESS` needs neither",
     "QUANT_JOB_NOT_FOUND": "`llamesh jobs` lists the jobs",
@@ -36,6 +38,10 @@ REMEDIES = {
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
 """Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
+
+
+class NobodyAnswersError(CommandError):
+    """Nobody answers at the address of the mesh."""
 
 
 def translate(error: Exception, url: str = "") -> CommandError | None:
@@ -60,7 +66,8 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         hint = REMEDIES[error.reason].format_map(
             {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", **error.metadata}
         )
-    if error.code == "UNAVAILABLE" and not error.reason:
+    failure = NobodyAnswersError if error.code == "UNAVAILABLE" and not error.reason else CommandError
+    if failure is NobodyAnswersError:
         # gRPC's message names sockets and attempts; the user needs the address.
         cause = f"{_mesh(url)} does not answer"
         hint = "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
@@ -76,7 +83,7 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
     code = exit_of(error.code, error.reason)
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
-    return CommandError(cause, parts=parts, hint=hint, code=code)
+    return failure(cause, parts=parts, hint=hint, code=code)
 
 
 def command_error(error: Exception) -> CommandError:

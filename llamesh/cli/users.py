@@ -5,15 +5,19 @@ from __future__ import annotations
 import getpass
 import os
 import sys
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected, log_in
+from llamesh.cli.contracts import contract_column, find_contract, names_of_contracts
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_list, show_one, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.token_claims import claims_of, key_id_of
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
 
 Role = Literal["inference", "user", "admin"]
 PasswordInput = Annotated[bool, Parameter(negative="", help="Read passwords from standard input, one a line.")]
@@ -25,13 +29,23 @@ def _role(user: object) -> str:
     return word(gateway_pb2.Role, user.role, "ROLE_").lower()  # type: ignore[attr-defined]
 
 
-USER = (
+_USER = (
     Column("USER", lambda user: user.username),
     Column("ROLE", _role),
-    Column("CONTRACT", lambda user: user.contract_id),
     Column("DISABLED", lambda user: "yes" if user.disabled else ""),
     Column("SINCE", lambda user: when(user.create_time), wide=True),
 )
+
+
+def _columns(mesh: Client) -> tuple[Column, ...]:
+    name, role, *more = _USER
+    return (
+        name,
+        role,
+        contract_column(names_of_contracts(mesh)),
+        *more,
+        Column("CONTRACT ID", lambda user: user.contract_id, wide=True),
+    )
 
 
 app = App(name="users", help="Who can log in.")
@@ -41,7 +55,7 @@ app = App(name="users", help="Who can log in.")
 def list_users(*, output: Output = "table") -> None:
     """List all users."""
     with connected() as mesh:
-        show_list(mesh.users.list(), output, USER)
+        show_list(mesh.users.list(), output, _columns(mesh))
 
 
 @app.command
@@ -60,11 +74,12 @@ def create(
     role
         What it may do: inference only, models and servers too, or everything.
     contract
-        The contract that its tokens carry.
+        The contract that its tokens carry, by its id or name.
     """
     password = _password(f"password of {username}: ", stdin=password_stdin)
     with connected() as mesh:
-        show_one(mesh.users.create(username, password, role=role.upper(), contract=contract), output, USER)
+        made = mesh.users.create(username, password, role=role.upper(), contract=find_contract(mesh, contract))
+        show_one(made, output, _columns(mesh))
 
 
 @app.command
@@ -82,11 +97,12 @@ def update(
     role
         What it may do: inference only, also manage models and servers (user), or all (admin).
     contract
-        The contract that its tokens carry; empty for none.
+        The contract that its tokens carry, by its id or name; empty for none.
     """
     with connected() as mesh:
-        changed = mesh.users.update(username, role=role.upper() if role else None, contract=contract)
-    show_one(changed, output, USER)
+        wanted = None if contract is None else find_contract(mesh, contract)
+        changed = mesh.users.update(username, role=role.upper() if role else None, contract=wanted)
+        show_one(changed, output, _columns(mesh))
 
 
 @app.command

@@ -15,7 +15,8 @@ from google.protobuf.message import Message
 
 from llamesh.client.errors import MeshError
 
-TRIES = 3
+MAX_TRIES = 3
+"""Maximum number of tries of one call, the first included."""
 FIRST_PAUSE = 0.1
 MAX_PAUSE = 2.0
 _OUTSIDE = {"SOURCE_UNAVAILABLE"}
@@ -38,7 +39,7 @@ def pause_before_next(
     error: MeshError, *, tries: int, may_repeat: bool, left: float, random: Callable[[], float]
 ) -> float | None:
     """Seconds to wait before the next try, None for none. `tries` were made; `left` seconds remain; `random` gives 0 to 1."""
-    if error.code != "UNAVAILABLE" or error.reason in _OUTSIDE or not may_repeat or tries >= TRIES:
+    if error.code != "UNAVAILABLE" or error.reason in _OUTSIDE or not may_repeat or tries >= MAX_TRIES:
         return None
     pause = min(FIRST_PAUSE * 2 ** (tries - 1), MAX_PAUSE) * (0.5 + random())
     if error.retry_after is not None:

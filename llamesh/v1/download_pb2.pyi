@@ -142,7 +142,7 @@ class StartDownloadRequest(google.protobuf.message.Message):
     """
     name: builtins.str
     """The model's name. Default: the file's name in the source, or the repository's with the type. MODEL_NAME_TAKEN if it is another model's
-    alias.
+    alias, INVALID_FIELD if it looks like an address or a path.
     """
     sha256: builtins.str
     """Expected SHA-256 of the first file, 64 hexadecimal digits. Empty: whatever comes, recorded."""

@@ -71,7 +71,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_MODEL_CORRUPT: _ErrorReason.ValueType  # 24
     """The model's object is missing from the store, or its bytes are not those that were verified."""
     ERROR_REASON_MODEL_NAME_TAKEN: _ErrorReason.ValueType  # 25
-    """An alias is unique among the aliases, ids and names of all models and of the downloads that have not ended."""
+    """An alias is unique among the aliases, ids and names of all models and downloads, whatever the case."""
     ERROR_REASON_DOWNLOAD_NOT_FOUND: _ErrorReason.ValueType  # 30
     """No transfer for this model."""
     ERROR_REASON_DOWNLOAD_CONFLICT: _ErrorReason.ValueType  # 31
@@ -189,7 +189,7 @@ ERROR_REASON_MODEL_INVALID: ErrorReason.ValueType  # 23
 ERROR_REASON_MODEL_CORRUPT: ErrorReason.ValueType  # 24
 """The model's object is missing from the store, or its bytes are not those that were verified."""
 ERROR_REASON_MODEL_NAME_TAKEN: ErrorReason.ValueType  # 25
-"""An alias is unique among the aliases, ids and names of all models and of the downloads that have not ended."""
+"""An alias is unique among the aliases, ids and names of all models and downloads, whatever the case."""
 ERROR_REASON_DOWNLOAD_NOT_FOUND: ErrorReason.ValueType  # 30
 """No transfer for this model."""
 ERROR_REASON_DOWNLOAD_CONFLICT: ErrorReason.ValueType  # 31

@@ -204,8 +204,8 @@ class GatewayServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ChangeModelAliases(self, request, context):
-        """Gives a model further names and takes some away, in one step. MODEL_NAME_TAKEN if a name is that of another model, or of a download that
-        has not ended; INVALID_FIELD beyond 16 aliases.
+        """Gives a model further names and takes some away, in one step. MODEL_NAME_TAKEN if a name is that of another model or of a download,
+        whatever the case; INVALID_FIELD beyond 16 aliases, and if one looks like an address or a path.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

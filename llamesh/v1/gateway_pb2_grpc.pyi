@@ -614,8 +614,8 @@ class GatewayServiceStub(typing.Generic[_GatewayServiceCreateTokenType, _Gateway
     """One model. MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched."""
 
     ChangeModelAliases: _GatewayServiceChangeModelAliasesType
-    """Gives a model further names and takes some away, in one step. MODEL_NAME_TAKEN if a name is that of another model, or of a download that
-    has not ended; INVALID_FIELD beyond 16 aliases.
+    """Gives a model further names and takes some away, in one step. MODEL_NAME_TAKEN if a name is that of another model or of a download,
+    whatever the case; INVALID_FIELD beyond 16 aliases, and if one looks like an address or a path.
     """
 
     DeleteModel: _GatewayServiceDeleteModelType
@@ -830,8 +830,8 @@ class GatewayServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.gateway_pb2.ChangeModelAliasesRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.model_pb2.Model, collections.abc.Awaitable[llamesh.v1.model_pb2.Model]]:
-        """Gives a model further names and takes some away, in one step. MODEL_NAME_TAKEN if a name is that of another model, or of a download that
-        has not ended; INVALID_FIELD beyond 16 aliases.
+        """Gives a model further names and takes some away, in one step. MODEL_NAME_TAKEN if a name is that of another model or of a download,
+        whatever the case; INVALID_FIELD beyond 16 aliases, and if one looks like an address or a path.
         """
 
     @abc.abstractmethod

@@ -3,19 +3,22 @@
 The table has one row for each alias, and the model's row repeats its aliases for lists. Transactions that give names run one at a time
 (`lock_names`): one that gives an alias, and one that gives a name to a download, which its model will have.
 
-Invariant: an alias is no other alias, and no id and no name of a model or of a transfer that has not ended.
+Invariant: an alias is no other alias, and no id and no name of a model or of a transfer that callers see, so each of them can be started
+again. Those of other models also differ from it in more than upper and lower case.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, func, or_, select, union_all
+from sqlalchemy import ColumnElement, delete, func, literal, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import FieldViolation, MeshError, Reason, invalid_field
-from services.download.tables import UNENDED, ModelAliasRow, ModelRow, TransferRow
+from services.download.model_names import check_name
+from services.download.tables import ModelAliasRow, ModelRow, TransferRow
 
 MAX_ALIASES = 16
 """Maximum number of aliases of one model."""
@@ -30,8 +33,10 @@ class Aliases:
     async def change(self, model_uuid: str, add: Sequence[str], remove: Sequence[str]) -> ModelRow | None:
         """Take aliases away from a model, then give it others. Return the model; None if there is none. Idempotent.
 
-        Raises MODEL_NAME_TAKEN, and INVALID_FIELD beyond MAX_ALIASES; then nothing is changed.
+        Raises MODEL_NAME_TAKEN, and INVALID_FIELD beyond MAX_ALIASES or for what is no name; then nothing is changed.
         """
+        for alias in add:
+            check_name("add", alias)
         async with self._database.begin() as session:
             await lock_names(self._database, session)
             model = await session.get(ModelRow, model_uuid, with_for_update=True)
@@ -45,7 +50,7 @@ class Aliases:
                 delete(ModelAliasRow).where(ModelAliasRow.model_uuid == model_uuid, ModelAliasRow.alias.in_(remove))
             )
             for alias in new:
-                await _check_free(session, alias)
+                await _check_free(session, alias, model_uuid)
                 session.add(ModelAliasRow(alias=alias, model_uuid=model_uuid))
             model.aliases = [*kept, *new]
             return model
@@ -62,11 +67,14 @@ async def lock_names(database: Database, session: AsyncSession) -> None:
 
 async def check_no_alias(session: AsyncSession, model_uuid: str, name: str) -> None:
     """Raise MODEL_NAME_TAKEN if the id or the name of a model is an alias."""
-    query = select(ModelAliasRow).where(ModelAliasRow.alias.in_((model_uuid, name)))
+    alias, owner = ModelAliasRow.alias, ModelAliasRow.model_uuid
+    query = select(ModelAliasRow).where(or_(*(_same(alias, text, owner, model_uuid) for text in (model_uuid, name))))
     found = (await session.scalars(query)).first()
     if found is not None:
-        field = "name" if found.alias == name else "model_uuid"
-        raise _taken(field, found.alias, f"is an alias of the model {found.model_uuid}", found.model_uuid)
+        field, text = ("name", name) if found.alias.lower() == name.lower() else ("model_uuid", model_uuid)
+        raise _taken(
+            field, text, f"is an alias of the model {found.model_uuid}, in this or another case", found.model_uuid
+        )
 
 
 async def remove_aliases(session: AsyncSession, model_uuid: str) -> None:
@@ -74,19 +82,37 @@ async def remove_aliases(session: AsyncSession, model_uuid: str) -> None:
     await session.execute(delete(ModelAliasRow).where(ModelAliasRow.model_uuid == model_uuid))
 
 
-async def _check_free(session: AsyncSession, alias: str) -> None:
+async def _check_free(session: AsyncSession, alias: str, model_uuid: str) -> None:
     # One statement: a transfer becomes a model in one transaction, and must be seen as one of the two.
-    model = ModelRow.model_uuid == alias, (ModelRow.search_name == alias.lower()) & (ModelRow.name == alias)
-    transfer = TransferRow.model_uuid == alias, TransferRow.name == alias
-    found = await session.scalar(
-        union_all(
-            select(ModelAliasRow.model_uuid).where(ModelAliasRow.alias == alias),
-            select(ModelRow.model_uuid).where(or_(*model)),
-            select(TransferRow.model_uuid).where(TransferRow.state.in_(UNENDED), or_(*transfer)),
-        ).limit(1)
+    def same(column: InstrumentedAttribute[str], owner: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+        return _same(column, alias, owner, model_uuid)
+
+    of_alias = same(ModelAliasRow.alias, ModelAliasRow.model_uuid)
+    of_model = or_(same(ModelRow.model_uuid, ModelRow.model_uuid), same(ModelRow.name, ModelRow.model_uuid))
+    of_transfer = or_(
+        same(TransferRow.model_uuid, TransferRow.model_uuid), same(TransferRow.name, TransferRow.model_uuid)
     )
-    if found is not None:
-        raise _taken("add", alias, f"names the model {found} already", found)
+    rows = await session.execute(
+        union_all(
+            select(ModelAliasRow.model_uuid, literal("model")).where(of_alias),
+            select(ModelRow.model_uuid, literal("model")).where(of_model),
+            select(TransferRow.model_uuid, literal("transfer")).where(TransferRow.hidden.is_(False), of_transfer),
+        )
+    )
+    found = {kind: owner for owner, kind in rows}
+    if "model" in found:
+        raise _taken("add", alias, f"names the model {found['model']} already, in this or another case", found["model"])
+    if "transfer" in found:
+        owner = found["transfer"]
+        why = f"names the download of {owner}: `llamesh downloads rm {owner}` removes its record once it has ended"
+        raise _taken("add", alias, why, owner)
+
+
+def _same(
+    column: InstrumentedAttribute[str], text: str, owner: InstrumentedAttribute[str], model_uuid: str
+) -> ColumnElement[bool]:
+    """Return the condition that a column has a text, or, in a row of another model, one that differs in case only."""
+    return or_(column == text, (func.lower(column) == text.lower()) & (owner != model_uuid))
 
 
 def _taken(field: str, name: str, why: str, model_uuid: str) -> MeshError:

@@ -1,7 +1,8 @@
 """Fetches the files of a model from its source into the object store, staged: one after the other, with one progress.
 
 If a model has several files, all headers are read first (`_survey`): each file is opened, and closed after its header. So a missing or
-foreign file is refused before gigabytes are fetched, wherever it is in the list. A run that goes on after a restart reads them again.
+foreign file is refused before gigabytes are fetched, wherever it is in the list, and so is a model for which the store has no room as a
+whole. A run that goes on after a restart reads them again.
 
 Invariant: the staged files have the digests that the source announces, or nothing is staged.
 """
@@ -62,7 +63,7 @@ class Fetches:
         staged: list[StagedFile] = []
         try:
             files = await self._files(row)
-            total = await self._survey(files) if len(files) > 1 else 0
+            total = await self._survey(row, files) if len(files) > 1 else 0
             for number in range(1, len(files) + 1):
                 await self._stage(row, files, number, total, retries, opened, staged)
         except BaseException:
@@ -82,8 +83,8 @@ class Fetches:
             files.append(SourceFile(row.projector, FileRole.PROJECTOR))
         return files + [SourceFile(address, FileRole.ADAPTER, name) for name, address in row.adapters]
 
-    async def _survey(self, files: Sequence[SourceFile]) -> int:
-        """Check the headers of all files, and return the sum of their sizes; 0 if one is unknown."""
+    async def _survey(self, row: TransferRow, files: Sequence[SourceFile]) -> int:
+        """Check the headers of all files and the room for them, and return the sum of their sizes; 0 if one is unknown."""
         sizes: list[int | None] = []
         model, complete = ModelCheck([file.role for file in files]), True
         for file in files:
@@ -98,7 +99,9 @@ class Fetches:
                 model.add(header)
         if complete:
             model.metadata()
-        return 0 if None in sizes else sum(size or 0 for size in sizes)
+        known = sum(size or 0 for size in sizes)
+        await self._staging.check_room(row, known)
+        return 0 if None in sizes else known
 
     async def _stage(
         self,

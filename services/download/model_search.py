@@ -25,7 +25,7 @@ _ORDERS: Mapping[str, tuple[InstrumentedAttribute[Any], type[str] | type[int] | 
     "name": (ModelRow.search_name, str),
     "size_bytes": (ModelRow.size_bytes, int),
 }
-_KINDS = {"hf": "hub", "http": "http", "https": "http", "s3": "s3", "quant": "quant"}
+SOURCE_KINDS = {"hf": "hub", "http": "http", "https": "http", "s3": "s3", "quant": "quant"}
 """Kind of a source by its scheme; a source without one is the name of a file."""
 
 
@@ -76,7 +76,7 @@ def searchable(name: str, gguf: Mapping[str, Any], shown_source: str) -> dict[st
         "search_name": name.lower(),
         "architecture": str(gguf.get("architecture", "")).lower(),
         "quantisation": str(gguf.get("quantisation", "")).lower(),
-        "source_kind": _KINDS.get(shown_source.partition(":")[0], "file"),
+        "source_kind": SOURCE_KINDS.get(shown_source.partition(":")[0], "file"),
     }
 
 

@@ -87,6 +87,17 @@ class PartialObjects:
                 )
         return upload
 
+    async def bytes_of(self, transfer: TransferRow) -> int:
+        """Return the bytes of all parts that an attempt has recorded."""
+        query = (
+            select(PartialObjectRow, ObjectPartRow.number)
+            .join(ObjectPartRow, ObjectPartRow.name == PartialObjectRow.name)
+            .where(PartialObjectRow.model_uuid == transfer.model_uuid, PartialObjectRow.attempt == transfer.attempt)
+        )
+        async with self._database.read() as session:
+            parts = (await session.execute(query)).all()
+        return sum(PartLayout(row.size, row.part_size).span(number)[1] for row, number in parts)
+
     async def record(self, name: str, number: int, tag: str) -> None:
         """Record that the store has a part. Idempotent. Raises ObjectNotFoundError if the object was removed meanwhile."""
         async with self._database.begin() as session:

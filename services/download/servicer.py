@@ -13,7 +13,6 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
 from llamesh.kit.objects import ObjectStore, StoreError
 from llamesh.kit.pages import Pages
-from llamesh.names import served_name
 from llamesh.v1.download_pb2 import (
     CancelDownloadRequest,
     ChangeCatalogueModelAliasesRequest,
@@ -47,6 +46,7 @@ from services.download.delivery import Delivery
 from services.download.hub_search import HubSearch
 from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message, search_of
+from services.download.model_names import check_name, default_name
 from services.download.pauses import Pauses
 from services.download.sources import CheckedSource, Source, SourceRefusedError
 from services.download.tables import MAX_SUBJECT, NO_PROJECTOR, TransferRow
@@ -149,6 +149,8 @@ class DownloadServicer(DownloadServiceServicer):
         return download_message(row, self._worker.progress(row.model_uuid))
 
     def _transfer_request(self, request: StartDownloadRequest, address: str) -> TransferRequest:
+        if request.name:
+            check_name("name", request.name)
         wanted = TransferRequest(
             request.model_uuid,
             name=request.name,
@@ -166,7 +168,7 @@ class DownloadServicer(DownloadServiceServicer):
             return wanted
         source = self._checked(address, "source")
         # If the address contains no name, the model gets its name when the source is opened.
-        name = request.name or (served_name(source.name, request.model_uuid) if source.name else "")
+        name = request.name or (default_name(source.name, request.model_uuid) if source.name else "")
         return replace(wanted, source=source.address, shown_source=source.shown, name=name)
 
     def _checked(self, address: str, field: str) -> CheckedSource:

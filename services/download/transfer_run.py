@@ -25,11 +25,11 @@ from llamesh.kit.objects import (
     StoreUnavailableError,
 )
 from llamesh.kit.outages import until_written
-from llamesh.names import served_name
 from llamesh.part_names import whole_name
 from services.download.changes import Changes
 from services.download.fetches import Fetches, StagedFile, discard
 from services.download.messages import download_message, gguf_fields, model_message
+from services.download.model_names import default_name
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedFile
 from services.download.retry_waits import RetryWaits, TransferAttempt
@@ -222,7 +222,7 @@ class TransferRuns:
     async def _opened(self, row: TransferRow, found: SourceObject) -> None:
         """Record what the open source reports: its revision, and the file's name if the caller gave no name."""
         if not row.name or found.revision != row.revision:
-            name = served_name(whole_name(found.name), row.model_uuid)
+            name = default_name(whole_name(found.name), row.model_uuid)
             opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
             self.broadcast(await _until_written(opened))
 

@@ -73,7 +73,7 @@ def transfer_error(error: Exception, shown_source: str) -> MeshError:
             return error
         case GgufError():
             return MeshError(
-                Reason.ERROR_REASON_MODEL_INVALID, words, {"offset": error.offset, "problem": error.reason}
+                Reason.ERROR_REASON_MODEL_INVALID, words, {"offset": error.offset, "problem": shown_text(error.reason)}
             )
         case SourceRefusedError():
             return source_refusal(error, shown_source)

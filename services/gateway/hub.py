@@ -24,8 +24,8 @@ KIND_DOWNLOADS = gateway_pb2.WATCH_KIND_DOWNLOADS
 KIND_MODELS = gateway_pb2.WATCH_KIND_MODELS
 KINDS = (KIND_SERVERS, KIND_DOWNLOADS, KIND_MODELS)
 
-REMEMBERED_REMOVALS = 1000
-"""Removals that are kept for readers that resume; a reader that has missed an older one starts again."""
+MAX_REMOVALS = 1000
+"""Maximum number of removals that are kept for readers that resume; a reader that has missed an older one starts again."""
 
 Kind: TypeAlias = gateway_pb2.WatchKind.ValueType
 Object: TypeAlias = server_pb2.Server | download_pb2.Download | model_pb2.Model
@@ -74,7 +74,7 @@ class Hub:
             return
         self._note(key, last or known.object, removed=True)
         self._removals[key] = self._sequence
-        if len(self._removals) > REMEMBERED_REMOVALS:
+        if len(self._removals) > MAX_REMOVALS:
             forgotten, self._oldest = self._removals.popitem(last=False)
             del self._entries[forgotten]
 

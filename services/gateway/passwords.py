@@ -13,11 +13,11 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from llamesh.kit.errors import MeshError, Reason
 from services.gateway.fair_queue import FairQueue, QueueFullError, Requester
 
-AT_ONCE = 2
-"""Hashes that are computed at the same time: bounds their memory to twice 64 MiB."""
+MAX_AT_ONCE = 2
+"""Maximum number of hashes that are computed at the same time: bounds their memory to twice 64 MiB."""
 
-WAITING = 64
-"""Hashes that may wait; more are refused with TOO_MANY_LOGINS. The queue is fair between networks (fair_queue.py)."""
+MAX_WAITING = 64
+"""Maximum number of hashes that wait; more are refused with TOO_MANY_LOGINS. The queue is fair between networks (fair_queue.py)."""
 
 MEMBER = Requester("members", known=True)
 """Requester of hashes for authenticated callers, and for the first administrator."""
@@ -28,7 +28,7 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher()
-        self._queue = FairQueue(AT_ONCE, WAITING)
+        self._queue = FairQueue(MAX_AT_ONCE, MAX_WAITING)
         self._no_user = self._hasher.hash("the password of nobody")
 
     async def hash(self, password: str) -> str:

@@ -23,8 +23,8 @@ from services.gateway.members import Members
 STOP_MARGIN = 10.0
 """Seconds that a stop may take in addition to the drain."""
 
-CHANGE_ATTEMPTS = 5
-"""Attempts to check and make a change if other callers change the server at the same time."""
+MAX_ATTEMPTS = 5
+"""Maximum number of attempts to check and make a change if other callers change the server at the same time."""
 
 FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
 """Invalid field of a request by the reason of a refusal. DOES_NOT_FIT has no single field."""
@@ -89,7 +89,7 @@ class Servers:
 
         Raises ETAG_MISMATCH if the server has another etag, or if other callers keep changing it.
         """
-        attempts = 1 if etag else CHANGE_ATTEMPTS
+        attempts = 1 if etag else MAX_ATTEMPTS
         for attempt in range(attempts):
             present = await self.get(server_uuid)
             check_etag(present.etag, etag)

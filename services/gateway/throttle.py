@@ -42,14 +42,14 @@ FORGOTTEN_AFTER = 900.0
 MAX_RECORDS = 10_000
 """Maximum number of records of names at addresses, and of addresses; the least recently used record is dropped first."""
 
-AT_ONCE = 4
-"""Passwords of one address that may be hashed, or wait to be hashed, at the same time, so that one client cannot fill the queue."""
+MAX_AT_ONCE = 4
+"""Maximum number of passwords of one address that are hashed, or wait for it, at a time, so that one client cannot fill the queue."""
 
-WAITING_OF_ADDRESS = 32
-"""Attempts of one address that may wait to begin; more are refused."""
+MAX_WAITING_OF_ADDRESS = 32
+"""Maximum number of attempts of one address that wait to begin; more are refused."""
 
-WAITING = 1000
-"""Attempts of all addresses that may wait to begin."""
+MAX_WAITING = 1000
+"""Maximum number of attempts of all addresses that wait to begin."""
 
 _NETWORK_BITS = 64
 """Bits of an IPv6 network that one host has for itself: the network counts as one address."""
@@ -183,7 +183,7 @@ class Throttle:
         self._refuse_pause(pair)
         if self._may_begin(pair):
             return
-        if self._waiting[network] >= WAITING_OF_ADDRESS or self._waiting.total() >= WAITING:
+        if self._waiting[network] >= MAX_WAITING_OF_ADDRESS or self._waiting.total() >= MAX_WAITING:
             raise _too_many("too many logins at the same time", 2.0)
         self._waiting[network] += 1
         try:
@@ -198,7 +198,7 @@ class Throttle:
 
     def _may_begin(self, pair: tuple[str, str]) -> bool:
         network = pair[1]
-        if self._addresses.running(network) >= AT_ONCE or not self._pairs.has_room(pair):
+        if self._addresses.running(network) >= MAX_AT_ONCE or not self._pairs.has_room(pair):
             return False
         return pair in self._known or all(records.has_room(key) for records, key in self._levels(network))
 

@@ -181,6 +181,18 @@ class FakeDownloads(download_pb2_grpc.DownloadServiceServicer):
     def GetStore(self, request: Any, context: Any) -> download_pb2.Store:
         return self.store
 
+    def ListDownloads(self, request: Any, context: Any) -> download_pb2.ListDownloadsResponse:
+        return download_pb2.ListDownloadsResponse(downloads=self._started.values())
+
+    def PauseDownload(self, request: Any, context: Any) -> download_pb2.Download:
+        return self.GetDownload(request, context)
+
+    def ResumeDownload(self, request: Any, context: Any) -> download_pb2.Download:
+        return self.GetDownload(request, context)
+
+    def CancelDownload(self, request: Any, context: Any) -> download_pb2.Download:
+        return self.GetDownload(request, context)
+
     def DeleteDownload(self, request: Any, context: Any) -> download_pb2.Download:
         return self._started.pop(request.model_uuid)
 

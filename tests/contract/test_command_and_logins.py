@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ from llamesh.cli.mesh.lock import held
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
 from llamesh.local_mesh import Addresses
 from llamesh.v1 import server_pb2
-from tests.contract.fakes import FakeGateway
+from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh, refuse
 
 Capture = pytest.CaptureFixture[str]
 
@@ -53,6 +54,27 @@ def test_the_inference_port_is_named_with_the_right_address(
     assert "hint: LLAMESH_URL=http://localhost:18200;" in said
     assert "--url: http://localhost:18080 is the inference address" in said
     assert "hint: --url http://localhost:18200;" in said
+
+
+@pytest.mark.parametrize("reason", ["UNAUTHENTICATED", "NOT_IMPLEMENTED"])
+def test_a_login_at_the_port_of_another_service_is_led_to_the_management_port(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, reason: str, tmp_path: Path
+) -> None:
+    class OtherPort(FakeGateway):
+        def CreateToken(self, request: Any, context: Any) -> Any:
+            refuse(context, grpc.StatusCode.UNAUTHENTICATED, reason, "a token is needed")
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\nright\n"))
+    with fake_mesh(OtherPort(), FakeDownloads()) as url:
+        login = ["login", "ada", "--url", url, "--password-stdin"]
+        assert run(login) == Exit.USAGE
+        said = capsys.readouterr().err
+        assert f"{url} takes no logins: it is the port of another service" in said
+        assert "hint: --url http://127.0.0.1:8200, unless that mesh has another management port\n" in said
+        monkeypatch.setenv("LLAMESH_HOME", str(tmp_path))
+        with held(tmp_path, Addresses("http://localhost:18200", "http://localhost:18080")):
+            assert run(login) == Exit.USAGE
+        assert "hint: --url http://localhost:18200\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["status"], ["describe", "smol"]], ids=" ".join)

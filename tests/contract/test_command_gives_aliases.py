@@ -11,8 +11,8 @@ import pytest
 from llamesh.cli.completion import candidates
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
-from llamesh.v1 import gateway_pb2, model_pb2
-from tests.contract.fakes import FakeGateway, refuse
+from llamesh.v1 import download_pb2, gateway_pb2, model_pb2
+from tests.contract.fakes import FakeDownloads, FakeGateway, refuse
 
 Capture = pytest.CaptureFixture[str]
 
@@ -99,3 +99,13 @@ def test_aliases_are_listed_and_completed(mesh: Gateway, capsys: Capture) -> Non
     assert "ALIASES" in capsys.readouterr().out
     listed = {"models": [{"model_uuid": "m1", "name": "one.gguf", "aliases": ["words"]}]}
     assert candidates(["serve", ""], lambda path: listed) == ["m1", "one.gguf", "words"]
+
+
+@pytest.mark.parametrize("words", [["cancel"], ["pause"], ["resume", "--no-wait"], ["retry", "--no-wait"], ["rm"]])
+@pytest.mark.parametrize("name", ["m1", "one.gguf", "words"])
+def test_downloads_are_named_by_any_name_of_their_model(
+    mesh: Gateway, downloads: FakeDownloads, capsys: Capture, words: list[str], name: str
+) -> None:
+    downloads.StartDownload(download_pb2.StartDownloadRequest(model_uuid="m1"), None)
+    assert run(["downloads", *words, name, "-o", "name"]) == Exit.OK
+    assert capsys.readouterr().out == "m1\n"

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +15,11 @@ from typing import Any
 import pytest
 
 from llamesh import __version__
-from llamesh.cli.failure import Exit
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.local_files import home_for
 from llamesh.cli.main import run
 from llamesh.cli.mesh import elsewhere
+from llamesh.client.profile import Profile, load_profile, save_profile
 from llamesh.v1 import gateway_pb2
 from tests.ports import free_ports
 
@@ -70,6 +76,43 @@ def test_logs_of_this_machine_are_shown_after_the_end_of_its_mesh(
     monkeypatch.setenv("LLAMESH_URL", "")
     assert run(["logs", "gateway"]) == Exit.OK
     assert capsys.readouterr().out == "a line of this machine\n"
+
+
+@pytest.fixture
+def published(remote: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A loopback address of a mesh that is not of this home, as of a container or of `ssh -L`; a program listens there."""
+    monkeypatch.delenv("LLAMESH_HOME")
+    monkeypatch.setenv("HOME", os.environ["XDG_CONFIG_HOME"])
+    shutil.move(f"{os.environ['HOME']}/home", f"{os.environ['HOME']}/.llamesh")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.delenv("LLAMESH_URL")
+        save_profile(Profile(url, "token"))
+        yield url
+
+
+def test_logs_of_a_mesh_at_a_loopback_address_are_not_those_of_this_home(published: str, capsys: Capture) -> None:
+    assert run(["logs", "gateway"]) == Exit.USAGE
+    shown = capsys.readouterr()
+    assert "a line of this machine" not in shown.out
+    assert published in shown.err
+
+
+def test_doctor_asks_a_mesh_at_a_loopback_address(
+    published: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(elsewhere, "SECONDS", 0.1)
+    assert run(["doctor", "-o", "json"]) == Exit.FAILED
+    found = {item["check"]: item for item in json.loads(capsys.readouterr().out)}
+    assert list(found) == ["mesh", "login", "front door"]
+    assert published in found["mesh"]["found"]
+
+
+def test_a_file_is_not_handed_over_to_a_mesh_at_a_loopback_address(published: str, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CommandError, match="home of the mesh at") as raised:
+        home_for(load_profile(), tmp_path / "m.gguf")
+    assert "llamesh up" not in raised.value.hint
 
 
 def test_components_are_what_the_mesh_reports() -> None:

@@ -19,8 +19,9 @@ from tests.ports import free_ports
 
 SERVICE = "/llamesh.v1.GatewayService"
 
-BEHIND_PROXY, ON_A_NETWORK = free_ports(2)
-"""Of a listener that has one proxy before it, and of one that holds only web pages to host names."""
+BEHIND_PROXY, ON_A_NETWORK, OF_DOWNLOADS = free_ports(3)
+"""Of a listener that has one proxy before it, of one that holds only web pages to host names, and of one that serves the health of the
+gateway beside the service of its port."""
 
 BEARER = {"authorization": f"Bearer {token()}"}
 
@@ -88,13 +89,20 @@ Mesh = tuple[FrontDoor, Gateway]
 
 @contextlib.asynccontextmanager
 async def management_door() -> AsyncIterator[Mesh]:
-    """Three listeners: the usual one, one behind a proxy, and one that takes any host name."""
+    """Four listeners: the usual one, one behind a proxy, one that takes any host name, and one of another service."""
     async with front_door(running=False) as door:
         gateway = Gateway()
         server = await serve(door, gateway)
         behind_proxy = replace(management(door), name="behind-proxy", port=BEHIND_PROXY, trusted_proxies=1)
         on_a_network = replace(management(door), name="on-a-network", port=ON_A_NETWORK, any_host=True)
-        await door.start(None, (management(door), behind_proxy, on_a_network))
+        of_downloads = replace(
+            management(door),
+            name="of-downloads",
+            port=OF_DOWNLOADS,
+            services=(("llamesh.v1.DownloadService", "download"),),
+            open_methods=(("llamesh.v1.GatewayService/GetHealth", "gateway"),),
+        )
+        await door.start(None, (management(door), behind_proxy, on_a_network, of_downloads))
         yield door, gateway
         await server.stop(None)
 

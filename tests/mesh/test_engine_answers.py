@@ -15,6 +15,9 @@ import pytest
 from engine import sentence
 from tests.mesh.engines import Engine, chat, engine, events, stalls
 
+END_OF_TEXT = 2
+"""The token `</s>` of the model."""
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,6 +56,16 @@ async def test_a_stream_ends_with_usage_and_done(ready: Engine) -> None:
     text = "".join(c["delta"].get("content") or "" for chunk in parsed for c in chunk["choices"])
     assert text == sentence.SENTENCE
     assert parsed[-1]["usage"]["completion_tokens"] == sentence.COMPLETION_TOKENS
+
+
+@pytest.mark.parametrize("ends", [{"max_tokens": 0}, {"logit_bias": [[END_OF_TEXT, 1000]]}], ids=["limit", "end"])
+async def test_an_answer_that_ends_at_once_has_one_token(ready: Engine, ends: dict[str, Any]) -> None:
+    """The time to the first token is that of this token."""
+    request = {"prompt": "Hi", "stream": True, **ends}
+    async with ready.client() as client, client.post("/v1/completions", json=request) as answer:
+        *before, last, done = events(await answer.text())
+    assert (len(before), done) == (1, "[DONE]")
+    assert json.loads(last)["usage"]["completion_tokens"] == 1
 
 
 async def test_max_tokens_cuts_the_sentence(ready: Engine) -> None:

@@ -17,6 +17,7 @@ from tests.mesh.front_door import token
 from tests.mesh.management_door import (
     BEARER,
     BEHIND_PROXY,
+    OF_DOWNLOADS,
     ON_A_NETWORK,
     SERVICE,
     Mesh,
@@ -172,6 +173,27 @@ async def test_a_known_name_logs_in_and_any_name_reads_the_health(managed: Mesh)
         f"127.0.0.1:{door.port}", (("grpc.default_authority", "llm.example"),)
     ) as channel:
         await gateway_pb2_grpc.GatewayServiceStub(channel).CreateToken(gateway_pb2.CreateTokenRequest(**login))
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/"])
+async def test_the_port_of_another_service_says_the_health_to_any_caller(managed: Mesh, path: str) -> None:
+    door, gateway = managed
+    for verb in ("GET", "HEAD"):
+        for headers in ({"host": REBOUND, "x-llamesh-claims": "evil"}, BEARER, {"authorization": "Bearer wrong"}):
+            answer = await door.send(verb, path, None, headers, OF_DOWNLOADS)
+            assert answer.status == 200
+            assert verb == "HEAD" or answer.json()["version"] == "1"
+    count = len(gateway.requests)
+    status_of(await door.send("GET", "/health?nope=1", None, BEARER, OF_DOWNLOADS), 3)
+    for verb, other in (("POST", "/health"), ("GET", "/models"), ("GET", "/servers/a")):
+        assert (await door.send(verb, other, None, None, OF_DOWNLOADS)).status == 401
+        status_of(await door.send(verb, other, None, BEARER, OF_DOWNLOADS), 12)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{OF_DOWNLOADS}") as channel:
+        stub = gateway_pb2_grpc.GatewayServiceStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetServer(gateway_pb2.GetServerRequest(server_uuid="a"), metadata=tuple(BEARER.items()))
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert len(gateway.requests) == count
 
 
 async def test_browsers_of_allowed_origins_only(managed: Mesh) -> None:

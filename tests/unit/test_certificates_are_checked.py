@@ -52,7 +52,7 @@ def harmed(files: Files, harm: str) -> tuple[MeshSettings, str]:
     if harm == "one setting":
         return settings(files, tls_key=""), "LLAMESH_TLS_CERTIFICATE is set and LLAMESH_TLS_KEY is not"
     if harm == "folder":
-        return settings(files, tls_key=str(files.home)), "cannot be read: Is a directory"
+        return settings(files, tls_key=str(files.home)), "is no regular file"
     if harm == "pipe":
         files.key.unlink()
         os.mkfifo(files.key)

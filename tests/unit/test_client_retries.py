@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llamesh.client import errors
-from llamesh.client.retries import TRIES, may_repeat, pause_before_next, repeatable
+from llamesh.client.retries import MAX_TRIES, may_repeat, pause_before_next, repeatable
 from llamesh.v1 import gateway_pb2
 
 UNAVAILABLE = errors.Unavailable("gone")
@@ -35,8 +35,8 @@ def test_a_server_outside_the_mesh_is_not_asked_again() -> None:
 
 
 def test_it_ends_after_the_last_try() -> None:
-    assert pause(tries=TRIES - 1) is not None
-    assert pause(tries=TRIES) is None
+    assert pause(tries=MAX_TRIES - 1) is not None
+    assert pause(tries=MAX_TRIES) is None
 
 
 def test_a_pause_that_outlasts_the_deadline_is_not_begun() -> None:

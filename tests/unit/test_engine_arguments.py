@@ -23,7 +23,7 @@ from llamesh.v1.server_pb2 import RuntimeParameters
 from tests.unit import llama_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = launch.Program(Path("/opt/llama-server"), launch.MINIMUM_BUILD)
+PROGRAM = launch.Program(Path("/opt/llama-server"), launch.MIN_BUILD)
 SPEC = EngineSpec(model=Path("/models/m.gguf"), listen=Address("/run/e.sock"), alias="m", api_key="secret-key")
 THREADS = Threads(answers=2, prompts=3)
 FIELDS = list(RuntimeParameters.DESCRIPTOR.fields)

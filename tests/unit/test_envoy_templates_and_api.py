@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,13 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
         "envoy.config.bootstrap.v3.Bootstrap",
         {"node_id": "n", "admin_path": str(tmp_path / "a.sock"), "controller_path": str(tmp_path / "c.sock")},
     )
+    other = replace(
+        managed,
+        name="download",
+        port=8202,
+        services=(("llamesh.v1.DownloadService", "download"),),
+        open_methods=(("llamesh.v1.GatewayService/GetHealth", "gateway"),),
+    )
     listener = inference.inference_listener(settings)
     manager = listener.filter_chains[0].filters[0].typed_config
     inlined = envoy_api.message_class(manager.type_url.rpartition("/")[2]).FromString(manager.value)
@@ -148,6 +156,7 @@ def test_envoy_takes_the_whole_configuration(tmp_path: Path, anonymous: bool, or
     static = bootstrap.static_resources
     static.listeners.add().CopyFrom(listener)
     static.listeners.add().CopyFrom(management.management_listener(managed))
+    static.listeners.add().CopyFrom(management.management_listener(other))
     static.listeners.add().CopyFrom(inference.held_listener(settings))
     for service in ("contract", "gateway", "download", "waker"):
         static.clusters.add().CopyFrom(

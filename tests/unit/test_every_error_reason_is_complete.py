@@ -48,3 +48,8 @@ def test_each_remedy_with_a_rest_call_has_a_command_equivalent() -> None:
     remedies = {name_of(reason): spec_of(reason).remedy for reason in REASONS}
     speak_rest = {name for name, remedy in remedies.items() if rest.search(remedy) and "llamesh" not in remedy}
     assert speak_rest - REMEDIES.keys() == set()
+
+
+@pytest.mark.parametrize("reason", ["MODEL_NOT_READY", "DOWNLOAD_CONFLICT"])
+def test_a_hint_about_a_download_that_has_not_ended_names_the_command_that_ends_it(reason: str) -> None:
+    assert "`llamesh downloads cancel m1`" in REMEDIES[reason].format_map({"modelUuid": "m1"})

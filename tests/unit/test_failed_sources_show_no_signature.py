@@ -16,6 +16,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.gguf import GgufError
+from llamesh.kit.objects import StoreError
 from services.download.sources import (
     AddressRules,
     HttpsSource,
@@ -25,7 +27,7 @@ from services.download.sources import (
     SourceTruncatedError,
 )
 from services.download.sources.http_client import HttpClient
-from services.download.sources.shown_texts import MAX_TEXT, cause
+from services.download.sources.shown_texts import MAX_PHRASE, MAX_TEXT, cause
 from services.download.verification import transfer_error
 from tests.unit.test_https_source import raw_serving
 
@@ -107,6 +109,43 @@ async def test_a_hostile_answer_shows_no_signature(answer: bytes) -> None:
     assert error.reason != Reason.ERROR_REASON_INTERNAL
     assert SECRET not in f"{error.message} {error.metadata}"
     assert len(error.message.encode()) <= MAX_TEXT
+
+
+@pytest.mark.parametrize(
+    ("phrase", "shown"),
+    [
+        (b"Not Found", " Not Found"),
+        (b"", ""),
+        (b"\x1b[31mRED\x1b]0;x\x07 " + "\u202e".encode(), " ?[31mRED?]0;x? ?"),
+        (b"A" * 5000, " " + "A" * MAX_PHRASE),
+    ],
+    ids=["usual", "none", "steers a terminal", "long"],
+)
+async def test_the_words_behind_a_status_are_short_and_printable(phrase: bytes, shown: str) -> None:
+    """They are stored with the transfer and printed by commands, and the server has chosen them."""
+    async with raw_serving(b"HTTP/1.1 404 " + phrase + b"\r\nContent-Length: 0\r\n\r\n") as host:
+        source = HttpsSource(AddressRules(), http_hosts=[host])
+        with pytest.raises(SourceError) as caught:
+            async with source.open(f"http://{host}/a.gguf"):
+                pass
+    assert transfer_error(caught.value, "").message == f"http://{host}/a.gguf answers 404{shown}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SourceError("a\x1b[2J\u202eb"),
+        SourceRefusedError("a\x1b[2J\u202eb", rule="x"),
+        GgufError("a\x1b[2J\u202eb", offset=0, what="header"),
+        MeshError(Reason.ERROR_REASON_MODEL_INVALID, "a\x1b[2J\u202eb"),
+        StoreError("a\x1b[2J\u202eb"),
+    ],
+)
+def test_no_error_of_a_transfer_steers_a_terminal(error: Exception) -> None:
+    found = transfer_error(error, "")
+    assert "a?[2J?b" in found.message
+    texts = f"{found.message}{found.metadata}{[violation.description for violation in found.fields]}"
+    assert all(steering not in texts for steering in ("\x1b", "\u202e", r"\x1b", r"\u202e"))
 
 
 LONG = f"cannot read \ud800 {SIGNED} {'a' * 1_000_000}"

@@ -43,7 +43,7 @@ def key(file: str, name: str = "ci") -> str:
         (user("file: absent"), "spec.password_from.file: FOLDER/absent: No such file"),
         (user("file: empty"), "spec.password_from.file: empty holds no password: it must have 8 to 256 characters"),
         (user("file: short"), "short holds no password"),
-        (user("file: ."), "Is a directory"),
+        (user("file: ."), "is no regular file"),
         (user("file: '~nobody-such/x'"), "home directory ~nobody-such is not known"),
         (user('file: "a\\0b"'), "spec.password_from.file: embedded null byte"),
         (key('"a\\0b"'), "spec.secret_file: embedded null byte"),

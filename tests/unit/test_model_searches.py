@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session
 
 from llamesh.kit.errors import MeshError
 from llamesh.kit.pages import PageQuery, Pages
-from services.download.model_search import ModelSearch, searchable
+from llamesh.model_addresses import SCHEMES
+from llamesh.v1.model_pb2 import ModelSourceKind
+from services.download.model_search import SOURCE_KINDS, ModelSearch, searchable
 from services.download.tables import ModelAliasRow, ModelFileRow, ModelRow, ModelTagRow
 
 PAGES = Pages(b"key")
@@ -179,3 +181,10 @@ def test_a_page_token_is_valid_for_the_same_search_only(catalogues: dict[int, En
     for other in (ModelSearch(), ModelSearch(quantisation="llama"), ModelSearch(architecture="llama", descending=True)):
         with pytest.raises(MeshError, match="was not made"):
             PageQuery(PAGES, 1, token).of(other.listing)
+
+
+def test_every_scheme_of_a_source_has_a_kind_of_the_contract() -> None:
+    """A scheme without a kind would be listed as a file."""
+    assert SOURCE_KINDS.keys() == set(SCHEMES) - {"file"}
+    kinds = {f"MODEL_SOURCE_KIND_{kind.upper()}" for kind in ("unspecified", "file", *SOURCE_KINDS.values())}
+    assert kinds == set(ModelSourceKind.keys())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from llamesh.cli.manifest import reader
 from llamesh.cli.manifest.references import password_of
 
 
-def test_a_device_and_a_pipe_are_refused_at_once(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    pipe, listening = tmp_path / "pipe", tmp_path / "socket"
     os.mkfifo(pipe)
-    for path in (Path("/dev/zero"), pipe):
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(listening))
+    for path in (Path("/dev/zero"), pipe, listening, tmp_path):
         with pytest.raises(CommandError, match="is no regular file"):
             read_bounded(path, 10)
 

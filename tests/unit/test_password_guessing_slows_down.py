@@ -10,13 +10,13 @@ from llamesh.kit.errors import MeshError, Reason
 from services.gateway import throttle as module
 from services.gateway.fair_queue import Requester
 from services.gateway.throttle import (
-    AT_ONCE,
     FORGOTTEN_AFTER,
     FREE_FAILURES,
     FREE_FAILURES_OF_ADDRESS,
     FREE_FAILURES_OF_SITE,
+    MAX_AT_ONCE,
     MAX_PAUSE,
-    WAITING_OF_ADDRESS,
+    MAX_WAITING_OF_ADDRESS,
     Throttle,
     network_of,
     site_of,
@@ -111,15 +111,15 @@ async def test_one_address_takes_few_of_the_turns_for_hashing_and_waits_in_bound
     door.hashing.clear()
     flood = [
         asyncio.ensure_future(door.login(f"n{i}", STRANGER, right=True))
-        for i in range(AT_ONCE + WAITING_OF_ADDRESS + 9)
+        for i in range(MAX_AT_ONCE + MAX_WAITING_OF_ADDRESS + 9)
     ]
     for _ in range(3):
         await asyncio.sleep(0)
-    assert door.checked == AT_ONCE
+    assert door.checked == MAX_AT_ONCE
     owner = asyncio.ensure_future(door.login("admin", HOME, right=True))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert door.checked == AT_ONCE + 1
+    assert door.checked == MAX_AT_ONCE + 1
     door.hashing.set()
     assert await owner == 0
     assert sum(wait > 0 for wait in await asyncio.gather(*flood)) == 9

@@ -10,7 +10,7 @@ from argon2.low_level import Type
 
 from llamesh.kit.errors import MeshError, Reason
 from services.gateway.fair_queue import Requester
-from services.gateway.passwords import AT_ONCE, WAITING, Passwords
+from services.gateway.passwords import MAX_AT_ONCE, MAX_WAITING, Passwords
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
 
@@ -73,7 +73,7 @@ async def test_a_hash_of_lower_cost_is_renewed_at_login() -> None:
 async def test_few_hashes_run_at_once_and_a_flood_is_refused() -> None:
     passwords = Passwords(hasher := CountingHasher())  # type: ignore[arg-type]
     kept = await passwords.hash("correct horse")
-    flood = AT_ONCE + WAITING + 10
+    flood = MAX_AT_ONCE + MAX_WAITING + 10
     answers = await asyncio.gather(
         *(passwords.check("correct horse", kept) for _ in range(flood)), return_exceptions=True
     )
@@ -81,7 +81,7 @@ async def test_few_hashes_run_at_once_and_a_flood_is_refused() -> None:
     assert len(refused) == 10
     assert {error.reason for error in refused} == {Reason.ERROR_REASON_TOO_MANY_LOGINS}
     assert answers.count(kept) == flood - 10
-    assert hasher.most <= AT_ONCE
+    assert hasher.most <= MAX_AT_ONCE
     with pytest.raises(MeshError) as caught:
         await asyncio.gather(*(passwords.check("x", kept) for _ in range(flood)))
     assert caught.value.retry_after == 2

@@ -12,7 +12,7 @@ import pytest
 from llamesh import __version__
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
-from llamesh.cli.mesh import archive, restoration, restore_mark
+from llamesh.cli.mesh import archive, restoration, restore_mark, settings_file
 from llamesh.cli.mesh.archive import ArchiveError
 from llamesh.cli.mesh.checks import examine
 from tests.unit.test_unfinished_backups_are_removed import loaded
@@ -154,6 +154,15 @@ def test_settings_of_a_home_behind_a_link_are_moved_however_they_name_it(
     assert run(["restore", str(tmp_path / "b")]) == Exit.OK
     assert (new / "config.env").read_text() == lines.format(new)
     assert "in config.env: LLAMESH_TLS_CERTIFICATE, LLAMESH_TLS_KEY\n" in capsys.readouterr().err
+
+
+def test_a_path_that_cannot_be_written_does_not_keep_the_others(tmp_path: Path) -> None:
+    real, link = tmp_path / "real\a", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+    (tmp_path / "config.env").write_text(f"LLAMESH_TLS_KEY={link}/tls/server.key\n")
+    assert settings_file.paths_of(real, tmp_path / "config.env") == [str(link)]
+    assert settings_file.paths_of(link, tmp_path / "config.env") == []
 
 
 @pytest.mark.parametrize("other", [True, False])

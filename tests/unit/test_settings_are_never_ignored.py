@@ -97,7 +97,7 @@ def test_everything_that_is_wrong_is_said_at_once_and_no_value(file: Path, monke
 
 def test_a_file_that_cannot_be_read_is_refused(file: Path) -> None:
     file.mkdir()
-    with pytest.raises(WrongSettingsError, match="cannot be read: Is a directory"):
+    with pytest.raises(WrongSettingsError, match="is no regular file"):
         load_settings()
     file.rmdir()
     file.write_bytes(b"MAX_REPLICAS=7\nMINIO_BUCKET=\xff\n")

@@ -140,7 +140,7 @@ def test_a_setting_that_cannot_be_is_named_without_its_secrets(
 
 
 def test_a_full_disk_is_said_in_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = SimpleNamespace(f_bavail=10, f_frsize=2**20)
+    full = SimpleNamespace(f_bavail=10, f_blocks=100, f_frsize=2**20)
     monkeypatch.setattr(os, "statvfs", lambda _: full)
     with pytest.raises(CommandError, match="10 MiB are free, 200 are needed"):
         list(before_start.check_machine(settings(tmp_path)))

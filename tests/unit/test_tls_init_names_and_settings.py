@@ -265,7 +265,7 @@ def test_an_authority_that_is_gone_is_named_although_its_certificate_is_valid(ho
     [
         (b"A=1\nB=\xff\n", "line 2 of {file} is not UTF-8: save the file as UTF-8"),
         (b"A=1\nB=\0\n", "line 2 of {file} holds a NUL byte"),
-        (None, "{file}: Is a directory"),
+        (None, "{file} is no regular file"),
     ],
     ids=["not UTF-8", "NUL", "folder"],
 )

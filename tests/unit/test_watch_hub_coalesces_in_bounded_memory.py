@@ -15,7 +15,7 @@ from services.gateway.hub import (
     KIND_MODELS,
     KIND_SERVERS,
     KINDS,
-    REMEMBERED_REMOVALS,
+    MAX_REMOVALS,
     Hub,
 )
 from services.gateway.watch import Selector, Watches
@@ -123,10 +123,10 @@ async def test_removals_are_remembered_so_long_and_then_old_tokens_are_refused(h
     token = hub.token(hub.sequence)
     reader = watches(hub).watch("ada", Selector(), token)
     assert told(await anext(reader)) == ("synced",)
-    for number in range(REMEMBERED_REMOVALS + 5):
+    for number in range(MAX_REMOVALS + 5):
         put(hub, f"s{number}")
         hub.remove(KIND_SERVERS, f"s{number}")
-    assert len(hub.changed_since(0, lambda _: True)) == REMEMBERED_REMOVALS + 1
+    assert len(hub.changed_since(0, lambda _: True)) == MAX_REMOVALS + 1
     with pytest.raises(MeshError) as caught:
         hub.cursor(token)
     assert caught.value.reason == Reason.ERROR_REASON_RESUME_TOKEN_EXPIRED

@@ -22,7 +22,8 @@ from llamesh.nearest import nearest
 
 MAX_FILE = 1 << 20
 MAX_VALUES = 50_000
-DEEPEST = 50
+MAX_DEPTH = 50
+"""Maximum number of levels of one document."""
 MAX_TEXT = 1 << 16
 """Characters of a text."""
 MAX_NUMBER = 64
@@ -109,8 +110,8 @@ def _empty(node: _Node) -> bool:
 def _count(node: _Node, budget: list[int], depth: int) -> None:
     """Refuse a file that would take long. An alias counts each time it is used."""
     budget[0] -= 1
-    if budget[0] < 0 or depth > DEEPEST:
-        raise _ProblemError(line_of(node), "", f"more than {MAX_VALUES} values or {DEEPEST} levels; divide the file")
+    if budget[0] < 0 or depth > MAX_DEPTH:
+        raise _ProblemError(line_of(node), "", f"more than {MAX_VALUES} values or {MAX_DEPTH} levels; divide the file")
     if isinstance(node, yaml.ScalarNode):
         most = MAX_TEXT if node.tag == "tag:yaml.org,2002:str" else MAX_NUMBER
         if len(node.value) > most:

@@ -38,7 +38,7 @@ def examine(url: str) -> Iterator[Finding]:
             yield token(mesh)
             found = mesh.health(timeout=SECONDS)
     except Exception as error:
-        yield from _not_answering(command_error(error))
+        yield _not_answering(command_error(error))
         return
     yield from components(found)
 
@@ -70,9 +70,12 @@ def components(health: Health) -> Iterator[Finding]:
         yield Finding(part.name, level, part.message or state.lower(), fix)
 
 
-def _not_answering(failure: CommandError) -> Iterator[Finding]:
+def _not_answering(failure: CommandError) -> Finding:
+    from llamesh.cli.refusals import NobodyAnswersError
+
     words = "; ".join([failure.cause, *failure.parts])
-    # The hint of a connection that was refused names `llamesh up`, which starts a mesh here.
-    here = "llamesh up" in failure.hint
-    fix = "start it on its machine, or correct LLAMESH_URL; a firewall may be in between" if here else failure.hint
-    yield Finding("front door", "problem", words, fix)
+    fix = failure.hint
+    if isinstance(failure, NobodyAnswersError):
+        # Its hint would start a mesh here.
+        fix = "start it on its machine, or correct LLAMESH_URL; a firewall may be in between"
+    return Finding("front door", "problem", words, fix)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 from contextlib import suppress
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from llamesh.certificates import CertificateError
@@ -17,6 +18,15 @@ MAX_NAME = 253
 _PART = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
 """A part of a host name (RFC 1123), with the underscore that services of Compose have and clients accept."""
 _BROADCAST = IPv4Address("255.255.255.255")
+_WITHOUT_ASTERISK = "write *.example.com, or each name"
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Why no certificate may hold a name."""
+
+    words: str
+    remedy: str = "write a name such as llm.example.com, or an address such as 192.0.2.7"
 
 
 def normal(name: str) -> str:
@@ -25,11 +35,12 @@ def normal(name: str) -> str:
     try:
         address = ip_address(bare[1:-1] if bare[:1] + bare[-1:] == "[]" else bare)
     except ValueError:
-        host, wrong = _host(bare)
+        host, problem = _host(bare)
     else:
-        host, wrong = str(address), _wrong_address(address)
-    if wrong:
-        raise CertificateError(f"{name!r} is no host name or address for a certificate: {wrong}", _remedy(wrong))
+        host, problem = str(address), _address_problem(address)
+    if problem:
+        words = f"{name!r} is no host name or address for a certificate: {problem.words}"
+        raise CertificateError(words, problem.remedy)
     return host
 
 
@@ -62,41 +73,35 @@ def outward_addresses() -> list[str]:
     return found
 
 
-def _host(name: str) -> tuple[str, str]:
-    """Return a host name in ASCII, and what is wrong with it."""
+def _host(name: str) -> tuple[str, _Problem | None]:
+    """Return a host name in ASCII, and why no certificate may hold it."""
     try:
         host = name if name.isascii() else name.encode("idna").decode()
     except ValueError:
-        return "", "it cannot be written in ASCII (IDNA)"
-    return host, _wrong_host(host)
+        return "", _Problem("it cannot be written in ASCII (IDNA)")
+    return host, _host_problem(host)
 
 
-def _wrong_host(host: str) -> str:
+def _host_problem(host: str) -> _Problem | None:
     if any(mark in host for mark in "/@:"):
-        return "it has a scheme, user, port or path"
+        return _Problem("it has a scheme, user, port or path")
     parts = host.removeprefix("*.").split(".")
     if len(host) > MAX_NAME or any(len(part) > 63 for part in parts):
-        return f"it is too long: at most {MAX_NAME} characters, and 63 between two dots"
+        return _Problem(f"it is too long: at most {MAX_NAME} characters, and 63 between two dots")
     if "*" in host.removeprefix("*."):
-        return "an asterisk stands for the whole first part only"
+        return _Problem("an asterisk stands for the whole first part only", _WITHOUT_ASTERISK)
     if not all(_PART.fullmatch(part) for part in parts):
-        return "its parts have letters, digits and hyphens, and begin and end without a hyphen"
+        return _Problem("its parts have letters, digits and hyphens, and begin and end without a hyphen")
     if parts[-1].isdigit():
-        return "its end is that of an address, and it is no address"
+        return _Problem("its end is that of an address, and it is no address")
     if host.startswith("*.") and len(parts) < 2:
-        return "clients accept an asterisk only before two parts or more"
-    return ""
+        return _Problem("clients accept an asterisk only before two parts or more", _WITHOUT_ASTERISK)
+    return None
 
 
-def _wrong_address(address: IPv4Address | IPv6Address) -> str:
+def _address_problem(address: IPv4Address | IPv6Address) -> _Problem | None:
     if address.is_unspecified or address.is_multicast or address == _BROADCAST:
-        return "no single machine has this address"
+        return _Problem("no single machine has this address")
     if isinstance(address, IPv6Address) and address.scope_id:
-        return "it has a zone, which only this machine knows"
-    return ""
-
-
-def _remedy(wrong: str) -> str:
-    if "asterisk" in wrong:
-        return "write *.example.com, or each name"
-    return "write a name such as llm.example.com, or an address such as 192.0.2.7"
+        return _Problem("it has a zone, which only this machine knows")
+    return None

@@ -72,7 +72,7 @@ def paths_of(home: Path, file: Path) -> list[str]:
                 with suppress(OSError, ValueError):
                     whole = expanded(path)
                     found |= {str(each) for each in (whole, *whole.parents) if each.exists() and each.samefile(home)}
-    return sorted(found - {str(home)})[:MAX_PATHS]
+    return sorted(filter(_is_known, found - {str(home)}))[:MAX_PATHS]
 
 
 def moved(content: str, old: Path, new: Path, others: Collection[str] = ()) -> tuple[str, Moved]:

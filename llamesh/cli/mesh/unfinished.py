@@ -16,8 +16,8 @@ from pathlib import Path
 from llamesh import locks
 
 _LOCK = "lock"
-_ATTEMPTS = 100
-"""Another process may remove the folder between its creation and the lock."""
+_MAX_ATTEMPTS = 100
+"""Maximum number of attempts to lock a new folder: another process may remove the folder between its creation and the lock."""
 
 
 class InUseError(Exception):
@@ -50,7 +50,7 @@ def _locked(folder: Path) -> int:
     """Make the folder if it is missing, and lock it."""
     # If the parent is missing, the error names the folder that the user has given.
     folder.parent.stat()
-    for _ in range(_ATTEMPTS):
+    for _ in range(_MAX_ATTEMPTS):
         folder.mkdir(mode=0o700, exist_ok=True)
         try:
             _check_own(folder)

@@ -25,7 +25,7 @@ from yarl import URL
 
 from llamesh.kit.source_places import HUB
 from services.download.sources.addresses import AddressRules
-from services.download.sources.shown_texts import cause, shown
+from services.download.sources.shown_texts import cause, shown, shown_phrase
 from services.download.sources.source import MAX_CHUNK, SourceError, SourceRefusedError
 
 MAX_REDIRECTS = 5
@@ -238,7 +238,8 @@ async def expect(response: aiohttp.ClientResponse, statuses: Collection[int]) ->
     """Check the status of an answer, and that its bytes are not compressed. Raises SourceError."""
     if response.status not in statuses:
         body = await _beginning(response, _MAX_ERROR_BYTES)
-        raise SourceAnswerError(f"{shown(response.url)} answers {response.status} {response.reason}", response, body)
+        answer = f"{response.status} {shown_phrase(response.reason or '')}".rstrip()
+        raise SourceAnswerError(f"{shown(response.url)} answers {answer}", response, body)
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         words = "answers with compressed bytes although the request did not allow them"
         raise SourceError(f"{shown(response.url)} {words}", status=response.status)

@@ -16,7 +16,12 @@ _REFUSED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 def is_usable(name: str) -> bool:
     """Return whether a name keeps the rule."""
-    if len(name) > MAX_NAME_BYTES or any(unicodedata.category(letter) in _REFUSED for letter in name):
+    if len(name) > MAX_NAME_BYTES or printable(name) != name:
         return False
     # Surrogates, which UTF-8 cannot encode, are refused above.
     return len(name.encode()) <= MAX_NAME_BYTES
+
+
+def printable(text: str) -> str:
+    """Return a text with "?" for each character that no name may have."""
+    return "".join("?" if unicodedata.category(letter) in _REFUSED else letter for letter in text)

@@ -1,7 +1,8 @@
 """Texts of and about sources, in the form in which messages and the log show them.
 
-Invariant: no such text has the query of a URL, because it may contain a signature, is longer than MAX_TEXT, or has a character that UTF-8
-cannot encode. Texts of the HTTP library are never passed on: some contain the requested URL or headers of the answer.
+Invariant: no such text has the query of a URL, because it may contain a signature, is longer than MAX_TEXT, or has a character that is not
+printable (see `object_names`): others than the caller chose parts of it. Texts of the HTTP library are never passed on: some contain the
+requested URL or headers of the answer.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import ssl
 import aiohttp
 from yarl import URL
 
+from services.download.sources.object_names import printable
+
 MAX_TEXT = 2_000
 """Maximum number of characters of a text."""
+MAX_PHRASE = 64
+"""Maximum number of characters of a phrase that a server chose, such as the words behind an HTTP status."""
 _MAX_CAUSE = 200
 _QUERY = re.compile(r"(https?://[^\s?]*)\?\S+", re.IGNORECASE)
 _QUOTED = re.compile(r"""[\r\n"'].*""", re.DOTALL)
@@ -27,10 +32,15 @@ def shown(url: URL) -> str:
 
 
 def shown_text(text: str) -> str:
-    """Return a text without the queries of its URLs, cut to MAX_TEXT characters."""
+    """Return a text without the queries of its URLs and with "?" for each character that is not printable, cut to MAX_TEXT characters."""
     # Cut first, so that the search is not longer than the result; a query that is cut is still removed.
     cut = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
-    return _QUERY.sub(r"\1", cut).encode("utf-8", "replace").decode()[:MAX_TEXT]
+    return printable(_QUERY.sub(r"\1", cut))[:MAX_TEXT]
+
+
+def shown_phrase(text: str) -> str:
+    """Return a phrase that a server chose, printable and cut to MAX_PHRASE characters."""
+    return shown_text(text[:MAX_PHRASE])
 
 
 def cause(error: Exception) -> str:

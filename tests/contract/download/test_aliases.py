@@ -57,10 +57,44 @@ async def test_an_alias_is_no_name_id_or_alias_of_a_model(two: Service, name: st
     assert list((await two.model("m1")).aliases) == []
 
 
+@pytest.mark.parametrize("name", ["M2", "TWO.gguf", "Taken"])
+async def test_an_alias_differs_from_the_names_of_other_models_in_more_than_case(two: Service, name: str) -> None:
+    await aliased(two, "m2", ["taken"])
+    with refused("MODEL_NAME_TAKEN") as refusal:
+        await aliased(two, "m1", [name])
+    assert refusal.metadata["modelUuid"] == "m2"
+    # Of the same model it names nothing else.
+    assert name in (await aliased(two, "m2", [name])).aliases
+    path = import_file(two, "three.gguf", TINY)
+    for uuid, fields in (("m3", {"name": "tAKEN"}), ("tAKEN", {})):
+        with refused("MODEL_NAME_TAKEN"):
+            await two.start(uuid, path, **fields)
+
+
 @pytest.mark.parametrize("name", ["", "-x", "a b", "x" * 129, "\u00e9"])
 async def test_an_alias_has_the_form_of_a_name(two: Service, name: str) -> None:
     with refused("INVALID_FIELD"):
         await aliased(two, "m1", [name])
+
+
+ADDRESSES = ("hf:ada/tiny", "HF:ada/tiny:Q4_K_M", "https://a.b/c.gguf", "s3:a/b", "quant:x", "hf.co/ada/tiny", "file:a")
+PATHS = ("a/../b", "a/./b", "a//b", "a/", "models/a.gguf")
+
+
+@pytest.mark.parametrize("name", [*ADDRESSES, *PATHS])
+async def test_no_name_looks_like_an_address_or_a_path(two: Service, name: str) -> None:
+    """Commands that take a model take these too, and would mean another one."""
+    with refused("INVALID_FIELD") as refusal:
+        await aliased(two, "m1", ["words", name])
+    assert "looks like an address or a path" in refusal.message
+    assert list((await two.model("m1")).aliases) == []
+    with refused("INVALID_FIELD") as refusal:
+        await two.start("m3", import_file(two, "three.gguf", TINY), name=name)
+    assert refusal.fields == ["name"]
+
+
+async def test_a_source_gives_no_name_that_looks_like_an_address(two: Service) -> None:
+    assert (await two.fetched("m3", import_file(two, "hf:three.gguf", TINY))).name == "m3"
 
 
 async def test_a_model_has_a_bounded_number_of_aliases(two: Service) -> None:
@@ -97,9 +131,33 @@ async def test_a_download_that_has_not_ended_keeps_its_name(service: Service, we
         with refused("MODEL_NAME_TAKEN"):
             await aliased(service, "m1", [name])
     await service.cancel("m2")
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed"])
+async def test_a_download_that_has_ended_can_be_tried_again_under_its_name(
+    service: Service, web: ModelServer, end: str
+) -> None:
+    """An alias took its name, and then each retry was refused."""
+    await service.fetched("m1", import_file(service, "one.gguf", TINY))
+    if end == "cancelled":
+        web.files["a.gguf"] = TINY
+        web.hold_after["a.gguf"] = 64
+    await service.start("m2", web.url("a.gguf"), name="words")
+    await (service.cancel("m2") if end == "cancelled" else service.state("m2"))
+    for name in ("words", "m2", "Words"):
+        with refused("MODEL_NAME_TAKEN") as refusal:
+            await aliased(service, "m1", [name])
+        assert "`llamesh downloads rm m2` removes its record" in refusal.message
+    web.files["a.gguf"] = TINY
+    web.go_on.set()
+    assert (await service.fetched("m2")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_the_name_of_a_removed_record_is_free(service: Service, web: ModelServer) -> None:
+    await service.fetched("m1", import_file(service, "one.gguf", TINY))
+    await service.fetched("m2", web.url("none.gguf"), name="words")
+    await service.downloads.DeleteDownload(pb.DeleteDownloadRequest(model_uuid="m2"), metadata=service.caller)
     assert list((await aliased(service, "m1", ["words"])).aliases) == ["words"]
-    with refused("MODEL_NAME_TAKEN"):
-        await service.start("m2")
 
 
 async def test_aliases_stay_when_a_model_is_fetched_again_and_go_with_it(two: Service, settings: Any) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
-from services.gateway.servers import CHANGE_ATTEMPTS
+from services.gateway.servers import MAX_ATTEMPTS
 from services.gateway.service import run
 from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
@@ -77,7 +77,7 @@ async def test_a_change_is_refused_if_others_keep_changing_the_server(mesh, ada)
     mesh.contract.during_check = change
     with refused("ETAG_MISMATCH"):
         await mesh.gateway.ScaleServer(more_replicas(server, 2), metadata=ada)
-    assert len(mesh.contract.checks) == CHANGE_ATTEMPTS
+    assert len(mesh.contract.checks) == MAX_ATTEMPTS
     assert not mesh.controller.updates
 
 
