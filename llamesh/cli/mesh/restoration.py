@@ -39,6 +39,8 @@ from llamesh.cli.mesh.archive import (
     Manifest,
     work_folder,
 )
+from llamesh.cli.mesh.archive_headers import EntryHeader, ForeignHeaderError
+from llamesh.cli.mesh.archive_listing import FileListing
 from llamesh.cli.mesh.unfinished import remove
 from llamesh.disk_space import free_bytes
 from llamesh.durability import sync, sync_all
@@ -47,8 +49,6 @@ from llamesh.private_files import new_private
 from llamesh.regular_files import NotRegularError, open_regular
 
 _MAX_MANIFEST = 1 << 16
-_MAX_HEADER = 1 << 16
-"""Bytes of an extended header, which is read at once. One of `archive` has a path and three short fields."""
 _ENTRIES = (SETTINGS, TABLES, "data", *FOLDERS, *MODELS)
 """What a restore may write into a home."""
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
@@ -140,40 +140,19 @@ def _fill(home: Path, made: Path) -> None:
     sync(home)
 
 
-class _ForeignHeaderError(Exception):
-    """A header of a kind or size that no backup has."""
-
-
-class _Header(tarfile.TarInfo):
-    """A header of an entry. One that makes tarfile occupy memory without bound is refused before more of it is read."""
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        # These two methods are the places that tarfile has for other kinds of headers.
-        extended = self.type == tarfile.XHDTYPE
-        refused = {tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES}
-        if self.size < 0 or self.type in refused or (extended and self.size > _MAX_HEADER):
-            raise _ForeignHeaderError
-        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
-        return found
-
-    def _proc_gnusparse_10(self, *_: object) -> None:
-        # The map of holes is read until its end, which may be missing.
-        raise _ForeignHeaderError
-
-
 def _extract_all(source: Path, home: Path, version: str) -> Manifest:
     """Extract every file. ArchiveError if one is missing, changed or too many."""
     with _opened(source) as file:
         packed = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
         try:
-            with tarfile.open(fileobj=file, mode="r:gz" if packed else "r:", tarinfo=_Header) as archive:
+            with tarfile.open(fileobj=file, mode="r:gz" if packed else "r:", tarinfo=EntryHeader) as archive:
                 manifest = _manifest(archive, source, version)
                 _extract_files(archive, source, home)
                 # Behind the last entry gzip has a checksum, which is compared only by reading on.
                 while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                     pass
-        except _ForeignHeaderError as error:
+        except ForeignHeaderError as error:
             raise ArchiveError(f"{source} has a header that no backup of llamesh has", _ONLY_TRUSTED) from error
         except _DAMAGE as error:
             # The error's words are those of tarfile about its attempts, and say nothing about the file.
@@ -252,40 +231,25 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path) -> 
 
 def _extract_files(archive: tarfile.TarFile, source: Path, home: Path) -> None:
     """Extract what follows the manifest. ArchiveError if the end does not list exactly these files."""
-    listing, files = _Listing(), 0
+    listing, files = FileListing(), 0
     while (member := archive.next()) is not None and member.name != END:
         if files >= MAX_FILES + 1:
             raise ArchiveError(f"{source} holds more than {MAX_FILES} files, which no backup does", _ONLY_TRUSTED)
         listing.add(member.name, _extract(archive, member, source, home))
         files += 1
-        # tarfile keeps every header, of up to _MAX_HEADER bytes.
+        # tarfile keeps every header, of up to MAX_HEADER bytes.
         archive.members.clear()  # type: ignore[attr-defined]
-    if member is None or not listing.is_that_of(archive, member, source) or archive.next() is not None:
+    if member is None or _digest(archive, member, source) != listing.sha256() or archive.next() is not None:
         raise ArchiveError(f"{source} is damaged: it does not hold what was backed up", _ANOTHER_COPY)
 
 
-class _Listing:
-    """Digest of the text of the last entry, `json.dumps` of the SHA-256 of each file by name, for the files of an archive in its order.
-
-    Neither the names nor the text are kept: an archive could exhaust the memory with them, and with a parser.
-    """
-
-    def __init__(self) -> None:
-        self._digest, self._separator = hashlib.sha256(b"{"), ""
-
-    def add(self, name: str, digest: str) -> None:
-        """Add the next file."""
-        self._digest.update(f"{self._separator}{json.dumps(name)}: {json.dumps(digest)}".encode())
-        self._separator = ", "
-
-    def is_that_of(self, archive: tarfile.TarFile, end: tarfile.TarInfo, source: Path) -> bool:
-        """Whether the last entry lists exactly the files that were added."""
-        complete = self._digest.copy()
-        complete.update(b"}")
-        read = Digested(_content(archive, end, source))
-        while read.read(1 << 20):
-            pass
-        return read.sha256.hexdigest() == complete.hexdigest() == end.pax_headers.get(DIGEST)
+def _digest(archive: tarfile.TarFile, end: tarfile.TarInfo, source: Path) -> str:
+    """SHA-256 of the last entry, read piece by piece; empty if it is not the one that the entry names."""
+    read = Digested(_content(archive, end, source))
+    while read.read(1 << 20):
+        pass
+    found = read.sha256.hexdigest()
+    return found if found == end.pax_headers.get(DIGEST) else ""
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, source: Path, home: Path) -> str:
