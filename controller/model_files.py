@@ -59,7 +59,7 @@ class ModelFile:
     context_length: int = 0
     """Number of tokens that the model was trained for; 0 if unknown."""
     asked_at: float = 0.0
-    """Monotonic time of the answer."""
+    """Monotonic time at which the last answer arrived, or the question failed; 0 before."""
     projector: str = ""
     """Path of the model's projector; empty if it has none."""
     adapters: Mapping[str, str] = field(default_factory=dict)

@@ -9,8 +9,8 @@ The rules, the most important first:
 5. An engine that does not answer or makes no progress gets no new requests until it does. Its runtime kills it if it never does. An
    engine whose address is lost is replaced, but may finish its running requests.
 6. If memory has no room for both an engine and its replacement, the old engine is stopped first and requests are held in the meantime.
-7. A server with `idle_sleep` falls asleep only while no request runs and no engine starts or is about to start. If it is woken before its
-   engines have ended, it keeps them.
+7. A server with `idle_sleep` falls asleep only while no request runs and no engine starts or is about to start, unless that start waits
+   for memory. If it is woken before its engines have ended, it keeps them.
 
 Invariant: all state is in `ObservedState`, so the same input gives the same plan, and a restarted controller continues the work.
 

@@ -1,7 +1,7 @@
-"""The names that the members of the mesh, Envoy's configuration and its Lua filters agree on.
+"""The names that Python, Envoy's configuration and its Lua filters agree on.
 
-Invariant: Python has each of these names here and nowhere else. YAML and Lua cannot import them and repeat them;
-tests/unit/test_names_are_agreed_on.py compares. This module needs the standard library only.
+Invariant: no other Python module writes out a header, a prefix of clusters, the lifeline, or a metadata namespace of claims or usage. YAML
+and Lua cannot import names and repeat them; tests/unit/test_names_are_agreed_on.py compares. This module needs the standard library only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GATEWAY = "gateway"
 CONTRACT = "contract"
 DOWNLOAD = "download"
 QUANT = "quant"
-"""The members of the mesh. Envoy's cluster of a member, its socket and its log have the same name."""
+"""The members to which Envoy routes calls. Envoy's cluster of a member, its socket and its log have the same name."""
 WAKER = "waker"
 """Envoy's cluster of the waker, and its socket."""
 ENVOY_ADMIN = "envoy-admin"

@@ -100,18 +100,29 @@ def exit_words(code: int) -> str:
     return f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
 
 
+def command_line(pid: int) -> Sequence[str]:
+    """Return the words of a process's command line; none if it has ended, or the system does not show them."""
+    try:
+        return _words_of(Path(f"/proc/{pid}"))
+    except OSError:
+        return []
+
+
 def command_lines() -> Iterator[tuple[ProcessId, Sequence[str]]]:
     """Yield every process and the words of its command line. Without /proc, words are split at spaces."""
     if _LINUX:
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal():
                 with contextlib.suppress(OSError):
-                    words = os.fsdecode((entry / "cmdline").read_bytes()).split("\0")
-                    yield ProcessId.of(int(entry.name)), words[:-1]
+                    yield ProcessId.of(int(entry.name)), _words_of(entry)
         return
     for line in _ps("-axo", "pid=,command=").splitlines():
         pid, *words = line.split()
         yield ProcessId.of(int(pid)), words
+
+
+def _words_of(entry: Path) -> list[str]:
+    return os.fsdecode((entry / "cmdline").read_bytes()).split("\0")[:-1]
 
 
 def _ps(*arguments: str) -> str:

@@ -1,8 +1,9 @@
 -- Measures an answer for access log and metrics, in the metadata `llamesh.usage`: `prompt_tokens` and `completion_tokens` of an answer to a
--- request with a token, `token_microseconds` (time between two tokens) of such a stream, and `first_token_microseconds` of every stream.
--- Puts an error of the engine into the format of the called API (engine_errors.lua); only an error is buffered until it is complete.
+-- request with an access token, `token_microseconds` (time between two tokens) of such a stream, and `first_token_microseconds` of every
+-- stream. Puts an error of the engine into the format of the called API (engine_errors.lua); only an error is buffered until it is
+-- complete.
 --
--- All other bytes are forwarded as they arrive. Of an answer to a request without a token only the first token is measured: after it Envoy
+-- All other bytes are forwarded as they arrive. Of an answer to an anonymous request only the first token is measured: after it Envoy
 -- forwards the chunks without this script.
 
 local clock = require("clock")

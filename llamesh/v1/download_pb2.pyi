@@ -782,7 +782,9 @@ class LocateModelResponse(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     FILE_PATHS_FIELD_NUMBER: builtins.int
     path: builtins.str
-    """Absolute path of the first file, for llama.cpp: the other parts lie beside it. Complete, and stays while the record stays."""
+    """Absolute path of the first file, for llama.cpp: the other parts lie beside it. Complete. It stays while the record stays;
+    only a path to the first of several parts ends when the model is located after an object of it was replaced.
+    """
     @property
     def model(self) -> llamesh.v1.model_pb2.Model:
         """The model."""

@@ -254,10 +254,10 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
     ], channel: grpc.aio.Channel) -> None: ...
 
     StartDownload: _DownloadServiceStartDownloadType
-    """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
-    a PAUSED one goes on, after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
-    recorded, before any byte has arrived. If the model is there already, it looks for the model's object first, for 3 s at most. A
-    download outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
+    """Starts a download. A call with the same source returns the present download: it resumes a PAUSED one and restarts a FAILED or
+    CANCELLED one, or one whose object is missing. The call returns when the download is recorded, before any byte has arrived; if there is
+    a model, it looks for the model's object first, for 3 s at most. A download outlives the connection and a restart. While the object
+    store cannot be used, the download is QUEUED, for 10 minutes at most.
     """
 
     GetDownload: _DownloadServiceGetDownloadType
@@ -341,10 +341,10 @@ class DownloadServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.download_pb2.StartDownloadRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.download_pb2.Download, collections.abc.Awaitable[llamesh.v1.download_pb2.Download]]:
-        """Starts a download, or returns the one that is there: calling it again with the same source changes nothing,
-        a PAUSED one goes on, after FAILED or CANCELLED it starts again, as it does when the model's object is missing from the store. Returns once the download is
-        recorded, before any byte has arrived. If the model is there already, it looks for the model's object first, for 3 s at most. A
-        download outlives the connection and a restart; while the object store is away it waits, QUEUED, for 10 minutes.
+        """Starts a download. A call with the same source returns the present download: it resumes a PAUSED one and restarts a FAILED or
+        CANCELLED one, or one whose object is missing. The call returns when the download is recorded, before any byte has arrived; if there is
+        a model, it looks for the model's object first, for 3 s at most. A download outlives the connection and a restart. While the object
+        store cannot be used, the download is QUEUED, for 10 minutes at most.
         """
 
     @abc.abstractmethod

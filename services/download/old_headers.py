@@ -1,7 +1,8 @@
 """Reads the headers of models again that an earlier release fetched, so that they have the facts that this release stores.
 
-Which facts a release knows are the fields of GgufMetadata; a model whose record lacks one is read again, once: its header only, at most
-MAX_HEADER_BYTES, one model at a time. A header that cannot be read keeps its record as it is.
+Which facts a release knows are the fields of GgufMetadata; a model whose record lacks one is read again: its header only, at most
+MAX_HEADER_BYTES, one model at a time. If a header cannot be read, its record stays as it is, and the next search, a day later or at the
+next start, tries again.
 
 Invariant: nothing but the missing facts and what is made from them changes.
 """

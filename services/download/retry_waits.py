@@ -13,7 +13,8 @@ from services.download.store_retries import StoreRetries
 
 
 class TransferAttempt(NamedTuple):
-    """One attempt of a model's transfer. The number increases each time a caller starts the transfer."""
+    """One attempt of a model's transfer. The number increases when a caller starts or pauses the transfer, and when the
+    parts of a paused one are given up."""
 
     model_uuid: str
     number: int

@@ -12,8 +12,10 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from minio.error import S3Error
 
 from llamesh.kit.objects import (
     DirectoryStore,
@@ -26,6 +28,7 @@ from llamesh.kit.objects import (
     put,
 )
 from llamesh.kit.objects.s3 import S3Store
+from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.staging import StagingFile
 from tests.unit.fake_s3 import TIME, FakeS3, fake_s3
 
@@ -220,3 +223,12 @@ async def test_old_staged_objects_are_swept(s3: FakeS3, remote: S3Store) -> None
 
 async def test_a_missing_bucket_is_created(s3: FakeS3, remote: S3Store) -> None:
     assert s3.buckets == {"models"}
+
+
+def test_what_an_s3_server_says_is_short_and_printable() -> None:
+    said = "\x1b[2J\u202e" + "a" * 5000
+    with pytest.raises(StoreUnavailableError) as caught, s3_errors("cannot read x"):
+        raise S3Error(cast("Any", None), said, said, None, None, None)
+    words = str(caught.value)
+    assert words.isprintable()
+    assert len(words) < 500

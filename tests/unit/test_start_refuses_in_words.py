@@ -48,6 +48,24 @@ def test_a_taken_port_is_named_with_its_owner() -> None:
     assert problem.words.endswith("LLAMESH_GATEWAY_PORT moves it")
 
 
+LISTENS = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
+
+
+def test_a_port_of_the_mesh_of_another_home_is_freed_by_ending_that_mesh(tmp_path: Path) -> None:
+    home = tmp_path / "their home"
+    home.mkdir()
+    (home / "mesh.lock").touch()
+    command = [sys.executable, "-c", LISTENS, "--config-path", str(home / "run" / "envoy.yaml")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as envoy:
+        assert envoy.stdout
+        port = int(envoy.stdout.readline())
+        problems = ports.taken(["127.0.0.1"], {"LLAMESH_GATEWAY_PORT": port})
+        finding = checks.free_ports(settings(tmp_path, port))
+        envoy.communicate()
+    assert problems[0].words.startswith(f"port {port} is taken by the mesh of {home}, process {envoy.pid} (")
+    assert ports.remedy(problems) == finding.fix == f"`LLAMESH_HOME='{home}' llamesh down`, or choose another port"
+
+
 def test_an_address_that_is_not_this_machines_is_one_problem_of_one_setting() -> None:
     ports_of_a_mesh = {"LLAMESH_INFERENCE_PORT": 0, "LLAMESH_GATEWAY_PORT": 0, "LLAMESH_CONTRACT_PORT": 0}
     (problem,) = problems = ports.taken(["192.0.2.1"], ports_of_a_mesh)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamesh.processes import program_of
+from llamesh.local_mesh import lock_file
+from llamesh.processes import command_line, program_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class PortProblem:
     """Whether the settings themselves are the cause, so that a retry cannot help."""
     address: bool = False
     """Whether the address cannot be listened on, whatever the port."""
+    home: str = ""
+    """Home of the mesh whose Envoy has the port; empty if it is another program's."""
 
 
 def taken(addresses: Sequence[str], ports: Mapping[str, int]) -> list[PortProblem]:
@@ -46,9 +51,18 @@ def remedy(problems: Sequence[PortProblem]) -> str:
             "set LLAMESH_BIND to an address of this machine, or unset it: the mesh then listens on this machine only"
         )
     if of_ports:
-        cured_by_setting = all(problem.by_setting for problem in of_ports)
-        words.append("choose another port" if cured_by_setting else "end that process, or choose another port")
+        words.append(f"{_ends(of_ports)}choose another port")
     return "; ".join(words)
+
+
+def _ends(problems: Sequence[PortProblem]) -> str:
+    """How whoever has the ports is ended, with "or" behind; empty if the settings are the cause."""
+    ends = [
+        f"`LLAMESH_HOME={shlex.quote(home)} llamesh down`" for home in sorted({item.home for item in problems} - {""})
+    ]
+    if any(not item.home and not item.by_setting for item in problems):
+        ends.append("end that process")
+    return "".join(f"{end}, or " for end in ends)
 
 
 def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
@@ -67,14 +81,30 @@ def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
             return PortProblem(f"port {port} {why}; {moves}", by_setting=True)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return PortProblem(f"port {port} is taken by {owner_of(port) or 'another process'}; {moves}")
+                owner = owner_of(port)
+                home = mesh_of(owner) if owner else ""
+                by = f"process {owner} ({program_of(owner)})" if owner else "another process"
+                by = f"the mesh of {home}, {by}" if home else by
+                return PortProblem(f"port {port} is taken by {by}; {moves}", home=home)
             # Not by_setting: the network may not have assigned the address yet. The words are the same for every port.
             return PortProblem(f"LLAMESH_BIND is {address}: {error.strerror}", address=True)
     return None
 
 
-def owner_of(port: int) -> str:
-    """The process that listens on a port, as "process 17 (nginx)"; empty if the system does not show it."""
+def mesh_of(pid: int) -> str:
+    """The home of the mesh whose Envoy is this process, by its bootstrap file; empty if it is another program, or not shown."""
+    words = command_line(pid)
+    if "--config-path" not in words[:-1]:
+        return ""
+    path = Path(words[words.index("--config-path") + 1])
+    home = path.parent.parent
+    with suppress(OSError):
+        return str(home) if path == home / "run" / "envoy.yaml" and lock_file(home).exists() else ""
+    return ""
+
+
+def owner_of(port: int) -> int:
+    """The pid of the process that listens on a port; 0 if the system does not show it."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
@@ -86,13 +116,12 @@ def owner_of(port: int) -> str:
             if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
                 inodes.add(f"socket:[{fields[9]}]")
     if not inodes:
-        return ""
+        return 0
     for entry in Path("/proc").glob("[0-9]*/fd/*"):
         try:
             found = str(entry.readlink())
         except OSError:
             continue
         if found in inodes:
-            pid = int(entry.parts[2])
-            return f"process {pid} ({program_of(pid)})"
-    return ""
+            return int(entry.parts[2])
+    return 0

@@ -1,8 +1,8 @@
 """Makes a home of a backup, which may be damaged or hostile.
 
 Invariant: a home is restored whole or not at all, and only if there is none; a home that is filled in place has a mark until it is whole
-(`restore_mark`). Files are on the disk before the home counts, so a power failure leaves no home of empty ones. An archive writes nothing
-outside the home and no link, and the memory, the number of files and the depth of folders that it can cause are bounded.
+(`restore_mark`). Files are on the disk before the home counts, so a power failure leaves no home of empty ones. A restore writes nothing
+outside the home, and makes no link. Its memory, its number of files and the depth of its folders are bounded, whatever the archive holds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Errors of the S3 client and of the network below it, raised as StoreErrors.
 
-Invariant: messages name the setting to check, and contain neither addresses nor the client's own messages.
+Invariant: messages name the setting to check, and contain neither addresses nor the client's own messages. What the server says in them is
+short and printable.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ _MISSING_CODES = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchUpload", "
 _FULL_CODES = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
 _DENIED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
 
+MAX_SAID = 200
+"""Maximum number of characters of a code or a message of the server that is passed on."""
+
 
 @contextlib.contextmanager
 def s3_errors(what: str) -> Iterator[None]:
@@ -24,14 +28,15 @@ def s3_errors(what: str) -> Iterator[None]:
     try:
         yield
     except S3Error as error:
-        reason = f"{what}: {error.code}: {error.message}"
+        code, said = _said(error.code), _said(error.message)
+        reason = f"{what}: {code}: {said}"
         if error.code in _MISSING_CODES:
             raise ObjectNotFoundError(reason) from error
         if error.code in _FULL_CODES:
             raise StoreFullError(reason) from error
         if error.code in _DENIED_CODES:
             raise StoreDeniedError(
-                f"{what}: the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY ({error.code})"
+                f"{what}: the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY ({code})"
             ) from error
         raise StoreUnavailableError(reason) from error
     except ServerError as error:
@@ -40,6 +45,10 @@ def s3_errors(what: str) -> Iterator[None]:
         raise StoreUnavailableError(f"{what}: the server at MINIO_ENDPOINT is not an S3 server") from error
     except urllib3.exceptions.HTTPError as error:
         raise StoreUnavailableError(f"{what}: the object store {_transport_words(error)}") from error
+
+
+def _said(text: str | None) -> str:
+    return "".join(filter(str.isprintable, text or ""))[:MAX_SAID]
 
 
 def _transport_words(error: BaseException) -> str:
