@@ -19,7 +19,7 @@ from llamesh.cli.mesh import before_start, certificate_checks, host_names
 from llamesh.cli.mesh.authority import AUTHORITY_DAYS, Files, issue
 from llamesh.cli.mesh.findings import Finding
 from llamesh.cli.mesh.settings import MeshSettings
-from tests.unit.test_start_refuses_in_words import settings as plain_settings
+from tests.unit.test_start_names_what_prevents_it import settings as plain_settings
 
 NOW = datetime.now(UTC)
 
