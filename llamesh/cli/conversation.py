@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import errno
 import json
-import math
 import os
 import re
 from contextlib import suppress
@@ -13,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamesh.cli import chat_settings
 from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.locations import expanded
-from llamesh.nearest import nearest
 from llamesh.private_files import write_private
 
 IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
@@ -24,7 +23,6 @@ MAX_IMAGE_BYTES = 10 * 2**20
 """The front door takes media of 14 MiB in base64, which are 10.5 MiB of a file."""
 MAX_SAVED_BYTES = 64 * 2**20
 """Maximum size in bytes of a saved conversation."""
-SETTINGS = {"temperature": float, "top_p": float, "max_tokens": int, "seed": int}
 _IMAGE_PATH = re.compile(
     r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?=[?!.,;:)]*(?:\s|$))", re.IGNORECASE
 )
@@ -35,29 +33,17 @@ class Conversation:
     """The messages so far, the system message and the settings of requests."""
 
     system: str = ""
-    settings: dict[str, float | int] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def request(self) -> dict[str, Any]:
         """The body of the next request, without the model."""
         told = [{"role": "system", "content": self.system}] if self.system else []
-        return {"stream": True, **self.settings, "messages": [*told, *self.messages]}
+        return {"stream": True, **chat_settings.fields(self.settings), "messages": [*told, *self.messages]}
 
     def set(self, name: str, value: str) -> None:
         """Change a setting. CommandError if there is no such setting or it cannot have this value."""
-        kind = SETTINGS.get(name)
-        if kind is None:
-            meant = nearest(name, SETTINGS)
-            hint = f"did you mean {meant}?" if meant else f"settings: {', '.join(SETTINGS)}"
-            raise CommandError(f"there is no setting {name}", hint=hint, code=Exit.USAGE)
-        try:
-            number = kind(value)
-            if not math.isfinite(number):
-                raise ValueError(value)
-        except (ValueError, OverflowError):
-            what = "a whole number" if kind is int else "a number"
-            raise CommandError(f"{name} is {what}, not {value!r}", code=Exit.USAGE) from None
-        self.settings[name] = number
+        self.settings[name] = chat_settings.value_of(name, value)
 
     def save(self, path: Path) -> None:
         """Write the conversation, readable for this user only."""
@@ -72,7 +58,7 @@ class Conversation:
             messages = [{"role": str(item["role"]), "content": item["content"]} for item in found["messages"]]
             loaded = cls(str(found.get("system", "")), {}, messages)
             for name, value in found.get("settings", {}).items():
-                loaded.set(name, str(value))
+                loaded.set(name, chat_settings.typed(value))
         except OSError as error:
             hint = f"relative paths begin in {Path.cwd()}; /save FILE writes a conversation"
             raise CommandError(f"{path}: {error.strerror}", hint=hint, code=Exit.NOT_FOUND) from None

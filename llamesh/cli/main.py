@@ -89,7 +89,7 @@ def run(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that is not UTF-8 gets escapes for unsupported characters instead of a failure.
         sys.stdout.reconfigure(errors="backslashreplace")
-    if arguments in (["--version"], ["-V"]):
+    if arguments in (["--version"], ["-V"], ["-v"]):
         say(f"llamesh {__version__}")
         return Exit.OK
     if arguments[:1] == ["--complete"]:
@@ -155,6 +155,8 @@ def _shown_default(value: object) -> str | None:
 def _dispatch(arguments: list[str]) -> int:
     from cyclopts import CycloptsError
 
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     if arguments and arguments[0] in ALIASES:
         arguments = [ALIASES[arguments[0]], *arguments[1:]]
     try:

@@ -10,7 +10,14 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-from cyclopts import CoercionError, CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+from cyclopts import (
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.nearest import nearest
@@ -18,6 +25,17 @@ from llamesh.nearest import nearest
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _FLAGS = "flags"
 """The argument that takes what stands after --."""
+_OF_OLLAMA = {
+    "create": "`llamesh pull FILE --name NAME` takes a file, `llamesh quantize MODEL` makes variants, `llamesh alias MODEL NAME` names it",
+    "cp": "`llamesh alias MODEL NAME` gives a model a further name; nothing is copied",
+}
+"""Commands of Ollama that have no equal here, and what to do."""
+_SHOWN = "`llamesh describe NAME -o json` shows what a model's file says and what a server was given"
+_OPTIONS_OF_OLLAMA = {
+    ("run", "--keepalive"): "--idle-sleep is the time without a request after which the server sleeps: --idle-sleep 5m",
+    **{("describe", f"--{name}"): _SHOWN for name in ("modelfile", "parameters", "template", "license", "system")},
+}
+"""Options of Ollama's commands, and what to do."""
 _WITH_PARAMETERS = {("serve",), ("fit",)}
 """Commands that may be given options of llama-server."""
 
@@ -29,6 +47,10 @@ def misuse(error: CycloptsError) -> CommandError:
     if isinstance(error, UnusedCliTokensError):
         words = shlex.join(error.unused_tokens or ())
         cause, hint = f"{command} takes no further argument: {words}", _usage(command, error.target)
+    elif isinstance(error, UnknownCommandError) and not error.command_chain and error.unused_tokens:
+        word = error.unused_tokens[0]
+        if word in _OF_OLLAMA:
+            cause, hint = f"there is no command {word}", _OF_OLLAMA[word]
     elif isinstance(error, MissingArgumentError) and error.argument is not None:
         cause, hint = _missing(error, command)
     elif isinstance(error, UnknownOptionError):
@@ -61,6 +83,8 @@ def _missing(error: MissingArgumentError, command: str) -> tuple[str, str]:
 
 def _unknown(error: UnknownOptionError, cause: str, hint: str) -> tuple[str, str]:
     written = (error.token.keyword or error.token.value).partition("=")[0]
+    if other := _OPTIONS_OF_OLLAMA.get(((error.command_chain or ("",))[0], written)):
+        return cause, other
     if error.command_chain in _WITH_PARAMETERS:
         from llamesh.runtime_parameters import refused_options
 

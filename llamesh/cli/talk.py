@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from llamesh.cli.chat_settings import OTHER_WORDS, SETTINGS, SWITCHES, UNCHANGEABLE, typed
 from llamesh.cli.conversation import (
-    SETTINGS,
     Conversation,
     content,
     encoded,
@@ -40,14 +40,12 @@ COMMANDS = {
     "/bye": "end the conversation (Ctrl-D)",
     "/clear": "forget what was said",
     "/system [TEXT]": "set the system prompt; without TEXT, remove it",
-    "/set [NAME VALUE]": f"show or set {', '.join(SETTINGS)}, verbose",
+    "/set [NAME VALUE]": "show all settings, or set one: temperature, system, ...",
     "/show": "model, settings and messages",
     "/save FILE": "write the conversation; /save! FILE replaces another file",
     "/load FILE": "read a conversation",
 }
 _DEFAULT = "the server's default"
-_OTHER_WORDS = {"num_predict": "max_tokens"}
-"""Names of settings in other tools."""
 Read = Callable[[str], str]
 """Reads a line after a prompt. EOFError at the end, KeyboardInterrupt at Ctrl-C."""
 Ask = Callable[[Conversation, bool], str]
@@ -159,20 +157,28 @@ class Talk:
 
     def _set(self, rest: str) -> None:
         name, _, value = rest.removeprefix("parameter ").strip().partition(" ")
-        name, value = _OTHER_WORDS.get(name, name), value.strip()
+        name, value = OTHER_WORDS.get(name, name), value.strip()
         if name in {"", "parameter"}:
             self._show_settings()
         elif name == "verbose" and value in {"", "on", "off"}:
             self._verbose = value != "off"
-        elif name == "quiet" and not value:
+        elif name in {"quiet", "noverbose"} and not value:
             self._verbose = False
+        elif name in SWITCHES and not value:
+            self._conversation.set(*SWITCHES[name])
+        elif name == "noformat":
+            self._conversation.settings.pop("format", None)
+        elif (always := UNCHANGEABLE.get(name.removeprefix("no"))) and not value:
+            if name not in UNCHANGEABLE:
+                raise CommandError(f"there is no {name}: {always}", code=Exit.USAGE)
+            note(always)
         elif name == "system":
             self._conversation.system = value.strip('"')
         elif name == "num_ctx":
             hint = f"llamesh set {text(self._model)} --ctx-size {text(value or 'TOKENS')}"
             raise CommandError("the context belongs to the server, not to the conversation", hint=hint, code=Exit.USAGE)
         elif name in SETTINGS and not value:
-            note(f"{name}  {self._conversation.settings.get(name, _DEFAULT)}")
+            note(f"{name}  {self._value(name)}")
         else:
             self._conversation.set(name, value)
 
@@ -180,16 +186,20 @@ class Talk:
         """Show what can be set, with the present values."""
         width = max(map(len, SETTINGS))
         for name in SETTINGS:
-            note(f"  {name:<{width}}  {self._conversation.settings.get(name, _DEFAULT)}")
+            note(f"  {name:<{width}}  {self._value(name)}")
         note(f"  {'verbose':<{width}}  {'on' if self._verbose else 'off'}")
         note(text(f"  {'system':<{width}}  {self._conversation.system or 'none'}"))
         note("/set NAME VALUE changes one")
+
+    def _value(self, name: str) -> str:
+        found = self._conversation.settings.get(name)
+        return _DEFAULT if found is None else text(typed(found))
 
     def _show(self) -> None:
         talk = self._conversation
         note(text(f"model     {self._model}"))
         note(text(f"system    {talk.system}"))
-        note(text(f"settings  {' '.join(f'{name}={value}' for name, value in talk.settings.items())}"))
+        note(text(f"settings  {' '.join(f'{name}={typed(value)}' for name, value in talk.settings.items())}"))
         note(f"messages  {len(talk.messages)}")
 
 

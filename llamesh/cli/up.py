@@ -242,16 +242,16 @@ async def _show_demo(settings: MeshSettings, began: float) -> None:
             await process.wait()
 
 
-def _demo_command(settings: MeshSettings, began: float) -> list[str]:
+def _demo_command(settings: MeshSettings, began: float, *more: str) -> list[str]:
     place = [str(settings.home), settings.addresses.management, settings.addresses.inference]
-    return [sys.executable, "-P", "-m", "llamesh.cli.mesh.demo", *place, f"{time.monotonic() - began:.3f}"]
+    return [sys.executable, "-P", "-m", "llamesh.cli.mesh.demo", *place, f"{time.monotonic() - began:.3f}", *more]
 
 
 def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
     if code := detached.start(settings):
         return code
     if demo:
-        return subprocess.run(_demo_command(settings, began), check=False).returncode
+        return subprocess.run(_demo_command(settings, began, "detached"), check=False).returncode
     _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
     show_addresses(settings)
     # In the background no user sees the log: without this warning the mesh would be up and could serve nothing.

@@ -76,7 +76,7 @@ def create(
     contract
         The contract that its tokens carry, by its id or name.
     """
-    password = _password(f"password of {username}: ", stdin=password_stdin)
+    password = _new_password(f"password of {username}: ", stdin=password_stdin)
     with connected() as mesh:
         made = mesh.users.create(username, password, role=role.upper(), contract=find_contract(mesh, contract))
         show_one(made, output, _columns(mesh))
@@ -126,7 +126,7 @@ def password(username: str, *, old: bool = True, password_stdin: PasswordInput =
     Tokens from earlier logins of the user end; keys stay. If that is your own login, you are logged in again.
     """
     before = _password("password until now: ", stdin=password_stdin) if old else ""
-    after = _password("new password: ", stdin=password_stdin)
+    after = _new_password("new password: ", stdin=password_stdin)
     with connected() as mesh:
         mesh.users.update(username, password=after, old_password=before)
         note(f"{username} has a new password; its earlier logins have ended, its keys have not")
@@ -150,6 +150,14 @@ def rm(username: str, /, *usernames: str) -> int:
 def subject_of_login(token: str) -> str:
     """Whose login a token is; empty if it is a key or cannot be read."""
     return "" if key_id_of(token) else str(claims_of(token).get("sub", ""))
+
+
+def _new_password(question: str, *, stdin: bool) -> str:
+    """A password that is to be set; in a terminal, where it cannot be seen, it is asked for twice."""
+    first = _password(question, stdin=stdin)
+    if not stdin and _password("the same again: ", stdin=False) != first:
+        raise CommandError("the two passwords differ", hint="nothing was changed; run it again", code=Exit.USAGE)
+    return first
 
 
 def _password(question: str, *, stdin: bool) -> str:

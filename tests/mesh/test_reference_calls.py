@@ -44,12 +44,13 @@ def test_a_wrong_password_is_a_typed_error(mesh: RunningMesh) -> None:
     assert reasons(body) == ["WRONG_CREDENTIALS"]
 
 
-def test_health_needs_no_token_and_names_each_component(mesh: RunningMesh) -> None:
+@pytest.mark.parametrize("port", ["gateway", "contract", "download"])
+def test_health_needs_no_token_and_names_each_component(mesh: RunningMesh, port: str) -> None:
     names = ("gateway", "contract", "download", "controller", "envoy", "database", "store")
     well = dict.fromkeys(("mesh", *names), "HEALTH_STATE_OK")
 
     def found() -> dict[str, str]:
-        _, body = curl(mesh.url("gateway", "/health"))
+        _, body = curl(mesh.url(port, "/health"))
         components = {item["name"]: item["status"] for item in body.get("components", ())}
         return {"mesh": body.get("status", ""), **components}
 

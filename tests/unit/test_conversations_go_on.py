@@ -67,9 +67,9 @@ def test_a_command_that_fails_names_the_cause(
 def test_set_alone_shows_what_can_be_set_and_the_values(capsys: pytest.CaptureFixture[str]) -> None:
     talk(["/set temperature 0.5", "/set", "/set parameter", "/set seed"])
     shown = capsys.readouterr().err
-    assert shown.count("  temperature  0.5\n") == 2
-    assert shown.count("  max_tokens   the server's default\n") == 2
-    assert shown.count("  verbose      off\n") == 2
+    assert shown.count("  temperature        0.5\n") == 2
+    assert shown.count("  max_tokens         the server's default\n") == 2
+    assert shown.count("  verbose            off\n") == 2
     assert "seed  the server's default" in shown
 
 

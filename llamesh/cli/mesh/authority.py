@@ -93,15 +93,25 @@ def issue(
 
 def fingerprint(file: Path) -> str:
     """SHA-256 of a certificate, as browsers show it. CertificateError if the file has none."""
-    from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
+    return str(_certificate(file).fingerprint(hashes.SHA256()).hex(":").upper())
+
+
+def end(file: Path) -> datetime:
+    """When the certificate of an authority ends. CertificateError if the file has none."""
+    found: datetime = _certificate(file).not_valid_after_utc
+    return found
+
+
+def _certificate(file: Path) -> Any:
+    from cryptography import x509
+
     try:
-        found = x509.load_pem_x509_certificate(file.read_bytes())
+        return x509.load_pem_x509_certificate(file.read_bytes())
     except (OSError, ValueError) as error:
         words = getattr(error, "strerror", None) or "it holds no PEM certificate"
         raise CertificateError(f"{file}: {words}", _REMEDY.format(folder=file.parent)) from error
-    return found.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
 def as_dropped(name: str) -> str:

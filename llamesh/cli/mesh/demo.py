@@ -1,6 +1,6 @@
 """The demo: fetches a small model, serves it, and asks it a question through Envoy.
 
-`python -m llamesh.cli.mesh.demo HOME MANAGEMENT_URL INFERENCE_URL SECONDS`, runs as a process of its own, which
+`python -m llamesh.cli.mesh.demo HOME MANAGEMENT_URL INFERENCE_URL SECONDS [detached]`, runs as a process of its own, which
 ends when the question is answered, so that the supervisor needs little memory. Idempotent: an existing model and server are used.
 """
 
@@ -46,6 +46,8 @@ class Place:
     home: Path
     management: str
     inference: str
+    detached: bool = False
+    """Whether it runs in the background, where Ctrl-C does not reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,7 @@ def command(path: str | None, here: Path) -> str:
 def _what_next(place: Place, model: str, login: str) -> str:
     llamesh = command(shutil.which("llamesh"), Path.cwd())
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hi"}]})
+    end = f"{llamesh} down" if place.detached else f"Ctrl-C, or {llamesh} down,"
     return f"""\
   inference    {place.inference}/v1   (any OpenAI SDK; the key may be anything)
   management   {place.management}
@@ -221,15 +224,15 @@ def _what_next(place: Place, model: str, login: str) -> str:
   curl {place.inference}/v1/chat/completions -H 'content-type: application/json' -d '{body}'
 
   next: {llamesh} chat {model}   (or: status, models, --help)
-  Ctrl-C, or {llamesh} down, stops the mesh; models and servers stay declared for the next start."""
+  {end} stops the mesh; models and servers stay declared for the next start."""
 
 
 def main(arguments: list[str]) -> int:
     """The command."""
-    home, management, inference, elapsed = arguments
+    home, management, inference, elapsed, *detached = arguments
     began = time.monotonic() - float(elapsed)
     try:
-        show(Place(Path(home), management, inference), time.monotonic, began)
+        show(Place(Path(home), management, inference, bool(detached)), time.monotonic, began)
     except (CommandError, errors.MeshError) as error:
         failure = error if isinstance(error, CommandError) else translate(error)
         note(failure.render() if failure else str(error))

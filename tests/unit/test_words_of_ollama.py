@@ -1,0 +1,120 @@
+"""Words that users of Ollama type: each works, or is answered with what to type here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llamesh.cli import users
+from llamesh.cli.chat_settings import SETTINGS, UNCHANGEABLE
+from llamesh.cli.conversation import Conversation
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.main import run
+from llamesh.cli.mesh import demo
+from llamesh.cli.talk import Talk
+
+Capture = pytest.CaptureFixture[str]
+
+
+def talk(lines: list[str], conversation: Conversation) -> None:
+    said = iter([*lines, "/bye"])
+    Talk("m", conversation, lambda *_: "", lambda _: next(said)).go_on()
+
+
+@pytest.mark.parametrize("arguments", [["help"], ["help", "show"], ["help", "users", "create"]], ids=" ".join)
+def test_help_is_a_command_too(arguments: list[str], capsys: Capture) -> None:
+    assert run(arguments) == Exit.OK
+    shown = capsys.readouterr().out
+    assert run([*arguments[1:], "--help"]) == Exit.OK
+    assert capsys.readouterr().out == shown
+
+
+def test_a_short_option_shows_the_version(capsys: Capture) -> None:
+    assert run(["-v"]) == Exit.OK
+    assert capsys.readouterr().out.startswith("llamesh ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["create", "x", "-f", "Modelfile"], "`llamesh quantize MODEL`"),
+        (["cp", "a", "b"], "`llamesh alias MODEL NAME`"),
+        (["run", "x", "--keepalive", "5m"], "--idle-sleep 5m"),
+        *((["show", "x", f"--{name}"], "-o json") for name in ("modelfile", "parameters", "template", "license")),
+        (["show", "--system", "x"], "-o json"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_word_without_an_equal_gets_a_hint(arguments: list[str], hint: str, capsys: Capture) -> None:
+    assert run(arguments) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert hint in said.partition("hint: ")[2]
+
+
+def test_settings_become_fields_of_the_request() -> None:
+    conversation = Conversation()
+    lines = ["/set parameter top_k 40", "/set parameter min_p 0.1", "/set repeat_penalty 1.1", "/set format json"]
+    talk([*lines, '/set parameter stop "a b" c', "/set nothink"], conversation)
+    assert conversation.request() == {
+        "stream": True,
+        "top_k": 40,
+        "min_p": 0.1,
+        "repeat_penalty": 1.1,
+        "stop": ["a b", "c"],
+        "response_format": {"type": "json_object"},
+        "chat_template_kwargs": {"enable_thinking": False},
+        "messages": [],
+    }
+    talk(["/set think", "/set noformat"], conversation)
+    assert conversation.request()["chat_template_kwargs"] == {"enable_thinking": True}
+    assert "response_format" not in conversation.request()
+
+
+def test_a_saved_conversation_has_its_settings_again(tmp_path: Path) -> None:
+    conversation = Conversation()
+    talk(['/set stop "a b" "c\'d"', "/set think", "/set format json", "/set top_k 3"], conversation)
+    conversation.save(tmp_path / "kept.json")
+    assert Conversation.load(tmp_path / "kept.json").settings == conversation.settings
+
+
+def test_an_unknown_setting_is_answered_with_all_that_are_listed(capsys: Capture) -> None:
+    talk(["/set noverbose", "/set"], Conversation())
+    listed = [line.split()[0] for line in capsys.readouterr().err.splitlines() if line.startswith("  ")]
+    assert {*listed} == {*SETTINGS, "verbose", "system"}
+    talk(["/set zzz 1"], Conversation())
+    hint = capsys.readouterr().err.partition("settings: ")[2]
+    assert {*hint.strip().split(", ")} == {*listed}
+
+
+@pytest.mark.parametrize("name", UNCHANGEABLE)
+def test_what_cannot_be_set_is_said_in_one_line(name: str, capsys: Capture) -> None:
+    talk([f"/set {name}"], Conversation())
+    assert capsys.readouterr().err == f"{UNCHANGEABLE[name]}\n"
+    talk([f"/set no{name}"], Conversation())
+    assert capsys.readouterr().err == f"error: there is no no{name}: {UNCHANGEABLE[name]}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("/set format yaml", "format is json, not 'yaml'"), ("/set think hard", "think is on or off, not 'hard'")],
+)
+def test_a_wrong_value_is_named(line: str, said: str, capsys: Capture) -> None:
+    talk([line], Conversation())
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("detached", "ends"), [(False, "Ctrl-C, or"), (True, "")])
+def test_a_detached_mesh_is_not_stopped_by_an_interrupt(detached: bool, ends: str) -> None:
+    shown = demo._what_next(demo.Place(Path(), "http://m", "http://i", detached), "model", "login")
+    assert ("Ctrl-C" in shown) is bool(ends)
+    assert "down" in shown
+
+
+def test_a_new_password_is_typed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    typed = iter(["one", "one", "one", "other"])
+    monkeypatch.setattr("getpass.getpass", lambda _: next(typed))
+    assert users._new_password("password: ", stdin=False) == "one"
+    with pytest.raises(CommandError, match="the two passwords differ"):
+        users._new_password("password: ", stdin=False)
