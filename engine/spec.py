@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.failure import EngineError, FailureReason
-
-MAX_SOCKET_PATH = 107
-"""Maximum length of a Unix socket's path in bytes that all systems of llama.cpp allow."""
+from llamesh.locations import MAX_UNIX_SOCKET_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +40,8 @@ class Address:
                 raise EngineError(
                     FailureReason.BAD_SPEC, f"listen: {path} must end in .sock, or llama.cpp takes it for a host"
                 )
-            if len(path.encode()) > MAX_SOCKET_PATH:
-                raise EngineError(FailureReason.BAD_SPEC, f"listen: {path} is longer than {MAX_SOCKET_PATH} bytes")
+            if len(path.encode()) > MAX_UNIX_SOCKET_PATH:
+                raise EngineError(FailureReason.BAD_SPEC, f"listen: {path} is longer than {MAX_UNIX_SOCKET_PATH} bytes")
             return cls(path)
         host, colon, port = text.rpartition(":")
         if not host or not colon or not port.isdecimal() or not 0 < int(port) < 65536:

@@ -26,7 +26,7 @@ PACKED_SECONDS = 0.25
 """Seconds between two checks of a computing engine whose threads are packed: the kernel's processor counters have steps of 10 ms."""
 LOST = 0.4
 """Threads are packed if they wait for a core for this share of the time: packed threads lose half, or less if there are only two."""
-CALM = 0.25
+MAX_WAITING = 0.25
 """Threads are spread if they would wait for at most this share of the time."""
 MAX_CALM_SECONDS = 2.0
 """Longest calm time before threads are spread again that had to be packed soon after each of the last spreads."""
@@ -72,7 +72,7 @@ class ThreadPlacement:
             return
         others = self._others(usage)
         spare = self.cores.processors - self.threads
-        self._calm = self._calm + usage.seconds if sum(others.values()) - spare < CALM else 0.0
+        self._calm = self._calm + usage.seconds if sum(others.values()) - spare < MAX_WAITING else 0.0
         if self._calm >= self._needed:
             self.packed, self._since = None, 0.0
         elif self._better(others) and self.chance.random() < 0.5:
@@ -93,7 +93,7 @@ class ThreadPlacement:
         assert self.packed is not None
         here = sum(others.get(each, 0.0) for each in self.packed)
         there = sum(others.get(each, 0.0) for each in self._quietest(others, None))
-        return here - there > CALM * len(self.packed)
+        return here - there > MAX_WAITING * len(self.packed)
 
     def _quietest(self, others: Mapping[int, float], usage: CoreUsage | None) -> frozenset[int]:
         """Return half of the physical cores that the threads need: the least used ones, chosen at random among equals."""

@@ -33,6 +33,10 @@ UNVERIFIED = "CERTIFICATE_VERIFY_FAILED"
 """OpenSSL's reason for the refusal of a server's certificate, in the errors of Python and gRPC."""
 
 
+WITHOUT_TLS = "WRONG_VERSION_NUMBER"
+"""OpenSSL's reason if a port answers a TLS handshake in clear text, in the errors of Python and gRPC."""
+
+
 @contextmanager
 def connected(url: str = "") -> Iterator[Client]:
     """Return a client for an address, else for the selected mesh. CommandError if address or token is invalid, or no mesh is selected."""
@@ -154,6 +158,22 @@ def encrypted(url: str) -> CommandError | None:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     right = f"https://{host}:{parts.port or DEFAULT_PORT}"
     return CommandError(f"{url} speaks TLS", hint=f"use {right}", code=Exit.USAGE)
+
+
+def clear_text(url: str) -> CommandError:
+    """The failure if an https address leads to a port without TLS."""
+    return CommandError(
+        f"{url} does not speak TLS",
+        hint=f"use http://{urlsplit(url).netloc}, or `llamesh tls init` on the mesh's machine gives it a certificate",
+        code=Exit.USAGE,
+    )
+
+
+def start_hint(url: str) -> str:
+    """What to do if nobody answers at an address. Only a mesh of this machine can be started here; empty: none is selected."""
+    if not url or on_this_machine(url):
+        return "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
+    return "start it on its machine, or correct the address; a firewall may be in between"
 
 
 def untrusted(url: str, words: str) -> CommandError:

@@ -10,7 +10,7 @@ from llamesh.cli.companions import Companions
 from llamesh.cli.connection import connected
 from llamesh.cli.downloads import DOWNLOAD, ModelName
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, show_list, show_one, size, when, word
+from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed
 from llamesh.cli.sources import fetchable
@@ -125,6 +125,12 @@ def alias(
     with connected() as mesh:
         uuid = mesh.models.find(model)
         add, gone = ((), names) if remove else (names, ())
+        if remove and (others := sorted({*names} - {*mesh.models.get(uuid).aliases})):
+            raise CommandError(
+                text(f"{model} has no alias {', '.join(others)}; nothing was changed"),
+                hint=text(f"llamesh alias {model}"),
+                code=Exit.NOT_FOUND,
+            )
         changed = mesh.models.change_aliases(uuid, add=add, remove=gone) if names else mesh.models.get(uuid)
         show_one(changed, output, NAMES)
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from llamesh.cli.connection import NEEDS_TLS, UNVERIFIED, encrypted, inference_asked, untrusted
+from llamesh.cli.connection import (
+    NEEDS_TLS,
+    UNVERIFIED,
+    WITHOUT_TLS,
+    clear_text,
+    encrypted,
+    inference_asked,
+    start_hint,
+    untrusted,
+)
 from llamesh.cli.failure import CommandError, Exit, exit_of, unforeseen
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
@@ -52,6 +61,8 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         return None
     if NEEDS_TLS in error.message and (plain := encrypted(url or load_profile().url)):
         return plain
+    if WITHOUT_TLS in error.message:
+        return clear_text(url or load_profile().url)
     if UNVERIFIED in error.message:
         return untrusted(url or load_profile().url, error.message[error.message.index(UNVERIFIED) :])
     if error.message.startswith(_INFERENCE_SHAPE):
@@ -70,7 +81,7 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
     if failure is NobodyAnswersError:
         # gRPC's message names sockets and attempts; the user needs the address.
         cause = f"{_mesh(url)} does not answer"
-        hint = "start it with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains"
+        hint = start_hint(url or _selected())
         parts.append("connection refused" if "Connection refused" in error.message else error.message)
     if error.code == "DEADLINE_EXCEEDED" and error.message == "Deadline Exceeded":
         # Not gRPC's message either: the deadline is the client's.
@@ -97,6 +108,14 @@ def _signed_in() -> bool:
         return bool(load_profile().token)
     except (NoMeshRunsError, InferencePortError):
         return False
+
+
+def _selected() -> str:
+    """The address of the selected mesh; empty if none runs."""
+    try:
+        return load_profile().url
+    except (NoMeshRunsError, InferencePortError):
+        return ""
 
 
 def _mesh(url: str) -> str:

@@ -57,8 +57,14 @@ def init(
     try:
         restore_mark.check(home)
         _check_settings(home, (files.certificate, files.key))
-        make_private(home)
         before = certificates.names(files.certificate)
+        absent = [each for each in without if authority.as_dropped(each) not in before]
+        if absent and not before:
+            hint = "without --drop, `llamesh tls init` makes one; a name of this machine can be dropped then"
+            raise CommandError(
+                f"--drop {absent[0]}: there is no certificate to drop a name from", hint=hint, code=Exit.USAGE
+            )
+        make_private(home)
         certificate, made = authority.issue(
             files, [*host_names.names_of_this_machine(), *names], datetime.now(UTC), renew=renew, without=without
         )
@@ -77,6 +83,8 @@ def init(
     note(f"{verb}: {files.certificate}, until {certificate.ends:%Y-%m-%d}, for {', '.join(certificate.names)}")
     if gone := [each for each in before if each not in certificate.names]:
         note(f"no longer for {', '.join(gone)}")
+    if absent:
+        note(f"--drop changes nothing: the certificate had no name {', '.join(absent)}")
     note(said)
     say(_trust(files.authority, fingerprint))
 

@@ -9,7 +9,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from llamesh.cli.connection import NEEDS_TLS, UNVERIFIED, check_token, encrypted, not_an_address, untrusted
+from llamesh.cli.connection import (
+    NEEDS_TLS,
+    UNVERIFIED,
+    WITHOUT_TLS,
+    check_token,
+    clear_text,
+    encrypted,
+    not_an_address,
+    start_hint,
+    untrusted,
+)
 from llamesh.cli.failure import CommandError, Exit, exit_of_http
 from llamesh.client.trust import UntrustedError, ssl_context
 
@@ -46,12 +56,14 @@ def answer(
     except (OSError, http.client.HTTPException) as error:
         if response and isinstance(error, BrokenPipeError):
             raise  # Reading breaks no pipe: standard output is broken, whose reader (`head`) has ended.
+        if WITHOUT_TLS in str(error):
+            raise clear_text(base) from error
         if UNVERIFIED in str(error):
             raise untrusted(base, str(error)) from error
         raise CommandError(
             f"{base} does not answer",
             parts=[str(error)],
-            hint="start the mesh with `llamesh up`, or name it with LLAMESH_URL; `llamesh doctor` explains",
+            hint=start_hint(base),
             code=Exit.UNAVAILABLE,
         ) from error
     finally:

@@ -2,8 +2,10 @@
 
 llama.cpp reports the tokens at the end of an answer, and envoy/lua/answers.lua copies them into Envoy's report: these counts are exact. If
 the client left or the engine died before the end, the tokens are estimated. Tokens of the answer: llama.cpp sends each token in an HTTP
-chunk of its own, and the difference of two byte counts in the report is the framing of the chunks. Tokens of the prompt: the size of the
-request multiplied by the ratio of tokens to bytes in earlier reports of the same model.
+chunk of its own, and the difference of two byte counts in the report is the framing of the chunks. Without the time of a first token, which
+envoy/lua/answers.lua adds to the report, the chunks were comments and events of progress, and no token came; those before the first token
+count as tokens. Tokens of the prompt: the size of the request multiplied by the ratio of tokens to bytes in earlier reports of the same
+model.
 
 Invariant: the same work gives the same number in every API. Each token of a prompt counts once, cached or not; an answer counts the tokens
 of all its choices.
@@ -23,7 +25,7 @@ BYTES_PER_TOKEN = 4.0
 """Bytes of a request for each token of its prompt, until there are reports about the model."""
 BYTES_PER_EVENT = 240.0
 """Bytes of a stream for each token, until there are reports about the model: an event of a chat with a short model name."""
-IMPLAUSIBLE = 16.0
+MAX_RATIO = 16.0
 """A report with more than this many times the usual bytes for each token is ignored: a body with media or padding says nothing about texts,
 and would make the estimates for other prompts too low."""
 MAX_KINDS = 10_000
@@ -35,6 +37,8 @@ _UNCOUNTED_HEAD = 25
 """Bytes of a response's head that Envoy counts as received, but not as header bytes: "HTTP/1.1 200 OK" and separators."""
 _SHORT_CHUNK, _SHORT_FRAMING, _LONG_FRAMING = 256, 6, 7
 """A chunk's length has three hexadecimal digits from 256 bytes on, so its framing has 7 bytes instead of 6."""
+_STARTED = "first_token_microseconds"
+"""What Envoy measures of every stream as soon as its first token comes."""
 _COUNTS_ONLY = ("/input_tokens", "/count_tokens")
 """Ends of paths whose answers count a prompt's tokens but use none."""
 
@@ -57,7 +61,7 @@ class TokenEstimator:
 
     def learn(self, kind: str, length: int, reported: int) -> None:
         """Learn that a text of this kind with `length` bytes had `reported` tokens."""
-        if not 0 < length <= reported * self._unknown[0] * IMPLAUSIBLE:
+        if not 0 < length <= reported * self._unknown[0] * MAX_RATIO:
             return
         size, tokens = self._known.pop(kind, (0.0, 0.0))
         fading = min(1.0, _REMEMBERED_BYTES / (size + length))
@@ -103,6 +107,8 @@ def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage |
         return TokenUsage(prompt or 0, completion)
     if prompt is None:
         prompt = known.prompts.estimate(target, size) if engine_has_it else 0
+    if _STARTED not in counts:
+        return TokenUsage(prompt, 0, reported=False)
     if tried_before:
         # The byte counts include the waker's answer of the first attempt.
         return TokenUsage(prompt, known.events.estimate(stream, entry.response.response_body_bytes), reported=False)
@@ -110,7 +116,7 @@ def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage |
 
 
 def _tokens_that_came(entry: Any, answers: int) -> int:
-    """Return the number of chunks of a stream that came from the engine.
+    """Return the number of chunks of a stream that came from the engine, at least one of which has a token.
 
     Exact if all chunks except the first of each answer have less than 256 bytes, or if all have more; otherwise within a sixth.
     """

@@ -6,13 +6,13 @@ Invariant: a file has its final name only if it is complete. Only this module de
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llamesh.durability import sync
 from llamesh.private_files import write_private
 
 
@@ -99,9 +99,6 @@ def job_folders(home: Path) -> list[str]:
 
 def finish(unfinished: Path, path: Path) -> None:
     """Make a complete file durable and give it its name."""
-    descriptor = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(unfinished)
     unfinished.replace(path)
+    sync(path.parent)

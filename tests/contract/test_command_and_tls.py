@@ -21,6 +21,7 @@ from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from tests.contract.fakes import FakeGateway
 from tests.contract.test_tls_for_clients import server
+from tests.ports import free_ports
 
 Capture = pytest.CaptureFixture[str]
 
@@ -93,6 +94,34 @@ def test_a_rest_call_in_clear_is_told_the_address(
         "",
         f"error: http://{port_with_tls} speaks TLS\nhint: use https://{port_with_tls}\n",
     )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["login", "ada", "--password-stdin"], ["status"], ["api", "GET", "/status"]], ids=" ".join
+)
+def test_a_tls_address_of_a_port_in_clear_is_told_the_address(
+    arguments: list[str], url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    clear = url.replace("localhost", "127.0.0.1")
+    secure = clear.replace("http", "https")
+    monkeypatch.setenv("LLAMESH_URL", secure)
+    assert run(arguments) == Exit.USAGE
+    assert capsys.readouterr().err.startswith(f"error: {secure} does not speak TLS\nhint: use {clear}, or")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["login", "ada", "--password-stdin"], ["status"], ["api", "GET", "/status"]], ids=" ".join
+)
+def test_no_mesh_is_started_here_in_place_of_one_elsewhere(
+    arguments: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
+    monkeypatch.setenv("LLAMESH_URL", f"http://127.0.0.2:{free_ports(1)[0]}")
+    assert run(arguments) == Exit.UNAVAILABLE
+    said = capsys.readouterr().err
+    assert "llamesh up" not in said
+    assert "hint: start it on its machine" in said
 
 
 @pytest.mark.parametrize(

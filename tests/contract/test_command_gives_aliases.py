@@ -62,6 +62,13 @@ def test_names_are_given_and_taken_away_by_any_name_of_the_model(mesh: Gateway, 
     ]
 
 
+def test_a_name_that_is_no_alias_of_the_model_is_not_taken_away(mesh: Gateway, capsys: Capture) -> None:
+    assert run(["alias", "m1", "words", "wrods", "--remove"]) == Exit.NOT_FOUND
+    assert capsys.readouterr().err == "error: m1 has no alias wrods; nothing was changed\nhint: llamesh alias m1\n"
+    assert run(["alias", "two.gguf", "words", "--remove"]) == Exit.NOT_FOUND
+    assert mesh.changes == []
+
+
 def test_without_names_the_model_is_shown(mesh: Gateway, capsys: Capture) -> None:
     assert run(["alias", "m1", "-o", "json"]) == Exit.OK
     assert json.loads(capsys.readouterr().out)["aliases"] == ["words"]

@@ -12,7 +12,7 @@ from llamesh.kit.pages import PageQuery, Pages
 from services.contract.keys import KEPT_AFTER_EXPIRY, Keys
 from services.contract.revocations import Revocations
 from services.contract.tables import KeyRow
-from tests.contract.test_committed_changes_are_told import database_of
+from tests.contract.test_committed_changes_reach_watchers import database_of
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 MOMENT = timedelta(seconds=1)

@@ -20,7 +20,7 @@ from services.gateway.passwords import Passwords
 from services.gateway.standings import Standings
 from services.gateway.users import UserChange, Users
 from tests.contract.patience import PATIENCE
-from tests.contract.test_committed_changes_are_told import database_of
+from tests.contract.test_committed_changes_reach_watchers import database_of
 
 
 class Clock:

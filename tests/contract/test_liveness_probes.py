@@ -16,7 +16,7 @@ import pytest
 from llamesh.cli.mesh.envoy import admin_socket
 from llamesh.cli.mesh.liveness import Answer, EnvoyProbe, MemberProbe
 from llamesh.cli.mesh.settings import MeshSettings
-from tests.unit.test_start_refuses_in_words import settings
+from tests.unit.test_start_names_what_prevents_it import settings
 
 MEMBER = """
 import asyncio, sys, time

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import before_start, certificate_checks, host_names
-from llamesh.cli.mesh.authority import Files, issue
+from llamesh.cli.mesh.authority import AUTHORITY_DAYS, Files, issue
 from llamesh.cli.mesh.findings import Finding
 from llamesh.cli.mesh.settings import MeshSettings
-from tests.unit.test_start_refuses_in_words import settings as plain_settings
+from tests.unit.test_start_names_what_prevents_it import settings as plain_settings
 
 NOW = datetime.now(UTC)
 
@@ -176,3 +176,30 @@ def test_a_certificate_without_names_is_a_problem_and_a_start_warns(files: Files
     assert [line for line in warnings if "certificate" in line] == [
         f"certificate: {nameless.found}\n    -> {nameless.fix}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("days", "state", "words"),
+    [
+        (0, "ok", "valid for 3650 days"),
+        (AUTHORITY_DAYS - 91, "ok", "valid for 91 days"),
+        (AUTHORITY_DAYS - 89, "warning", "ends in 89 days"),
+        (AUTHORITY_DAYS + 1, "problem", "ended, on"),
+    ],
+)
+def test_doctor_says_when_the_authority_ends(files: Files, days: float, state: str, words: str) -> None:
+    then = NOW + timedelta(days=days)
+    (finding,) = certificate_checks.of_authority(settings(files), then.timestamp)
+    assert (finding.check, finding.state) == ("authority", state)
+    assert words in finding.found
+    assert state == "ok" or f"rm {files.authority} {files.authority_key}; llamesh tls init --renew" in finding.fix
+
+
+def test_the_end_of_an_authority_counts_only_if_the_mesh_uses_it(files: Files) -> None:
+    other = settings(files, tls_certificate=str(files.home / "other.pem"))
+    assert not list(certificate_checks.of_authority(other))
+    files.authority.write_text("none")
+    (finding,) = certificate_checks.of_authority(settings(files))
+    assert (finding.state, "it holds no PEM certificate" in finding.found) == ("warning", True)
+    files.authority.unlink()
+    assert not list(certificate_checks.of_authority(settings(files)))

@@ -8,7 +8,7 @@ import pytest
 
 from llamesh.cli.mesh import checks, health
 from llamesh.cli.mesh.logfiles import NAMES
-from tests.unit.test_start_refuses_in_words import settings
+from tests.unit.test_start_names_what_prevents_it import settings
 
 
 def test_the_fix_of_every_part_names_a_log_of_the_mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

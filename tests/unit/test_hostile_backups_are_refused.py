@@ -148,6 +148,21 @@ def test_the_number_of_files_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     assert "holds more than 3 files" in str(error)
 
 
+def test_the_names_of_files_occupy_no_memory(tmp_path: Path) -> None:
+    folder = "/".join(["import", *["d" * 250] * 12])
+    few, many = ([f"{folder}/{number}" for number in range(count)] for count in (10, 410))
+    peaks = []
+    for names in (few, many):
+        content = MANIFEST + b"".join(map(entry, names)) + described(archive.END, b"{}")
+        tracemalloc.start()
+        error = refusal(content, tmp_path)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert "does not hold what was backed up" in str(error)
+        (tmp_path / "evil").unlink()
+    assert peaks[1] - peaks[0] < sum(map(len, many)) / 2
+
+
 def test_what_follows_the_end_is_refused(tmp_path: Path) -> None:
     error = refusal(MANIFEST + entry("secrets/x") + end(["secrets/x"]) + entry("secrets/y"), tmp_path)
     assert "does not hold what was backed up" in str(error)

@@ -180,9 +180,7 @@ def test_an_address_without_a_scheme_is_one_of_http(environment: dict[str, str],
     assert (told.url, told.inference) == ("http://mesh.lan:8200", "http://mesh.lan:8080")
 
 
-@pytest.mark.parametrize(
-    "content", [b"\xff", b"\0", b"[" * 100_000, b"[1]"], ids=["no text", "NUL", "nested", "no object"]
-)
+@pytest.mark.parametrize("content", [b"\xff", b"\0", b"[" * 100_000], ids=["no text", "NUL", "nested"])
 def test_a_damaged_profile_is_none(tmp_path: Path, content: bytes) -> None:
     file = profile_path({"XDG_CONFIG_HOME": str(tmp_path)})
     file.parent.mkdir()

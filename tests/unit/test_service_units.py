@@ -13,7 +13,7 @@ import pytest
 from llamesh.cli.failure import Exit
 from llamesh.cli.mesh.components import components
 from llamesh.kit.config import Settings
-from tests.unit.test_start_refuses_in_words import settings
+from tests.unit.test_start_names_what_prevents_it import settings
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 UNIT = DEPLOY / "systemd" / "llamesh.service"

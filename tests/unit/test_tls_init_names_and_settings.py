@@ -110,6 +110,15 @@ def test_names_of_this_machine_that_no_certificate_may_hold_are_left_out(
     assert names(home) == ["localhost", "127.0.0.1", "::1", "192.0.2.7"]
 
 
+def test_a_name_that_the_certificate_lacks_is_not_dropped_silently(home: Path, capsys: Capture) -> None:
+    assert run(["tls", "init", "--drop", "old.lan"]) == Exit.USAGE
+    assert "--drop old.lan: there is no certificate" in capsys.readouterr().err
+    assert not Files(home).authority.exists()
+    assert run(["tls", "init", "--name", "old.lan"]) == Exit.OK
+    assert run(["tls", "init", "--drop", "odl.lan"]) == Exit.OK
+    assert "the certificate had no name odl.lan" in capsys.readouterr().err
+
+
 def test_a_name_is_dropped_and_stays_away(home: Path, capsys: Capture) -> None:
     assert run(["tls", "init", "--name", "old.lan", "--name", "new.lan"]) == Exit.OK
     capsys.readouterr()

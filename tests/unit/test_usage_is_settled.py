@@ -35,6 +35,10 @@ def report(*, status: int = 200, path: str = "/v1/chat/completions", request_byt
     return made
 
 
+STARTED = {"first_token_microseconds": 1500}
+"""What Envoy has measured of a stream whose first token came."""
+
+
 def settle(entry: Any) -> TokenUsage | None:
     return tokens_used(entry, "smol", TokenEstimators())
 
@@ -59,8 +63,15 @@ def test_the_usage_that_the_engine_reported_counts() -> None:
     ],
 )
 def test_a_cut_stream_counts_the_tokens_received(api: str, wire: int, body: int, answers: int, tokens: int) -> None:
-    found = settle(report(wire=wire, head=160, body=body, request={"answers": answers}))
+    found = settle(report(wire=wire, head=160, body=body, request={"answers": answers}, usage=STARTED))
     assert found == TokenUsage(25, tokens, reported=False), api
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+def test_a_stream_that_was_cut_before_its_first_token_has_no_tokens(attempts: int) -> None:
+    # Two comments and three events of progress.
+    cut = report(wire=160 + 25 + 2 * 3 + 3 * 180 + 5 * 6, head=160, body=2 * 3 + 3 * 180, attempts=attempts)
+    assert settle(cut) == TokenUsage(25, 0, reported=False)
 
 
 @pytest.mark.parametrize("shortest", range(200, 300, 3))
@@ -68,7 +79,7 @@ def test_a_cut_stream_counts_the_tokens_received(api: str, wire: int, body: int,
 def test_the_count_is_within_a_sixth_for_any_size_of_chunks(shortest: int, tokens: int) -> None:
     sizes = [2 * shortest] + [shortest + number % 13 for number in range(1, tokens)]
     framing = sum(4 + len(f"{size:x}") for size in sizes)
-    found = settle(report(wire=160 + 25 + sum(sizes) + framing, head=160, body=sum(sizes)))
+    found = settle(report(wire=160 + 25 + sum(sizes) + framing, head=160, body=sum(sizes), usage=STARTED))
     assert found is not None
     assert abs(found.completion_tokens - tokens) <= max(1, tokens / 6)
     if max(sizes[1:], default=0) < 256 and tokens > 8:
@@ -141,7 +152,7 @@ def test_numbers_that_no_answer_has_are_not_believed(wrong: float) -> None:
 
 def test_of_a_cut_stream_that_was_woken_the_tokens_are_estimated_by_its_bytes() -> None:
     # As Envoy counted a stream of 11 tokens behind a waker that answered {}: the framing alone would be 18.
-    woken = report(wire=3329, head=326, body=2867, attempts=2)
+    woken = report(wire=3329, head=326, body=2867, attempts=2, usage=STARTED)
     known = TokenEstimators()
     assert tokens_used(woken, "smol", known) == TokenUsage(25, 12, reported=False)
     told = {"prompt_tokens": 25, "completion_tokens": 15}

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from llamesh.cli.mesh import restore_mark, settings_file, unfinished
+from llamesh.durability import sync
 from llamesh.private_files import new_private
 
 FORMAT = 1
@@ -114,6 +115,7 @@ def write(
             os.fsync(file.fileno())
         check_replaceable(target)
         written.replace(target)
+        sync(target.parent)
     return manifest
 
 

@@ -71,7 +71,7 @@ def issue(
     A new one is also valid for the names of the one that it replaces, which clients may use, except those in `without`.
     OSError if a file cannot be written; CertificateError if a name is none or the authority's files cannot be used.
     """
-    dropped = {_dropped(name) for name in without}
+    dropped = {as_dropped(name) for name in without}
     wanted = [name for name in dict.fromkeys(map(normal, names)) if name not in dropped]
     if not wanted:
         raise CertificateError("no name is left for the certificate", "keep at least one name")
@@ -93,18 +93,28 @@ def issue(
 
 def fingerprint(file: Path) -> str:
     """SHA-256 of a certificate, as browsers show it. CertificateError if the file has none."""
-    from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
+    return str(_certificate(file).fingerprint(hashes.SHA256()).hex(":").upper())
+
+
+def end(file: Path) -> datetime:
+    """When the certificate of an authority ends. CertificateError if the file has none."""
+    found: datetime = _certificate(file).not_valid_after_utc
+    return found
+
+
+def _certificate(file: Path) -> Any:
+    from cryptography import x509
+
     try:
-        found = x509.load_pem_x509_certificate(file.read_bytes())
+        return x509.load_pem_x509_certificate(file.read_bytes())
     except (OSError, ValueError) as error:
         words = getattr(error, "strerror", None) or "it holds no PEM certificate"
         raise CertificateError(f"{file}: {words}", _REMEDY.format(folder=file.parent)) from error
-    return found.fingerprint(hashes.SHA256()).hex(":").upper()
 
 
-def _dropped(name: str) -> str:
+def as_dropped(name: str) -> str:
     """A name as the certificate has it, which may be one that no new certificate may hold."""
     return normal(name) if is_usable(name) else name.strip().lower()
 

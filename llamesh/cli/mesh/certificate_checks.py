@@ -6,6 +6,7 @@ is near, and each name under which llamesh itself gives out addresses and for wh
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from llamesh.cli.mesh.welcome import hosts_for_others
 
 LOW_DAYS = 14
 """Days before the end from which it is a warning."""
+MIN_AUTHORITY_DAYS = 90
+"""Days before the end of the authority from which it is a warning: each client must trust a new one."""
 
 
 def of_files(settings: MeshSettings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
@@ -39,6 +42,26 @@ def of_files(settings: MeshSettings, now: Callable[[], float] = time.time) -> It
     yield from _missing_names(settings, found)
     if left >= LOW_DAYS:
         yield Finding("certificate", "ok", f"{words}, for {', '.join(found.names) or 'no name'}")
+
+
+def of_authority(settings: MeshSettings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
+    """Check the end of the authority that `llamesh tls init` made, if the mesh uses its certificate. No certificate outlives it."""
+    files = authority.Files(settings.home)
+    if settings.tls_certificate != str(files.certificate) or not files.authority.exists():
+        return
+    try:
+        end = authority.end(files.authority)
+    except certificates.CertificateError as error:
+        yield Finding("authority", "warning", str(error), error.remedy)
+        return
+    left = (end - datetime.fromtimestamp(now(), UTC)).total_seconds() / 86400
+    if left >= MIN_AUTHORITY_DAYS:
+        yield Finding("authority", "ok", f"valid for {left:.0f} days, until {end:%Y-%m-%d}")
+        return
+    remove = shlex.join(["rm", str(files.authority), str(files.authority_key)])
+    fix = f"{remove}; llamesh tls init --renew; then `llamesh tls trust` on each client: until then it refuses the mesh"
+    words = f"{files.authority} {f'ends in {left:.0f} days' if left > 0 else 'ended'}, on {end:%Y-%m-%d}: no client trusts it then"
+    yield Finding("authority", "warning" if left > 0 else "problem", words, fix)
 
 
 def _missing_names(settings: MeshSettings, found: Certificate) -> Iterator[Finding]:

@@ -70,6 +70,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     for warning in settings.warnings:
         yield Finding("settings", "warning", warning, "correct the name, or unset it")
     yield from certificate_checks.of_files(settings)
+    yield from certificate_checks.of_authority(settings)
     yield from key_files.readable_keys(settings)
     yield disk(settings)
     yield open_files()

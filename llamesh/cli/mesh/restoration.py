@@ -1,8 +1,8 @@
 """Makes a home of a backup, which may be damaged or hostile.
 
 Invariant: a home is restored whole or not at all, and only if there is none; a home that is filled in place has a mark until it is whole
-(`restore_mark`). A restore writes nothing outside the home, and makes no link. Its memory, its number of files and the depth of its folders
-are bounded, whatever the archive holds.
+(`restore_mark`). Files are on the disk before the home counts, so a power failure leaves no home of empty ones. A restore writes nothing
+outside the home, and makes no link. Its memory, its number of files and the depth of its folders are bounded, whatever the archive holds.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ from llamesh.cli.mesh.archive import (
     Manifest,
     work_folder,
 )
+from llamesh.cli.mesh.archive_headers import EntryHeader, ForeignHeaderError
+from llamesh.cli.mesh.archive_listing import FileListing
 from llamesh.cli.mesh.unfinished import remove
 from llamesh.disk_space import free_bytes
+from llamesh.durability import sync, sync_all
 from llamesh.locations import make_private
 from llamesh.private_files import new_private
 from llamesh.regular_files import NotRegularError, open_regular
 
 _MAX_MANIFEST = 1 << 16
-_MAX_HEADER = 1 << 16
-"""Bytes of an extended header, which is read at once. One of `archive` has a path and three short fields."""
 _ENTRIES = (SETTINGS, TABLES, "data", *FOLDERS, *MODELS)
 """What a restore may write into a home."""
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,40}")
@@ -97,10 +98,12 @@ def restore(source: Path, home: Path, version: str, load: Callable[[Path, Path],
         if (made / TABLES).exists():
             load(made / TABLES, made)
             (made / TABLES).unlink()
+        sync_all(made)
         if exists:
             _fill(place, made)
         else:
             made.rename(place)
+            sync(place.parent)
     return Restored(manifest, moved)
 
 
@@ -129,30 +132,12 @@ def _fill(home: Path, made: Path) -> None:
     """Move what was made into the home, which counts from the last step on."""
     mark = restore_mark.path_of(home)
     mark.touch(mode=0o600)
+    sync(home)
     for entry in made.iterdir():
         entry.rename(home / entry.name)
+    sync(home)
     mark.unlink()
-
-
-class _ForeignHeaderError(Exception):
-    """A header of a kind or size that no backup has."""
-
-
-class _Header(tarfile.TarInfo):
-    """A header of an entry. One that makes tarfile occupy memory without bound is refused before more of it is read."""
-
-    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        # These two methods are the places that tarfile has for other kinds of headers.
-        extended = self.type == tarfile.XHDTYPE
-        refused = {tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES}
-        if self.size < 0 or self.type in refused or (extended and self.size > _MAX_HEADER):
-            raise _ForeignHeaderError
-        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
-        return found
-
-    def _proc_gnusparse_10(self, *_: object) -> None:
-        # The map of holes is read until its end, which may be missing.
-        raise _ForeignHeaderError
+    sync(home)
 
 
 def _extract_all(source: Path, home: Path, version: str) -> Manifest:
@@ -161,13 +146,13 @@ def _extract_all(source: Path, home: Path, version: str) -> Manifest:
         packed = file.read(len(_GZIP)) == _GZIP
         file.seek(0)
         try:
-            with tarfile.open(fileobj=file, mode="r:gz" if packed else "r:", tarinfo=_Header) as archive:
+            with tarfile.open(fileobj=file, mode="r:gz" if packed else "r:", tarinfo=EntryHeader) as archive:
                 manifest = _manifest(archive, source, version)
                 _extract_files(archive, source, home)
                 # Behind the last entry gzip has a checksum, which is compared only by reading on.
                 while archive.fileobj is not None and archive.fileobj.read(1 << 20):
                     pass
-        except _ForeignHeaderError as error:
+        except ForeignHeaderError as error:
             raise ArchiveError(f"{source} has a header that no backup of llamesh has", _ONLY_TRUSTED) from error
         except _DAMAGE as error:
             # The error's words are those of tarfile about its attempts, and say nothing about the file.
@@ -190,7 +175,7 @@ def _manifest(archive: tarfile.TarFile, source: Path, version: str) -> Manifest:
     first = archive.next()
     if first is None or first.name != MANIFEST:
         raise ArchiveError(f"{source} is no backup of llamesh", "name a file that `llamesh backup` wrote")
-    text = _text(archive, first, source, _MAX_MANIFEST)
+    text = _text(archive, first, source)
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -218,9 +203,9 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def _text(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path, most: int) -> bytes:
-    """Read a manifest or an end of at most so many bytes. ArchiveError if it has changed."""
-    content = _content(archive, entry, source).read() if entry.size <= most else b""
+def _text(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path) -> bytes:
+    """Read a manifest. ArchiveError if it has changed."""
+    content = _content(archive, entry, source).read() if entry.size <= _MAX_MANIFEST else b""
     if hashlib.sha256(content).hexdigest() != entry.pax_headers.get(DIGEST):
         raise _changed(source, entry.name)
     return content
@@ -246,17 +231,25 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo, source: Path) -> 
 
 def _extract_files(archive: tarfile.TarFile, source: Path, home: Path) -> None:
     """Extract what follows the manifest. ArchiveError if the end does not list exactly these files."""
-    found: dict[str, str] = {}
+    listing, files = FileListing(), 0
     while (member := archive.next()) is not None and member.name != END:
-        if len(found) >= MAX_FILES + 1:
+        if files >= MAX_FILES + 1:
             raise ArchiveError(f"{source} holds more than {MAX_FILES} files, which no backup does", _ONLY_TRUSTED)
-        found[member.name] = _extract(archive, member, source, home)
-        # tarfile keeps every header, of up to _MAX_HEADER bytes.
+        listing.add(member.name, _extract(archive, member, source, home))
+        files += 1
+        # tarfile keeps every header, of up to MAX_HEADER bytes.
         archive.members.clear()  # type: ignore[attr-defined]
-    # Comparing the text needs no parser, whose memory an archive could exhaust.
-    listed = json.dumps(found).encode()
-    if member is None or _text(archive, member, source, len(listed)) != listed or archive.next() is not None:
+    if member is None or _digest(archive, member, source) != listing.sha256() or archive.next() is not None:
         raise ArchiveError(f"{source} is damaged: it does not hold what was backed up", _ANOTHER_COPY)
+
+
+def _digest(archive: tarfile.TarFile, end: tarfile.TarInfo, source: Path) -> str:
+    """SHA-256 of the last entry, read piece by piece; empty if it is not the one that the entry names."""
+    read = Digested(_content(archive, end, source))
+    while read.read(1 << 20):
+        pass
+    found = read.sha256.hexdigest()
+    return found if found == end.pax_headers.get(DIGEST) else ""
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, source: Path, home: Path) -> str:

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llamesh.disk_space import DiskSpace, disk_space, free_bytes
+from llamesh.durability import sync
 from llamesh.kit.objects.directory_parts import DirectoryParts
 from llamesh.kit.objects.parted_file import PartedFile
-from llamesh.kit.objects.staging import BLOCK, StagingFile, blocks, store_errors, sweep, sync_directory
+from llamesh.kit.objects.staging import BLOCK, StagingFile, blocks, store_errors, sweep
 from llamesh.kit.objects.store import (
     ObjectDamagedError,
     ObjectInfo,
@@ -93,7 +94,7 @@ class DirectoryStore:
         with store_errors(f"cannot delete {key}"):
             path.unlink(missing_ok=True)
             if path.parent.exists():
-                await asyncio.to_thread(sync_directory, path.parent)
+                await asyncio.to_thread(sync, path.parent)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """See ObjectStore."""

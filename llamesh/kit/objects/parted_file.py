@@ -15,7 +15,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from llamesh.kit.objects.staging import BLOCK, sync_directory
+from llamesh.durability import sync
+from llamesh.kit.objects.staging import BLOCK
 from llamesh.kit.objects.store import StoreError, StoreUnavailableError
 
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -31,7 +32,7 @@ def create_file(path: Path, size: int) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 class PartedFile:
@@ -100,7 +101,7 @@ class PartedFile:
             except OSError:
                 link = self.path
             link.rename(target)
-            sync_directory(target.parent)
+            sync(target.parent)
 
     def close(self) -> None:
         """Close the file; its lock ends. Idempotent."""

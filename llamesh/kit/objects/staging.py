@@ -16,6 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from llamesh.durability import sync
 from llamesh.kit.objects.parts import SUFFIX
 from llamesh.kit.objects.store import (
     ObjectNotFoundError,
@@ -80,7 +81,7 @@ class StagingFile:
             os.fsync(self._fd)
             target.parent.mkdir(parents=True, exist_ok=True)
             self.path.rename(target)
-            sync_directory(target.parent)
+            sync(target.parent)
             self._close()
 
     def discard(self) -> None:
@@ -144,13 +145,4 @@ def _create_locked(directory: Path) -> tuple[Path, int]:
             continue
         if os.fstat(fd).st_nlink:
             return path, fd
-        os.close(fd)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames and removals in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
         os.close(fd)
