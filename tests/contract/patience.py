@@ -28,7 +28,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def available(step: Callable[[], Awaitable[T]]) -> T:
-    """Run an idempotent step, and repeat it while it is refused because of the database.
+    """Run an idempotent step, and repeat it while it is refused because of the database or a process that ends.
 
     Tests of outages set a short deadline for operations. It also applies before and after the outage, when a busy machine may exceed it;
     the refused step may have happened nevertheless.

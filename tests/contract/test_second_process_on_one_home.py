@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
+from tests.contract.patience import available
 
 MEMBERS = {
     "gateway": "services.gateway",
@@ -47,7 +49,9 @@ async def process(settings: Settings, member: str) -> AsyncIterator[asyncio.subp
 async def answers(settings: Settings, member: str) -> bool:
     async with channel(settings, member) as connection:
         health = health_pb2_grpc.HealthStub(connection)
-        answer = await health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=SECONDS)
+        check = partial(health.Check, health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=SECONDS)
+        # A killed process may still take a connection, and reset it, before its last thread has ended.
+        answer = await available(check)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
