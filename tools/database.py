@@ -103,6 +103,7 @@ def answer(ask: Ask, statement: str) -> None:
         show(ask(statement.strip().removesuffix(";")))
     except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
+        print("hint: `make db-status` lists the tables, such as controller.server", file=sys.stderr)
 
 
 def show(found: Rows) -> None:

@@ -52,7 +52,7 @@ def backup(
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except OSError as error:
         raise CommandError(f"{_shown(error, target)}: {error.strerror or error}") from error
-    note(f"{target} ({size(target.stat().st_size)}) holds {home}" + ("" if models else ", without models"))
+    note(f"{target} ({size(target.stat().st_size)}) holds {home}" + ("" if models else ", without models (--models)"))
     if archive.is_backed_up(key := Files(home).authority_key):
         note(f"it includes {key}, which can sign certificates for any host: clients that trust this mesh accept them")
     if manifest.tables_elsewhere:

@@ -25,6 +25,7 @@ REMEDIES = {
     "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
     "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
     "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
+    "MODEL_NAME_TAKEN": "take another name; if it is an alias, `llamesh alias {modelUuid} {name} --remove` frees it",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
     "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh downloads cancel {modelUuid}` ends the first download, "
     "`llamesh rm {modelUuid}` removes its model",
@@ -75,7 +76,7 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
     cause, hint = error.message, error.remedy
     if error.reason in REMEDIES:
         hint = REMEDIES[error.reason].format_map(
-            {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", **error.metadata}
+            {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", "name": "NAME", **error.metadata}
         )
     failure = NobodyAnswersError if error.code == "UNAVAILABLE" and not error.reason else CommandError
     if failure is NobodyAnswersError:
