@@ -85,10 +85,9 @@ def test_a_port_that_is_taken_is_named_with_its_owner(mesh: RunningMesh, home: P
     assert refused.returncode == 1
     for name, port in mesh.ports.items():
         owner = mesh.processes()["envoy"]
-        assert (
-            f"port {port} is taken by process {owner.pid} (envoy); LLAMESH_{name.upper()}_PORT moves it"
-            in refused.stderr
-        )
+        taken = f"port {port} is taken by the mesh of {mesh.home}, process {owner.pid} (envoy)"
+        assert f"{taken}; LLAMESH_{name.upper()}_PORT moves it" in refused.stderr
+    assert f"hint: `LLAMESH_HOME={mesh.home} llamesh down`" in refused.stderr
     assert left_behind(home) == []
 
 

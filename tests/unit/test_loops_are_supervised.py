@@ -20,6 +20,7 @@ ALLOWED = {
     # Work for one call or one object, with an end of its own.
     "services/contract/access_log.py::AccessLog.stream_access_logs": "reads one stream of Envoy until that ends",
     "services/download/catalogue.py::Catalogue.delete": "one deletion, which a caller that leaves does not stop",
+    "services/download/old_headers.py::OldHeaders.read_again": "the pages of one look, which a BackgroundTask repeats",
     "services/download/staging.py::Staging._write_parts": "the parts of one transfer, which are waited for",
     "services/download/worker.py::Worker._follow_rows": "one task for each transfer, which the rows bring back if it fails",
     "llamesh/kit/outages.py::until_written": "repeats one step of one task while the database is away",

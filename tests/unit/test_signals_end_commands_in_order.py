@@ -75,11 +75,15 @@ sys.exit(unwound(program))
 """
 
 
+# If the tests run below nohup, children would inherit that SIGHUP is ignored.
+HEARS_SIGNALS = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+
+
 @contextmanager
 def waiting(code: str, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A process that is in the middle of its work."""
     with subprocess.Popen(
-        [sys.executable, "-c", code, *words],
+        [sys.executable, "-c", HEARS_SIGNALS + code, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
