@@ -12,6 +12,11 @@ from protovalidate import Violation
 PATTERNS: Mapping[str, str] = {
     "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$": "must be 1 to 128 characters of A-Z, a-z, 0-9 and ._-, the first a letter or digit",
     "^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$": "must be 1 to 128 characters of A-Z, a-z, 0-9 and ._:/@+-, the first a letter or digit",
+    "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$": "must be 1 to 64 characters of A-Z, a-z, 0-9 and ._-, the first a letter or digit",
+    "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:-?[0-9]{1,3}([.][0-9]{1,4})?)?"
+    "(,[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:-?[0-9]{1,3}([.][0-9]{1,4})?)?){0,7}$": (
+        "must be 1 to 8 names of adapters, each with a scale if it is not 1: style:0.5,law"
+    ),
     "^[A-Za-z][A-Za-z0-9._@-]{0,63}$": "must be 1 to 64 characters of A-Z, a-z, 0-9 and ._@-, the first a letter",
     "^[0-9a-fA-F]{64}$": "must be 64 hexadecimal digits",
     "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": "must be a name of a Kubernetes namespace: at most 63 characters of a-z, 0-9 and -",
