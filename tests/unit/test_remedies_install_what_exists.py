@@ -70,7 +70,7 @@ def test_the_command_names_the_checkout_or_the_wheel(tmp_path: Path) -> None:
     assert command_of(built, "0.1.0", ("quant",)) == f"pip install '{wheel}[quant]'"
 
 
-@pytest.mark.parametrize("record", ["", "{}", "[]", "x", '{"url": "https://h/x.whl"}', '{"url": "file:///gone/x.whl"}'])
+@pytest.mark.parametrize("record", ["", "{}", "[]", "x", '{"url": "https://host/x"}', '{"url": "file:///gone"}'])
 def test_an_unknown_origin_names_the_wheel_of_the_release(record: str) -> None:
     assert command_of(record, "0.1.0", ("mesh",)) == "pip install 'llamesh-0.1.0-py3-none-any.whl[mesh]'"
 
