@@ -145,9 +145,11 @@ def no_logins(url: str) -> CommandError:
 
 
 def _with_default_port(url: str) -> str:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{DEFAULT_PORT}"
+    return _address(urlsplit(url).scheme, urlsplit(url).hostname or "", DEFAULT_PORT)
+
+
+def _address(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def encrypted(url: str) -> CommandError | None:
@@ -155,8 +157,7 @@ def encrypted(url: str) -> CommandError | None:
     parts = urlsplit(url)
     if parts.scheme != "http" or not parts.hostname:
         return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    right = f"https://{host}:{parts.port or DEFAULT_PORT}"
+    right = _address("https", parts.hostname, parts.port or DEFAULT_PORT)
     return CommandError(f"{url} speaks TLS", hint=f"use {right}", code=Exit.USAGE)
 
 
