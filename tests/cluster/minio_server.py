@@ -89,6 +89,12 @@ class MinioServer:
         """Names of the objects in the bucket."""
         return [str(item.object_name) for item in self.client.list_objects(BUCKET, prefix=prefix, recursive=True)]
 
+    def empty(self) -> None:
+        """Remove all objects of the bucket, if there is one."""
+        if self.client.bucket_exists(BUCKET):
+            for name in self.objects():
+                self.client.remove_object(BUCKET, name)
+
 
 @pytest.fixture(scope="module")
 def minio() -> Iterator[MinioServer]:

@@ -64,7 +64,5 @@ class Bucket:
 @pytest.fixture
 def s3(minio: MinioServer) -> ObjectServer:
     """The bucket without what an earlier test left in it: its records were in another database."""
-    if minio.client.bucket_exists(BUCKET):
-        for name in minio.objects():
-            minio.client.remove_object(BUCKET, name)
+    minio.empty()
     return Bucket(minio)

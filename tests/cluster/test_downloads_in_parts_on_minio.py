@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.minio_server import BUCKET, MinioServer, minio
+from tests.cluster.minio_server import MinioServer, minio
 from tests.cluster.test_downloads_are_shared_on_minio import Bucket
 from tests.contract.conftest import as_caller, connect, start_main, start_member, start_standings
 from tests.contract.download.test_durable_transfers_to_s3 import (
@@ -48,7 +48,5 @@ class BucketWithUploads(Bucket):
 @pytest.fixture
 def s3(minio: MinioServer) -> BucketWithUploads:
     """The bucket without what an earlier test left in it: its records were in another database."""
-    if minio.client.bucket_exists(BUCKET):
-        for name in minio.objects():
-            minio.client.remove_object(BUCKET, name)
+    minio.empty()
     return BucketWithUploads(minio)
