@@ -1,11 +1,11 @@
-"""Types of settings, with their bounds."""
+"""Types of settings, with their bounds, and how a setting gets its name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 
 from llamesh.kit.origins import read_host, read_host_and_port, read_origin
 from llamesh.locations import expanded
@@ -20,6 +20,13 @@ def _none_or_enough(bytes_per_second: int) -> int:
     return bytes_per_second
 
 
+def _split(value: object) -> object:
+    """Split a list at commas, as in the reference deployment."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Split = BeforeValidator(_split)
+"""For lists, together with `NoDecode`: their text has commas."""
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[float, Field(gt=0)]
 BytesPerSecond = Annotated[int, Field(ge=0, le=1 << 40), AfterValidator(_none_or_enough)]
@@ -27,3 +34,8 @@ Host = Annotated[str, AfterValidator(read_host)]
 HostAndPort = Annotated[str, AfterValidator(read_host_and_port)]
 Directory = Annotated[Path, AfterValidator(lambda path: expanded(path).absolute())]
 Origin = Annotated[str, AfterValidator(read_origin)]
+
+
+def named(name: str, default: object, description: str) -> Any:
+    """Make a field that is read from the variable `name`, in upper or lower case."""
+    return Field(default=default, validation_alias=AliasChoices(name, name.lower()), description=description)
