@@ -36,7 +36,6 @@ class ModelServer:
         """Bytes of a path after which the answer waits for `go_on`."""
         self.holding = asyncio.Event()
         self.go_on = asyncio.Event()
-        self.break_off = False
         self.busy: dict[str, list[tuple[int, str]]] = {}
         """Statuses and Retry-After of a path's first answers; status 0: the connection is cut."""
 
@@ -63,9 +62,8 @@ class ModelServer:
         if first < len(data):
             self.holding.set()
             await self.go_on.wait()
-            if not self.break_off:
-                await response.write(data[first:])
-        if self.break_off or path in self.promised:
+            await response.write(data[first:])
+        if path in self.promised:
             assert request.transport is not None
             request.transport.close()
         return response

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
@@ -22,6 +22,22 @@ def large_model(size: int, seed: int) -> bytes:
     return replace(File(), tensors=tensors, data=random.Random(seed).randbytes(size)).build()
 
 
+@dataclass
+class Answer:
+    """What the server sends. If the body is shorter than `length`, the connection is cut after it; before, a `silent` server waits."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    length: int = 0
+    ranged: bool = False
+    silent: bool = False
+
+
+Fault = Callable[[web.Request, Answer], None]
+"""Changes an answer to a request."""
+
+
 class RangedServer:
     """One object at every path but those of `files`. An answer without a range is sent as the client takes it and not counted."""
 
@@ -30,6 +46,8 @@ class RangedServer:
         self.data = data
         self.files: dict[str, bytes] = {}
         self.etag = '"v1"'
+        self.has_ranges = True
+        self.fault: Fault = lambda request, answer: None
         self.sent = 0
         """Bytes of ranges that were sent so far."""
         self.ranges: list[tuple[int, int]] = []
@@ -50,28 +68,39 @@ class RangedServer:
         self.go_on, self.stopped = asyncio.Event(), asyncio.Event()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("If-Match", self.etag) != self.etag:
-            return web.Response(status=412)
-        headers = {"ETag": self.etag, "Accept-Ranges": "bytes"}
-        wanted = request.http_range
-        ranged = wanted.start is not None
-        data = self.files.get(request.path, self.data)
-        part, first = data[wanted], wanted.start or 0
-        if ranged:
-            self.ranges.append((first, len(part)))
-            headers["Content-Range"] = f"bytes {first}-{first + len(part) - 1}/{len(data)}"
-        response = web.StreamResponse(status=206 if ranged else 200, headers=headers)
-        response.content_length = len(part)
+        answer = self._answer(request)
+        self.fault(request, answer)
+        response = web.StreamResponse(status=answer.status, headers=answer.headers)
+        response.content_length = answer.length
         with suppress(ConnectionError):
             await response.prepare(request)
-            for at in range(0, len(part), BLOCK):
-                if ranged and self.sent >= self.stop_at:
+            for at in range(0, len(answer.body), BLOCK):
+                if answer.ranged and self.sent >= self.stop_at:
                     self.stopped.set()
                     await self.go_on.wait()
-                block = part[at : at + BLOCK]
-                self.sent += len(block) * ranged
+                block = answer.body[at : at + BLOCK]
+                self.sent += len(block) * answer.ranged
                 await response.write(block)
+            if answer.silent:
+                await self.go_on.wait()
+            if len(answer.body) < answer.length:
+                assert request.transport is not None
+                request.transport.close()
         return response
+
+    def _answer(self, request: web.Request) -> Answer:
+        """What a server without faults answers."""
+        if request.headers.get("If-Match", self.etag) != self.etag:
+            return Answer(412)
+        data = self.files.get(request.path, self.data)
+        headers = {"ETag": self.etag} | ({"Accept-Ranges": "bytes"} if self.has_ranges else {})
+        wanted = request.http_range
+        if wanted.start is None or not self.has_ranges:
+            return Answer(200, headers, data, len(data))
+        part = data[wanted]
+        self.ranges.append((wanted.start, len(part)))
+        headers["Content-Range"] = f"bytes {wanted.start}-{wanted.start + len(part) - 1}/{len(data)}"
+        return Answer(206, headers, part, len(part), ranged=True)
 
 
 @asynccontextmanager

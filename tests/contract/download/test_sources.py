@@ -23,24 +23,6 @@ async def test_a_wrong_file_is_given_up_at_its_first_bytes(sqlite_service: Servi
     assert not web.go_on.is_set()
 
 
-async def test_a_body_that_ends_early_is_a_mismatch(sqlite_service: Service, web: ModelServer) -> None:
-    web.files["a.gguf"] = TINY
-    web.promised["a.gguf"] = len(TINY) + 1
-    download = await sqlite_service.fetched("m1", web.url("a.gguf"))
-    assert (download.error.reason, sqlite_service.stored) == ("CONTENT_MISMATCH", [])
-
-
-async def test_a_source_that_vanishes_ends_the_download(service: Service, web: ModelServer) -> None:
-    web.files["a.gguf"] = TINY
-    web.hold_after["a.gguf"] = 100
-    await service.start("m1", web.url("a.gguf"))
-    await web.holding.wait()
-    web.break_off = True
-    web.go_on.set()
-    download = await service.state("m1")
-    assert (download.error.reason, service.stored) == ("CONTENT_MISMATCH", [])
-
-
 async def test_a_source_that_is_not_there_is_said_so_and_can_be_tried_again(service: Service, web: ModelServer) -> None:
     download = await service.fetched("m1", web.url("a.gguf"))
     assert (download.error.reason, download.state) == ("SOURCE_UNAVAILABLE", pb.DOWNLOAD_STATE_FAILED)
