@@ -18,7 +18,7 @@ from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import StagedObject, StoreError
 from services.download.bandwidth import Bandwidth
 from services.download.continuation import continued
-from services.download.early_check import read_header
+from services.download.early_check import Check, read_header
 from services.download.model_parts import ModelCheck, check_file
 from services.download.progress import Progress
 from services.download.sources import FileRole, Source, SourceFile, SourceObject
@@ -29,7 +29,6 @@ from services.download.verification import check_digest
 
 MAX_NAME = 1024
 """Maximum length of the recorded name of a file."""
-
 
 Opened = Callable[[TransferRow, SourceObject], Awaitable[None]]
 """Records what the first file of a transfer says once it is open."""
@@ -44,6 +43,54 @@ class StagedFile:
     staged: StagedObject
 
 
+class Fetch:
+    """A fetch under way: its transfer, the files of the model, their common progress and what is staged of them.
+
+    `clock` is monotonic, in seconds. The files are numbered from 1.
+    """
+
+    def __init__(
+        self, row: TransferRow, files: Sequence[SourceFile], retries: StoreRetries, clock: Callable[[], float]
+    ) -> None:
+        self.row = row
+        self.files = files
+        self.progress = Progress(0, clock)
+        self.staged: list[StagedFile] = []
+        self._retries = retries
+        self._clock = clock
+        self._weights = sum(file.role is FileRole.WEIGHTS for file in files)
+
+    def begin(self, total: int) -> None:
+        """Note that the first file is open; `total` is the size of all files, 0 if it is unknown."""
+        self.progress = Progress(total, self._clock)
+        self._retries.begin()
+
+    def expected_sha256(self, number: int) -> str:
+        """Return the SHA-256 that the request gave for a file, "" if it gave none. It can give that of the first file only."""
+        return self.row.expected_sha256 if number == 1 else ""
+
+    def check(self, number: int) -> Check:
+        """Return the check of the header of a file."""
+        return partial(check_file, role=self.files[number - 1].role, number=number, weights=self._weights)
+
+    def received(self, length: int) -> None:
+        """Count bytes that have arrived and are stored; 0 shows that the store works."""
+        self.progress.add(length)
+        self._retries.add(length)
+
+    def present(self, length: int) -> None:
+        """Count bytes that an earlier run has stored."""
+        self.progress.begin_at(self.progress.done + length)
+        self._retries.add(length)
+
+    def add(self, number: int, name: str, staged: StagedObject) -> None:
+        """Note that all bytes of a file are staged. Its name is the given one, else `name`, that of the source."""
+        file = self.files[number - 1]
+        shown = file.name or "".join(filter(str.isprintable, name))[:MAX_NAME]
+        self.staged.append(StagedFile(file.role, shown, staged))
+        self._retries.staged()
+
+
 class Fetches:
     """Fetches models. `clock` is monotonic, in seconds."""
 
@@ -52,27 +99,32 @@ class Fetches:
         self._staging = staging
         self._bandwidth = bandwidth
         self._clock = clock
-        self.running: dict[str, tuple[TransferRow, Progress]] = {}
-        """The transfers whose bytes arrive, by model."""
+        self.running: dict[str, Fetch] = {}
+        """The fetches whose bytes arrive, by model."""
 
     async def fetch(self, row: TransferRow, retries: StoreRetries, opened: Opened) -> list[StagedFile]:
         """Stage all files of a transfer. The caller discards them. `opened` gets the first file once it is open.
 
         Raises SourceError, StoreError, GgufError and MeshError.
         """
-        staged: list[StagedFile] = []
+        fetch = Fetch(row, await self._files(row), retries, self._clock)
         try:
-            files = await self._files(row)
-            total = await self._survey(row, files) if len(files) > 1 else 0
-            for number in range(1, len(files) + 1):
-                await self._stage(row, files, number, total, retries, opened, staged)
+            total = await self._survey(row, fetch.files) if len(fetch.files) > 1 else None
+            for number, file in enumerate(fetch.files, 1):
+                async with self._source.open(file.address) as found:
+                    check_digest(found.sha256, fetch.expected_sha256(number))
+                    if number == 1:
+                        await opened(row, found)
+                        fetch.begin((found.size or 0) if total is None else total)
+                        self.running[row.model_uuid] = fetch
+                    await self._stage(fetch, number, found)
         except BaseException:
             # The source's close can fail or be cancelled when all bytes are staged.
-            await discard(staged)
+            await discard(fetch.staged)
             raise
         finally:
             self.running.pop(row.model_uuid, None)
-        return staged
+        return fetch.staged
 
     async def _files(self, row: TransferRow) -> list[SourceFile]:
         """Return the files of the model: those of its source, with the projector and the adapters that the caller gave."""
@@ -103,47 +155,15 @@ class Fetches:
         await self._staging.check_room(row, known)
         return 0 if None in sizes else known
 
-    async def _stage(
-        self,
-        row: TransferRow,
-        files: Sequence[SourceFile],
-        number: int,
-        total: int,
-        retries: StoreRetries,
-        opened: Opened,
-        staged: list[StagedFile],
-    ) -> None:
-        """Stage one file and add it to `staged`."""
-        file = files[number - 1]
-        async with self._source.open(file.address) as found:
-            required = row.expected_sha256 if number == 1 else ""
-            check_digest(found.sha256, required)
-            if number == 1:
-                await opened(row, found)
-                size = total if len(files) > 1 else found.size or 0
-                self.running[row.model_uuid] = (row, Progress(size, self._clock))
-            progress = self.running[row.model_uuid][1]
-
-            def count(length: int) -> None:
-                progress.add(length)
-                retries.add(length)
-
-            def present(length: int) -> None:
-                progress.begin_at(progress.done + length)
-                retries.add(length)
-
-            if number == 1:
-                retries.begin()
-            else:
-                retries.add(0)
-            weights = sum(each.role is FileRole.WEIGHTS for each in files)
-            check = partial(check_file, role=file.role, number=number, weights=weights)
-            name = file.name or "".join(filter(str.isprintable, found.name))[:MAX_NAME]
-            limited = self._bandwidth.limited(found)
-            done = await self._staging.stage(row, number, limited, check, count, present)
-            staged.append(StagedFile(file.role, name, done))
-            retries.staged()
-            check_digest(done.sha256, required or found.sha256)
+    async def _stage(self, fetch: Fetch, number: int, found: SourceObject) -> None:
+        """Stage one open file and add it to the staged files of the fetch."""
+        # The time in which the store may stall counts from here, not from the end of the file before.
+        fetch.received(0)
+        staged = await self._staging.stage(
+            fetch.row, number, self._bandwidth.limited(found), fetch.check(number), fetch.received, fetch.present
+        )
+        fetch.add(number, found.name, staged)
+        check_digest(staged.sha256, fetch.expected_sha256(number) or found.sha256)
 
 
 async def discard(files: Iterable[StagedFile]) -> None:

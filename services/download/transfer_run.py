@@ -69,8 +69,8 @@ class TransferRuns:
 
     def progress(self, model_uuid: str) -> Progress | None:
         """Return the progress of a transfer that is being fetched; None if it is not."""
-        fetching = self._fetches.running.get(model_uuid)
-        return fetching[1] if fetching else None
+        fetch = self._fetches.running.get(model_uuid)
+        return fetch.progress if fetch else None
 
     async def run(self, attempt: TransferAttempt) -> None:
         """Run one attempt. When it returns, the row has the result or the reason to wait."""
@@ -129,12 +129,13 @@ class TransferRuns:
 
     async def broadcast_progress(self) -> None:
         """Broadcast the progress of the running transfers."""
-        for row, progress in list(self._fetches.running.values()):
-            self._changes.download(download_message(row, progress))
+        for fetch in list(self._fetches.running.values()):
+            self._changes.download(download_message(fetch.row, fetch.progress))
 
     async def write_progress(self) -> None:
         """Write the progress of the running transfers to their rows."""
-        for row, progress in list(self._fetches.running.values()):
+        for fetch in list(self._fetches.running.values()):
+            row, progress = fetch.row, fetch.progress
             await self._transfers.progress(row.model_uuid, row.attempt, done=progress.done, total=progress.total)
 
     async def _retry_source(self, row: TransferRow, error: SourceError) -> None:
