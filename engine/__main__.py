@@ -28,6 +28,7 @@ from engine.endpoint import Endpoint
 from engine.failure import REPORT_PREFIX, EngineError, FailureReason, explain
 from engine.launch import Program, arguments, computing, find_program, scrubbed
 from engine.listener import Listener
+from engine.model_files import held_models
 from engine.readiness import until_idle, until_ready
 from engine.spec import EngineSpec
 from engine.state import ReportedPhase, StateFile
@@ -67,18 +68,23 @@ async def run(spec: EngineSpec, spec_file: Path, environment: Mapping[str, str])
     state = StateFile(spec.state_file, "", time.time)
     try:
         _watch_stop_requests(stop, environment)
-        for model in (spec.model, *spec.files.values(), *spec.adapters.values(), *filter(None, [spec.projector])):
-            _check_model(model)
-        program, state.engine = find_program(environment)
-        command = _command(program, spec, spec_file)
-        endpoint = Endpoint(spec.listen, spec.api_key)
-        endpoint.claim_path()
-        listener = Listener(spec.listen.socket, spec.hand_over, _report)
-        state.publish(ReportedPhase.STARTING)
-        passed = scrubbed(environment, spec.api_key if program else "") | computing(environment, program)
-        child = await Child.start(command, passed)
+        with held_models(spec):
+            return await _run(spec, spec_file, environment, stop, state)
     except EngineError as failure:
         return _fail(state, failure, ())
+
+
+async def _run(
+    spec: EngineSpec, spec_file: Path, environment: Mapping[str, str], stop: StopRequest, state: StateFile
+) -> int:
+    program, state.engine = find_program(environment)
+    command = _command(program, spec, spec_file)
+    endpoint = Endpoint(spec.listen, spec.api_key)
+    endpoint.claim_path()
+    listener = Listener(spec.listen.socket, spec.hand_over, _report)
+    state.publish(ReportedPhase.STARTING)
+    passed = scrubbed(environment, spec.api_key if program else "") | computing(environment, program)
+    child = await Child.start(command, passed)
     _report(f"starting {spec.alias} with {state.engine}")
     ready = asyncio.Event()
     obtaining = asyncio.create_task(listener.obtain(child, ready, embedded=program is None))
@@ -150,17 +156,6 @@ def _command(program: Program | None, spec: EngineSpec, spec_file: Path) -> list
     from engine.parameters import launch_settings
 
     return arguments(program, spec, launch_settings(spec, threads(cores(), yields=False)))
-
-
-def _check_model(model: Path) -> None:
-    """Report the two most common problems of a model file in plain words, before llama.cpp fails with its own."""
-    try:
-        with model.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise EngineError(FailureReason.NO_MODEL, f"cannot read the model {model}: {error.strerror}") from error
-    if magic != b"GGUF":
-        raise EngineError(FailureReason.BAD_MODEL, f"{model} is not a GGUF file: it begins with {magic!r}")
 
 
 def _watch_stop_requests(stop: StopRequest, environment: Mapping[str, str]) -> None:

@@ -7,8 +7,8 @@ be recorded. A single transaction does not need it: if it is cancelled, `Databas
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -24,3 +24,13 @@ async def to_completion(work: Awaitable[T]) -> T:
         if not task.cancelled():
             task.exception()
         raise
+
+
+async def together(work: Callable[[], Coroutine[Any, Any, None]], count: int) -> None:
+    """Run `count` tasks of the same work until all have ended. The first failure cancels the others and is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(work())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors

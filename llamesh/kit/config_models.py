@@ -21,6 +21,12 @@ class ModelSettings(BaseSettings):
     minio_secure: bool = named("MINIO_SECURE", False, "Use TLS to the S3 server.")
     minio_access_key: SecretStr = named("MINIO_ACCESS_KEY", SecretStr(""), "S3 access key.")
     minio_secret_key: SecretStr = named("MINIO_SECRET_KEY", SecretStr(""), "S3 secret key.")
+    cache_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = named(
+        "LLAMESH_CACHE_BYTES",
+        0,
+        "Most bytes that this machine's copies of the models of an S3 server occupy. Copies that nothing uses make room for others, the"
+        " least recently used first. 0: what the disk has room for.",
+    )
     quant_service_url: WebAddress = named(
         "QUANT_SERVICE_URL", "", "Address of the Quant service, such as http://quant:8300."
     )

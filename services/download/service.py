@@ -180,6 +180,7 @@ def store_of(settings: Settings) -> ObjectStore:
         access_key=settings.minio_access_key.get_secret_value() or None,
         secret_key=settings.minio_secret_key.get_secret_value() or None,
         cache_directory=settings.home / "cache",
+        cache_bytes=settings.cache_bytes,
     )
 
 

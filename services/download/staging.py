@@ -11,10 +11,10 @@ journal belongs to an object with the same ETag, size and revision, so parts of 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
+from llamesh.kit.completion import together
 from llamesh.kit.objects import ObjectStore, PartedObject, StagedObject, StoreFullError
 from llamesh.kit.outages import until_written
 from services.download.continuation import continued, continued_range
@@ -93,12 +93,7 @@ class Staging:
                 await until_written(partial(record, number, tag), "record a part")
                 await parted.written(number)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(parts_at_once(self._parallel, parted.layout.part_size, found.bytes_per_second)):
-                    group.create_task(work())
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
+        await together(work, parts_at_once(self._parallel, parted.layout.part_size, found.bytes_per_second))
 
 
 async def _counted(chunks: AsyncIterator[bytes], received: Count) -> AsyncIterator[bytes]:

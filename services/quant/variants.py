@@ -108,4 +108,5 @@ def bucket_of(settings: Settings) -> ObjectStore:
         access_key=place.access_key.get_secret_value() or None,
         secret_key=place.secret_key.get_secret_value() or None,
         cache_directory=settings.home / "cache",
+        cache_bytes=settings.cache_bytes,
     )

@@ -84,7 +84,7 @@ def test_a_model_lies_in_the_bucket_and_is_served_from_the_cache(mesh: RunningMe
     assert not (mesh.home / "objects").exists()
 
     assert says(mesh) == SENTENCE
-    copy = mesh.home / "cache" / key
+    copy = mesh.home / "cache" / "models" / f"{download['sha256']}.gguf"
     assert hashlib.sha256(copy.read_bytes()).hexdigest() == download["sha256"]
     opened = [path for process in mesh_processes(mesh.home) for path in mapped(process.pid)]
     assert str(copy) in opened
@@ -182,7 +182,7 @@ def test_a_corrupt_object_is_read_once_said_and_repaired(mesh: RunningMesh, mini
     sentence.write(path, size=sentence.Size(blocks=2))
     download = mesh.add_model("corrupt", "corrupt.gguf", path)
     [key] = keys_of(minio, download["sha256"])
-    (mesh.home / "cache" / key).unlink(missing_ok=True)
+    (mesh.home / "cache" / "models" / f"{download['sha256']}.gguf").unlink(missing_ok=True)
     damaged = path.read_bytes()[:-1] + b"X"
     minio.client.put_object("inference-models", key, io.BytesIO(damaged), len(damaged))
     answer = mesh.call("POST", "/serve", json={"model_uuid": "corrupt", "model_name": "corrupt.gguf", "replicas": 1})

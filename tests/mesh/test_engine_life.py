@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from engine import sentence
+from llamesh.file_holds import RemovalLock
 from tests.mesh.engines import DEADLINE, alive, chat, engine, events, gone, loading, stop
 from tests.ports import free_ports
 
@@ -50,6 +51,18 @@ async def test_the_larger_model_says_the_same(tmp_path: Path, large_model: Path)
         await running.until("ready")
         async with running.client() as client, client.post("/v1/chat/completions", json=chat()) as answer:
             assert (await answer.json())["choices"][0]["message"]["content"] == sentence.SENTENCE
+
+
+async def test_an_engine_holds_its_model_until_it_ends(tmp_path: Path) -> None:
+    model = sentence.write(tmp_path / "sentence.gguf")
+    async with engine(tmp_path / "e", model) as running:
+        await running.until("ready")
+        assert RemovalLock.of(model) is None
+        running.process.terminate()
+        await running.ended()
+    claim = RemovalLock.of(model)
+    assert claim is not None
+    claim.end()
 
 
 def truncated(model: Path) -> bytes:

@@ -51,11 +51,12 @@ def object_store(
     access_key: str | None = None,
     secret_key: str | None = None,
     cache_directory: Path | None = None,
+    cache_bytes: int = 0,
 ) -> ObjectStore:
     """Create the store: S3 if `endpoint` (host:port) is set, else `directory`.
 
-    An S3 store keeps the local copies for engines in `cache_directory`. Raises ValueError if the values do not name a usable store. Nothing
-    is opened: call `prepare()` before use.
+    An S3 store keeps the local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for). Raises
+    ValueError if the values do not name a usable store. Nothing is opened: call `prepare()` before use.
     """
     if endpoint:
         if cache_directory is None:
@@ -70,6 +71,7 @@ def object_store(
             access_key=access_key,
             secret_key=secret_key,
             cache_directory=cache_directory,
+            cache_bytes=cache_bytes,
         )
     if directory is None:
         raise ValueError("no object store: set an S3 endpoint or a directory")

@@ -44,12 +44,12 @@ class DirectoryParts:
             await to_completion(asyncio.to_thread(create_file, self._path(name), layout.size))
         return ""
 
-    async def open(self, name: str, upload: str, layout: PartLayout, recorded: Mapping[int, str]) -> _FileInParts:
+    async def open(self, name: str, upload: str, layout: PartLayout, recorded: Mapping[int, str]) -> _ObjectInParts:
         """See PartedObjects."""
         with store_errors("cannot write to the object store"):
             # Not in a thread: if this task were cancelled in the meantime, the file would not be closed.
             file = PartedFile(self._path(name))
-        parted = _FileInParts(file, layout, dict(recorded), self._staged)
+        parted = _ObjectInParts(file, layout, dict(recorded), self._staged)
         try:
             if file.size != layout.size:
                 raise ObjectNotFoundError(f"{name} has {file.size} bytes instead of {layout.size}")
@@ -73,19 +73,19 @@ class DirectoryParts:
         return self._staging / f"{name}{SUFFIX}"
 
 
-class _FileInParts:
-    """See PartedObject."""
+class FileInParts:
+    """A file that is written in parts and hashed in order; see PartedObject. `done` are the parts that it has."""
 
-    def __init__(self, file: PartedFile, layout: PartLayout, done: dict[int, str], staged: Staged) -> None:
+    def __init__(self, file: PartedFile, layout: PartLayout, done: dict[int, str]) -> None:
         self.layout = layout
         self.done = done
         self._file = file
-        self._staged = staged
         self._hash = hashlib.sha256()
         self._hashed = 0
         self._hashing = False
 
     async def write(self, number: int, chunks: AsyncIterator[bytes]) -> str:
+        """See PartedObject."""
         offset, length = self.layout.span(number)
         end = offset + length
         async for block in blocks(chunks):
@@ -99,6 +99,7 @@ class _FileInParts:
         return ""
 
     async def written(self, number: int) -> None:
+        """See PartedObject."""
         self.done[number] = ""
         await self._hash_on()
 
@@ -116,12 +117,25 @@ class _FileInParts:
         finally:
             self._hashing = False
 
-    async def finish(self) -> StagedObject:
+    async def digest(self) -> str:
+        """Return the SHA-256 of all bytes in hex. Raises StoreError if parts are missing."""
         await self._hash_on()
         if self._hashed != self.layout.count:
             raise StoreError(f"only {self._hashed} of {self.layout.count} parts are written")
-        self._file.sha256 = self._hash.hexdigest()
-        return self._staged(self._file)
+        return self._hash.hexdigest()
 
     async def close(self) -> None:
+        """See PartedObject."""
         await to_completion(asyncio.to_thread(self._file.close))
+
+
+class _ObjectInParts(FileInParts):
+    """See PartedObject."""
+
+    def __init__(self, file: PartedFile, layout: PartLayout, done: dict[int, str], staged: Staged) -> None:
+        super().__init__(file, layout, done)
+        self._staged = staged
+
+    async def finish(self) -> StagedObject:
+        self._file.sha256 = await self.digest()
+        return self._staged(self._file)

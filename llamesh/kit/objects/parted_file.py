@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llamesh.durability import sync
 from llamesh.kit.objects.staging import BLOCK
-from llamesh.kit.objects.store import StoreError, StoreUnavailableError
+from llamesh.kit.objects.store import ObjectBusyError, StoreError, StoreUnavailableError
 
 _sync = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
@@ -47,7 +47,11 @@ class PartedFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._fd)
-            raise StoreUnavailableError(f"another process writes {path.name}") from error
+            raise ObjectBusyError(f"another process writes {path.name}") from error
+        if not os.fstat(self._fd).st_nlink:
+            # Another process removed it between the two steps, so its name may belong to another file.
+            os.close(self._fd)
+            raise ObjectBusyError(f"another process removed {path.name}")
         self.size = os.fstat(self._fd).st_size
         self.sha256 = ""
         """SHA-256 of all bytes, set when it is known."""
@@ -111,6 +115,11 @@ class PartedFile:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
+
+    def remove(self) -> None:
+        """Remove the staged name, then close: while the lock lasts, no other process can take the file over. Idempotent."""
+        self.path.unlink(missing_ok=True)
+        self.close()
 
     discard = close
     """A staged file is discarded; this one stays until `DirectoryParts.remove`, because its next writer may need it."""

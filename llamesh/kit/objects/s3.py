@@ -27,7 +27,7 @@ from minio.commonconfig import CopySource
 from llamesh.disk_space import DiskSpace
 from llamesh.kit.clock import utc_now
 from llamesh.kit.logs import log
-from llamesh.kit.objects.local_copies import LocalCopies
+from llamesh.kit.objects.node_cache import NodeCache
 from llamesh.kit.objects.parts import SUFFIX
 from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_parts import S3Parts
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class S3Store:
-    """Objects in one bucket, with local copies below `cache_directory` for engines."""
+    """Objects in one bucket, with local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for)."""
 
     def __init__(
         self,
@@ -56,11 +56,12 @@ class S3Store:
         access_key: str | None,
         secret_key: str | None,
         cache_directory: Path,
+        cache_bytes: int = 0,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.name = bucket
         self._clock = clock
-        self._cache = LocalCopies(cache_directory, self.read)
+        self._cache = NodeCache(cache_directory, self.read_object, self._size, limit=cache_bytes)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
         self.client = Minio(
             endpoint,
@@ -141,6 +142,9 @@ class S3Store:
         with s3_errors(f"cannot look up {key}"):
             found = await self.run(self.client.stat_object, self.name, checked_key(key))
         return ObjectInfo(key=key, size=found.size or 0, modified=found.last_modified or self._clock())
+
+    async def _size(self, key: str) -> int:
+        return (await self.stat(key)).size
 
     async def delete(self, key: str) -> None:
         """See ObjectStore. Removes the local copy as well."""

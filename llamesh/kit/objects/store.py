@@ -44,6 +44,10 @@ class StoreUnavailableError(StoreError):
     """The store cannot be reached or has an internal error. A later retry may help."""
 
 
+class ObjectBusyError(StoreUnavailableError):
+    """Another process writes the object now."""
+
+
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """A published object: its key, its length in bytes, and when it was published (UTC)."""

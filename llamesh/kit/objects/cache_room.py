@@ -1,0 +1,115 @@
+"""Makes room in the cache of a node by removing its files, the least recently used first.
+
+A file stays if a process holds it (`llamesh.file_holds`) or if it was used within MIN_KEPT_SECONDS: an engine may be about to open it.
+Staged files count with their final size, so fills that run at the same time do not get the same room twice.
+
+Invariant: files are removed only if their removal makes the room that is needed, and only by the process that has the lock of the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamesh.disk_space import disk_space
+from llamesh.file_holds import RemovalLock
+from llamesh.kit.logs import log
+from llamesh.kit.objects.store import StoreFullError
+
+MIN_KEPT_SECONDS = 600.0
+"""Seconds for which a file stays after its last use. A start that waits longer for memory may have to fetch its model again."""
+MAX_FREE_BYTES = 1 << 30
+"""Most bytes of the disk that the cache leaves free; it leaves a twentieth of a small disk."""
+_BLOCK = 512
+"""Unit of st_blocks in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFile:
+    """A file of the cache: its path, its size in bytes, and the time of its last use in seconds since 1970."""
+
+    path: Path
+    size: int
+    used: float
+
+
+class CacheRoom:
+    """The room of the cache in `directory`, which `limit` bounds in bytes (0: only the disk does). `clock`: seconds since 1970.
+
+    The cached files are in the folders of `directory` other than `staging`. All methods block.
+    """
+
+    def __init__(self, directory: Path, staging: Path, limit: int, clock: Callable[[], float]) -> None:
+        self._directory = directory
+        self._staging = staging
+        self._limit = limit
+        self._clock = clock
+
+    @contextlib.contextmanager
+    def reserved(self, size: int) -> Iterator[None]:
+        """Make room for `size` bytes. The caller creates its staged file inside, which reserves them. Raises StoreFullError and OSError."""
+        with self._lock():
+            self._make(size)
+            yield
+
+    def files(self) -> list[CachedFile]:
+        """Return the cached files, the least recently used first."""
+        found = []
+        for folder in self._directory.iterdir():
+            if folder == self._staging or not folder.is_dir():
+                continue
+            for path in folder.iterdir():
+                with contextlib.suppress(OSError):
+                    about = path.stat(follow_symlinks=False)
+                    found.append(CachedFile(path, about.st_size, about.st_atime))
+        return sorted(found, key=lambda file: (file.used, file.path))
+
+    def _make(self, size: int) -> None:
+        files = self.files()
+        needed = self._excess(size, files)
+        if needed <= 0:
+            return
+        with contextlib.ExitStack() as stack:
+            claims = []
+            for file in files:
+                if needed <= 0:
+                    break
+                recent = self._clock() - file.used < MIN_KEPT_SECONDS
+                claim = None if recent else RemovalLock.of(file.path)
+                if claim is not None:
+                    stack.callback(claim.end)
+                    claims.append(claim)
+                    needed -= file.size
+            if needed > 0:
+                raise StoreFullError(
+                    f"the model cache of this machine has no room for {size} bytes: {needed} bytes are missing, and all other files are in"
+                    f" use or were used in the last {MIN_KEPT_SECONDS / 60:.0f} minutes; stop servers, free space on the disk, or raise"
+                    " LLAMESH_CACHE_BYTES"
+                )
+            for claim in claims:
+                log.info("a model is removed from the cache of this machine", path=str(claim.path))
+                claim.remove()
+
+    def _excess(self, size: int, files: list[CachedFile]) -> int:
+        """Return how many bytes must be removed before `size` bytes fit."""
+        staged = [path.stat() for path in self._staging.iterdir()]
+        space = disk_space(self._directory)
+        unwritten = sum(max(0, each.st_size - each.st_blocks * _BLOCK) for each in staged)
+        on_disk = size + unwritten + min(MAX_FREE_BYTES, space.total // 20) - space.free
+        if not self._limit:
+            return on_disk
+        occupied = sum(file.size for file in files) + sum(each.st_size for each in staged)
+        return max(on_disk, occupied + size - self._limit)
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
