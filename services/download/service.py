@@ -60,8 +60,10 @@ from services.download.sources import (
     Sources,
 )
 from services.download.staging import Staging
+from services.download.starts import Starts
 from services.download.store_health import StoreHealth
 from services.download.tables import ModelRow, TransferRow
+from services.download.told_downloads import ToldDownloads
 from services.download.transfer_run import TransferRuns
 from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
@@ -130,9 +132,9 @@ async def run(member: Member) -> None:
         )
         search = HubSearch(hub_of(settings), catalogue, fits)
         has_quant = settings.quant or bool(settings.quant_service_url)
-        downloads = DownloadServicer(
-            transfers, pauses, integrity, worker, sources, changes, has_quant, pages, store, search
-        )
+        starts = Starts(transfers, integrity, sources, has_quant)
+        told = ToldDownloads(worker, changes)
+        downloads = DownloadServicer(starts, transfers, pauses, told, pages, store, search)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
         models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)

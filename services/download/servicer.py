@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 from llamesh.kit.calls import Context
 from llamesh.kit.errors import MeshError, Reason
@@ -44,18 +42,12 @@ from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.delivery import Delivery
 from services.download.hub_search import HubSearch
-from services.download.integrity import Integrity
 from services.download.messages import download_message, model_message, search_of
-from services.download.model_names import check_name, default_name
 from services.download.pauses import Pauses
-from services.download.sources import CheckedSource, Source, SourceRefusedError
-from services.download.tables import MAX_SUBJECT, NO_PROJECTOR, TransferRow
-from services.download.transfer_requests import TransferRequest
+from services.download.starts import Starts
+from services.download.told_downloads import ToldDownloads
 from services.download.transfers import Transfers
-from services.download.verification import source_refusal
 from services.download.worker import Worker
-
-_SECRETS = re.compile(r"(?<=//)[^/@]*@|[?#].*", re.DOTALL)
 
 
 class DownloadServicer(DownloadServiceServicer):
@@ -63,67 +55,50 @@ class DownloadServicer(DownloadServiceServicer):
 
     def __init__(
         self,
+        starts: Starts,
         transfers: Transfers,
         pauses: Pauses,
-        integrity: Integrity,
-        worker: Worker,
-        source: Source,
-        changes: Changes,
-        has_quant: bool,
+        told: ToldDownloads,
         pages: Pages,
         store: ObjectStore,
         search: HubSearch,
     ) -> None:
+        self._starts = starts
         self._transfers = transfers
         self._pauses = pauses
-        self._integrity = integrity
-        self._worker = worker
-        self._source = source
-        self._changes = changes
-        self._has_quant = has_quant
+        self._told = told
         self._pages = pages
         self._store = store
         self._search = search
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        wanted = self._transfer_request(request, request.source)
-        # If a model's object is missing, its transfer must not count as succeeded, so that this call starts it again and repairs the model.
-        await self._integrity.check_object(request.model_uuid)
-        try:
-            row = await self._transfers.start(wanted)
-        except MeshError as error:
-            if error.reason != Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
-                raise
-            row = await self._transfers.start(self._transfer_request(request, self._quant_source(request.model_uuid)))
-        return self._changed(row)
+        return self._told.changed(await self._starts.start(request, caller().subject))
 
     async def GetDownload(self, request: GetDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._message(await self._transfers.get(request.model_uuid))
+        return self._told.message(await self._transfers.get(request.model_uuid))
 
     async def ListDownloads(self, request: ListDownloadsRequest, context: Context) -> ListDownloadsResponse:
         """See download.proto."""
         rows, token = await self._transfers.page(self._pages.query(request))
-        return ListDownloadsResponse(downloads=map(self._message, rows), next_page_token=token)
+        return ListDownloadsResponse(downloads=map(self._told.message, rows), next_page_token=token)
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._changed(await self._transfers.cancel(request.model_uuid))
+        return self._told.changed(await self._transfers.cancel(request.model_uuid))
 
     async def PauseDownload(self, request: PauseDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._changed(await self._pauses.pause(request.model_uuid))
+        return self._told.changed(await self._pauses.pause(request.model_uuid))
 
     async def ResumeDownload(self, request: ResumeDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._changed(await self._pauses.resume(request.model_uuid))
+        return self._told.changed(await self._pauses.resume(request.model_uuid))
 
     async def DeleteDownload(self, request: DeleteDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        row = await self._transfers.delete(request.model_uuid)
-        self._changes.removed_download(row.model_uuid)
-        return download_message(row)
+        return self._told.removed(await self._transfers.delete(request.model_uuid))
 
     async def SearchHub(self, request: SearchHubRequest, context: Context) -> SearchHubResponse:
         """See download.proto."""
@@ -138,54 +113,6 @@ class DownloadServicer(DownloadServiceServicer):
         if space is None:
             return Store(kind=StoreKind.STORE_KIND_S3)
         return Store(kind=StoreKind.STORE_KIND_DIRECTORY, free_bytes=space.free, total_bytes=space.total)
-
-    def _changed(self, row: TransferRow) -> Download:
-        """Tell the worker and the watchers that a call has changed a transfer, and encode it."""
-        self._worker.wake()
-        self._changes.download(self._message(row))
-        return self._message(row)
-
-    def _message(self, row: TransferRow) -> Download:
-        return download_message(row, self._worker.progress(row.model_uuid))
-
-    def _transfer_request(self, request: StartDownloadRequest, address: str) -> TransferRequest:
-        if request.name:
-            check_name("name", request.name)
-        wanted = TransferRequest(
-            request.model_uuid,
-            name=request.name,
-            sha256=request.sha256.lower(),
-            requested_by=caller().subject[:MAX_SUBJECT],
-        )
-        if request.projector == NO_PROJECTOR:
-            wanted = replace(wanted, projector=NO_PROJECTOR)
-        elif request.projector:
-            wanted = replace(wanted, projector=self._checked(request.projector, "projector").address)
-        if request.adapters:
-            checked = [(each.name, self._checked(each.source, "adapters").address) for each in request.adapters]
-            wanted = replace(wanted, adapters=checked)
-        if not address:
-            return wanted
-        source = self._checked(address, "source")
-        # If the address contains no name, the model gets its name when the source is opened.
-        name = request.name or (default_name(source.name, request.model_uuid) if source.name else "")
-        return replace(wanted, source=source.address, shown_source=source.shown, name=name)
-
-    def _checked(self, address: str, field: str) -> CheckedSource:
-        try:
-            return self._source.check(address)
-        except SourceRefusedError as error:
-            raise source_refusal(error, _SECRETS.sub("", address), field) from error
-
-    def _quant_source(self, model_uuid: str) -> str:
-        """Return the source of a model for which no source was given."""
-        if not self._has_quant:
-            raise MeshError(
-                Reason.ERROR_REASON_QUANT_NOT_CONFIGURED,
-                f"{model_uuid}: no source was named and no Quant service is configured",
-                {"modelUuid": model_uuid},
-            )
-        return f"quant:{model_uuid}"
 
 
 class CatalogueServicer(CatalogueServiceServicer):

@@ -32,10 +32,12 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def check_exceptions(found: Mapping[str, int], limit: int, exceptions: Mapping[str, int]) -> list[str]:
-    """What is wrong: files beyond the limit or beyond their exception, and exceptions that are no longer needed."""
+def check_exceptions(
+    found: Mapping[str, int], limit: int, exceptions: Mapping[str, int], what: str = "lines"
+) -> list[str]:
+    """What is wrong: names beyond the limit or beyond their exception, and exceptions that are no longer needed."""
     wrong = [
-        f"{name} has {size} lines, at most {exceptions.get(name, limit)} are allowed: split it by noun"
+        f"{name} has {size} {what}, at most {exceptions.get(name, limit)} are allowed: split it by noun"
         for name, size in found.items()
         if size > exceptions.get(name, limit)
     ]
