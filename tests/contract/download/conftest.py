@@ -19,7 +19,7 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceSt
 from services.download.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
 from tests.contract.download.in_parts import DATA, PARALLEL, PART, PARTS, SIZE
-from tests.contract.download.killing import HEADER, counted, opened, until
+from tests.contract.download.journal import HEADER, counted, opened, until
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.patience import PATIENCE
 from tests.contract.ranged_source import RangedServer, ranged_server

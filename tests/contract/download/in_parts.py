@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from llamesh.kit.database import Database
-from tests.contract.download.killing import HEADER, counted, until
+from tests.contract.download.journal import HEADER, counted, until
 from tests.contract.ranged_source import large_model
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from itertools import count
 from aiohttp import web
 
 from llamesh.v1 import download_pb2 as pb
-from tests.contract.download.killing import HEADER
+from tests.contract.download.journal import HEADER
 from tests.contract.ranged_source import Answer, Fault, large_model
 
 PART = 5 << 20

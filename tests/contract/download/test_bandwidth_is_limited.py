@@ -13,7 +13,7 @@ from llamesh.v1 import download_pb2 as pb
 from services.download.staging import parts_at_once
 from tests.contract.download.conftest import OpenWith, import_file
 from tests.contract.download.in_parts import PARALLEL, PART
-from tests.contract.download.killing import counted, until
+from tests.contract.download.journal import counted, until
 from tests.contract.model_source import ModelServer, model_bytes
 from tests.contract.ranged_source import RangedServer, large_model, ranged_server
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 
@@ -13,51 +11,10 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
 from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
-from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.conftest import OpenWith, Service
-from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, PARALLEL, PART, SIZE, nothing_left
-from tests.contract.download.killing import HEADER, KILLS, counted, killed, opened, until
-from tests.contract.download.replica import Replica
+from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, SIZE, nothing_left
+from tests.contract.download.journal import HEADER, counted, until
 from tests.contract.ranged_source import RangedServer, large_model
-
-SEEDS = range(2)
-
-
-def files(settings: Settings) -> list[Path]:
-    return [path for path in (settings.home / "objects").rglob("*") if path.is_file()]
-
-
-@pytest.fixture
-def replica(
-    one_settings: Settings, source: RangedServer, connect: Connect, as_caller: AsCaller, start_standings: StartStandings
-) -> Replica:
-    environment = {
-        "LLAMESH_HTTP_SOURCE_HOSTS": source.host,
-        "LLAMESH_DOWNLOAD_PART_BYTES": str(PART),
-        "LLAMESH_DOWNLOAD_PARALLEL_PARTS": str(PARALLEL),
-    }
-    return Replica(one_settings.home, environment, connect, as_caller("ada", "manage"), start_standings)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-async def test_a_killed_process_costs_at_most_the_parts_that_were_on_their_way(
-    replica: Replica, source: RangedServer, seed: int
-) -> None:
-    try:
-        found = await killed(replica, source, seed)
-        assert (found.state, found.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, DIGEST)
-        assert found.resume_count == KILLS
-        assert source.sent <= len(DATA) + HEADER + KILLS * AGAIN
-
-        async def alone() -> bool:
-            return await counted(database) == (0, 0) and len(files(replica.settings)) == 1
-
-        async with opened(replica.settings) as database:
-            await until(alone)
-        assert files(replica.settings)[0].read_bytes() == DATA
-        assert await replica.end(signal.SIGTERM) == 0
-    finally:
-        await replica.end(signal.SIGKILL)
 
 
 async def test_a_cancelled_transfer_in_parts_leaves_nothing(half: Service, journal: Database) -> None:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.conftest import AsCaller, Connect, StartStandings
-from tests.contract.download.killing import HEADER, KILLS, counted, killed, opened, until
+from tests.contract.download.journal import HEADER, counted, opened, until
 from tests.contract.download.replica import SECONDS, NewReplica, Replica, replicas
 from tests.contract.ranged_source import RangedServer, large_model, ranged_server
 from tests.unit.fake_s3 import FakeS3, fake_s3
@@ -23,7 +23,6 @@ PART = 5 << 20
 """The smallest part of S3."""
 PARALLEL = 2
 PARTS = 9
-SEEDS = range(2)
 
 DATA = large_model(PARTS * PART - PART // 2, seed=5)
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -78,18 +77,6 @@ async def only_the_model_is_left(settings: Settings, s3: FakeS3) -> None:
 
         await until(alone)
     assert s3.objects[next(iter(s3.objects))] == DATA
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-async def test_a_killed_process_costs_at_most_the_parts_that_were_on_their_way(
-    new_replica: NewReplica, source: RangedServer, s3: FakeS3, seed: int
-) -> None:
-    replica = new_replica("one")
-    found = await killed(replica, source, seed)
-    assert (found.state, found.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, DIGEST)
-    assert found.resume_count == KILLS
-    assert source.sent <= len(DATA) + HEADER + KILLS * AGAIN
-    await only_the_model_is_left(replica.settings, s3)
 
 
 async def test_another_process_goes_on_with_the_upload(

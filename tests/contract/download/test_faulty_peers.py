@@ -12,7 +12,7 @@ from llamesh.v1 import download_pb2 as pb
 from services.download.sources import HttpsSource
 from tests.contract.download.conftest import OpenWith, Service, sha256
 from tests.contract.download.faults import s3
-from tests.contract.download.killing import counted, opened, until
+from tests.contract.download.journal import counted, opened, until
 from tests.contract.download.peer_faults import DATA, OTHER, PART, PEER_FAULTS
 from tests.contract.ranged_source import RangedServer, ranged_server
 from tests.contract.rich_status import refused

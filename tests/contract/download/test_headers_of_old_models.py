@@ -15,7 +15,7 @@ from llamesh.v1 import download_pb2 as pb
 from services.download.old_headers import lacks_facts
 from services.download.tables import ModelRow, ModelTagRow
 from tests.contract.download.conftest import TINY, Open, Service, import_file
-from tests.contract.download.killing import until
+from tests.contract.download.journal import until
 from tests.unit.gguf_bytes import STRING, File, array, pair
 
 DATA = replace(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1 import model_pb2
-from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.conftest import Open, OpenWith, Service, import_file, sha256
-from tests.contract.download.killing import HEADER, counted, opened, until
-from tests.contract.download.replica import Replica
+from tests.contract.download.journal import HEADER
 from tests.contract.model_source import ModelServer
 from tests.contract.patience import PATIENCE
 from tests.contract.ranged_source import ranged_server
@@ -202,42 +199,6 @@ async def test_the_progress_is_that_of_all_parts(sqlite_service: Service, web: M
     assert (now.bytes_done, now.bytes_total) == (total - 64, total)
     web.go_on.set()
     assert (await sqlite_service.state("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
-
-
-async def test_a_kill_in_the_second_part_costs_the_parts_on_their_way(
-    one_settings: Settings, connect: Connect, as_caller: AsCaller, start_standings: StartStandings
-) -> None:
-    files = Parts(size=LARGE).files()
-    total = sum(map(len, files.values()))
-    async with ranged_server(b"") as source:
-        source.files = {f"/{name}": data for name, data in files.items()}
-        environment = {
-            "LLAMESH_HTTP_SOURCE_HOSTS": source.host,
-            "LLAMESH_DOWNLOAD_PART_BYTES": str(PART),
-            "LLAMESH_DOWNLOAD_PARALLEL_PARTS": str(PARALLEL),
-        }
-        replica = Replica(one_settings.home, environment, connect, as_caller("ada", "manage"), start_standings)
-        source.stop_at = LARGE + LARGE // 2 + 2 * HEADER
-        try:
-            await replica.start()
-            await replica.download("m1", f"http://{source.host}/{part_name('tiny', 1, 3)}")
-            await asyncio.wait_for(source.stopped.wait(), PATIENCE)
-            await replica.end(signal.SIGKILL)
-            source.go_on_until(total * 100)
-            await replica.start()
-            found = await replica.ended("m1")
-            assert (found.state, found.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
-            assert source.sent <= total + len(files) * HEADER + PARALLEL * PART + HEADER
-
-            async def alone() -> bool:
-                return await counted(database) == (0, 0) and len(files_below(one_settings.home / "objects")) == 3
-
-            async with opened(replica.settings) as database:
-                await until(alone)
-            stored = {path.read_bytes() for path in files_below(one_settings.home / "objects")}
-            assert stored == set(files.values())
-        finally:
-            await replica.end(signal.SIGKILL)
 
 
 async def test_parts_are_shared_by_digest_and_go_with_the_last_model(service: Service) -> None:

@@ -18,7 +18,7 @@ from services.download.tables import TransferRow
 from services.download.transfers import Transfers
 from tests.contract.download.conftest import TINY, OpenWith, Service, import_file
 from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, PARALLEL, PART, PARTS, nothing_left
-from tests.contract.download.killing import HEADER, counted, until
+from tests.contract.download.journal import HEADER, counted, until
 from tests.contract.model_source import ModelServer
 from tests.contract.patience import PATIENCE
 from tests.contract.ranged_source import RangedServer

@@ -10,7 +10,7 @@ from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1 import model_pb2
 from tests.contract.download.conftest import TINY, OpenWith, Service, import_file, sha256
-from tests.contract.download.killing import until
+from tests.contract.download.journal import until
 from tests.contract.rich_status import refused
 from tests.split_models import Parts, projector_bytes
 from tests.unit.fake_hub import COMMIT, Repository, fake_hub

@@ -1,10 +1,8 @@
-"""Kills a download service at moments that a seed chooses, and looks into the journal of its transfers."""
+"""Looks into the journal of transfers."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -12,28 +10,11 @@ from sqlalchemy import func, select
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from llamesh.v1 import download_pb2 as pb
 from services.download.tables import ObjectPartRow, PartialObjectRow
-from tests.contract.download.replica import SECONDS, Replica
-from tests.contract.ranged_source import RangedServer
+from tests.contract.download.replica import SECONDS
 
-KILLS = 2
 HEADER = 1 << 20
 """Bytes of the read of the header."""
-
-
-async def killed(replica: Replica, source: RangedServer, seed: int) -> pb.Download:
-    """A transfer whose process is killed KILLS times, in its end. The process then runs and must be ended."""
-    chance, size = random.Random(seed), len(source.data)
-    source.stop_at = chance.randrange(size // 2)
-    await replica.start()
-    await replica.download("m1", source.url)
-    for more in (chance.randrange(size // 3), size * 100):
-        await asyncio.wait_for(source.stopped.wait(), SECONDS)
-        await replica.end(signal.SIGKILL)
-        source.go_on_until(source.sent + more)
-        await replica.start()
-    return await replica.ended("m1")
 
 
 @asynccontextmanager
