@@ -73,6 +73,7 @@ def apply(
             before = record.entries()
             held = _held(mesh, documents, {item.kind for item in before} if prune else set())
             actions = plan(documents, held, unusable(documents, held, mesh.profile))
+            _warn(actions, documents, held)
             gone = to_prune(before, actions, held) if prune else []
             if prune and any(action.verb != "create" for action in actions) and not is_known(before, held):
                 note(NOTHING_RECORDED)
@@ -95,7 +96,9 @@ def diff(*, filename: Files) -> int:
     try:
         documents = _read(filename)
         with connected() as mesh:
-            actions = plan(documents, _held(mesh, documents))
+            held = _held(mesh, documents)
+            actions = plan(documents, held)
+            _warn(actions, documents, held)
     except Exception as error:
         raise _never_one(error) from error
     different = [action for action in actions if action.verb != "unchanged"]
@@ -150,6 +153,13 @@ def _set_name(filename: Sequence[str], given: str, prune: bool) -> str:
     if prune and not given and "-" in filename:
         raise CommandError("standard input has no name to prune by", hint="--set NAME", code=Exit.USAGE)
     return given or "\n".join(sorted(str(Path(item).resolve()) for item in filename))
+
+
+def _warn(actions: Sequence[Action], documents: Sequence[Document], held: Holdings) -> None:
+    from llamesh.cli.manifest.dangling import referents, warnings
+
+    for words in warnings(actions, referents(documents, held)):
+        note(words)
 
 
 def _held(mesh: Client, documents: Sequence[Document], also: Set[str] = frozenset()) -> Holdings:

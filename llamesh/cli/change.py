@@ -16,6 +16,7 @@ from llamesh.cli.lookups import find_server
 from llamesh.cli.output import Output, show_one, text
 from llamesh.cli.printing import note
 from llamesh.cli.serve import Flags, find_models, given_parameters, with_runtime_parameters
+from llamesh.cli.served_names import warn_of_shared
 from llamesh.cli.servers import SERVER, ServerName
 from llamesh.nearest import nearest
 
@@ -87,6 +88,8 @@ def change(
             raise CommandError("nothing is to be changed", hint="llamesh set --help lists what can be", code=Exit.USAGE)
         changed = mesh.servers.update(present, changes, etag=present.etag)
         _say(present, changed)
+        if changed.model_name != present.model_name:
+            warn_of_shared(changed, list(mesh.servers.list()))
         if wait and changed.state != server_pb2.SERVER_STATE_SLEEPING:
             changed = mesh.servers.wait_ready(changed)
     show_one(changed, output, SERVER)

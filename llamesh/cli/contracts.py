@@ -12,6 +12,7 @@ from llamesh.cli.connection import connected
 from llamesh.cli.lookups import find_id
 from llamesh.cli.output import Column, Output, show_list, show_one, text, when
 from llamesh.cli.printing import note
+from llamesh.cli.served_names import warn_of_unknown
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -50,7 +51,9 @@ def create(name: str, *, concurrent: UInt32 = 0, models: Models = (), output: Ou
         A model's name; several times for several. All if not given.
     """
     with connected() as mesh:
-        show_one(mesh.contracts.create(name, concurrent=concurrent, models=models), output, CONTRACT)
+        made = mesh.contracts.create(name, concurrent=concurrent, models=models)
+        warn_of_unknown(mesh, models)
+    show_one(made, output, CONTRACT)
 
 
 @app.command
@@ -76,6 +79,7 @@ def update(
     with connected() as mesh:
         found = find_contract(mesh, contract)
         changed = mesh.contracts.update(found, name=name, concurrent=concurrent, models=models)
+        warn_of_unknown(mesh, models)
     show_one(changed, output, CONTRACT)
 
 

@@ -13,6 +13,7 @@ from llamesh.cli.contracts import contract_column, find_contract, names_of_contr
 from llamesh.cli.lookups import find_id
 from llamesh.cli.output import Column, Output, show_list, show_one, when, word
 from llamesh.cli.printing import note, say
+from llamesh.cli.served_names import models_of_scopes, warn_of_unknown
 
 if TYPE_CHECKING:
     from llamesh.v1.contract_pb2 import Key
@@ -62,6 +63,7 @@ def create(
     """
     with connected() as mesh:
         made = mesh.keys.create(name, scopes=scope, contract=find_contract(mesh, contract), days=days or 0)
+        warn_of_unknown(mesh, models_of_scopes(scope))
     if output in {"json", "yaml"}:
         show_one(made, output, KEY)
     else:

@@ -20,6 +20,7 @@ from llamesh.cli.lookups import own_server
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
+from llamesh.cli.served_names import warn_of_shared
 from llamesh.cli.sources import is_source, no_source
 from llamesh.client.names import names_of, resolve
 from llamesh.server_conditions import staying
@@ -86,11 +87,13 @@ def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float)
     uuid = _model(mesh, word, servers)
     with declaring(mesh.profile.url, "run"):
         # Again, because the fetch took time and another `run` may have declared one.
-        if serving := next((server for server in staying(mesh.servers.list()) if server.model_uuid == uuid), None):
+        servers = staying(mesh.servers.list())
+        if serving := next((server for server in servers if server.model_uuid == uuid), None):
             return serving
         parameters = {} if ctx_size is None else {"ctx_size": ctx_size}
         server = mesh.servers.serve(uuid, idle_sleep=idle_sleep, parameters=parameters)
     note(text(f"serving {server.model_name or uuid}; `llamesh stop {server.server_uuid[:8]}` ends it"))
+    warn_of_shared(server, servers)
     return server
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
@@ -20,6 +20,7 @@ from llamesh.cli.durations import MaybeIdleSleep, MaybeWakeBudget
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_one, size
 from llamesh.cli.printing import note
+from llamesh.cli.served_names import warn_of_shared
 from llamesh.cli.servers import SERVER
 from llamesh.client.parameters import bounds, choices, kind, words
 from llamesh.server_conditions import staying
@@ -153,15 +154,15 @@ def serve(
             metered=metered,
             **given,
         )
-        _warn_of_equals(mesh, server)
+        warn_of_others(server, list(mesh.servers.list()))
         if wait:
             server = mesh.servers.wait_ready(server)
     show_one(server, output, SERVER)
 
 
-def _warn_of_equals(mesh: Client, server: Server) -> None:
-    """Say if other servers are declared just like this one: more engines of one server share its queue and its name."""
-    for other in staying(mesh.servers.list()):
+def warn_of_others(server: Server, servers: Sequence[Server]) -> None:
+    """Say if another server is declared just like this one, or has its name: more engines of one server share its queue and its name."""
+    for other in staying(servers):
         same = other.model_uuid == server.model_uuid and other.runtime_params == server.runtime_params
         if same and other.server_uuid != server.server_uuid:
             note(
@@ -169,6 +170,7 @@ def _warn_of_equals(mesh: Client, server: Server) -> None:
                 f"`llamesh stop {server.server_uuid}`, then `llamesh scale {other.server_uuid} {other.replicas + 1}`"
             )
             return
+    warn_of_shared(server, servers)
 
 
 @with_runtime_parameters

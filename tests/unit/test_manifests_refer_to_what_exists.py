@@ -9,6 +9,7 @@ import pytest
 
 from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest import reader
+from llamesh.cli.manifest.dangling import names_models, referents, warnings
 from llamesh.cli.manifest.holdings import Holdings
 from llamesh.cli.manifest.plan import Action, plan
 from llamesh.v1 import contract_pb2, gateway_pb2, model_pb2, server_pb2
@@ -112,3 +113,19 @@ def test_references_that_do_not_change_are_not_checked(tmp_path: Path) -> None:
         "kind: ModelServe\nmetadata: {name: s}\nspec: {modelUuid: removed, modelName: chat}\n",
     )
     assert [action.verb for action in actions] == ["unchanged", "unchanged"]
+
+
+def test_a_contract_for_a_model_that_is_not_there_yet_is_planned_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.yaml"
+    path.write_text(f"{API}kind: Contract\nmetadata: {{name: new}}\nspec: {{models: [chat, caht, '*']}}\n")
+    documents = reader.read([str(path)])
+    (said,) = warnings(plan(documents, held()), referents(documents, held()))
+    assert said.endswith("spec.models: no model and no server is named caht; did you mean chat?")
+    assert names_models(documents[0])
+
+
+def test_a_contract_that_does_not_change_is_not_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "mesh.yaml"
+    path.write_text(f"{API}kind: Contract\nmetadata: {{name: team}}\nspec: {{models: [later]}}\n")
+    documents = reader.read([str(path)])
+    assert list(warnings(plan(documents, held()), referents(documents, held()))) == []

@@ -47,7 +47,7 @@ def test_apply_declares_another(mesh: MagicMock) -> None:
 
 
 def test_serve_does_not_offer_it_as_an_equal(mesh: MagicMock, capsys: pytest.CaptureFixture[str]) -> None:
-    serve._warn_of_equals(mesh, server("new", "Starting"))
+    serve.warn_of_others(server("new", "Starting"), mesh.servers.list())
     assert capsys.readouterr().err == ""
 
 

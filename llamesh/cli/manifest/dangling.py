@@ -6,7 +6,7 @@ Invariant: a reference of an object that is there is checked only if its documen
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from buf.validate import validate_pb2
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.holdings import Holdings
 from llamesh.cli.output import text
+from llamesh.cli.served_names import INFER, requestable, unknown_names
 from llamesh.client.names import names_of
 from llamesh.client.references import address_of
 from llamesh.model_addresses import default_name
@@ -23,8 +24,7 @@ from llamesh.v1 import contract_pb2
 if TYPE_CHECKING:
     from llamesh.cli.manifest.plan import Action
 
-INFER = "infer:"
-INFER_ANY = "infer:*"
+INFER_ANY = f"{INFER}*"
 _MODELS = ("spec.model_uuid", "spec.parameters.model_draft")
 _WORDS = ("manage", "metrics", INFER_ANY)
 
@@ -37,8 +37,10 @@ class Referents:
     """The id of each model by its id and its names."""
     contracts: frozenset[str]
     """Ids and names."""
-    inferable: frozenset[str]
-    """What may follow "infer:": names and ids of servers and models, and the names that contracts allow."""
+    served: frozenset[str]
+    """Names and ids of servers and models."""
+    allowed: frozenset[str]
+    """The names that contracts allow. With those that are served, they may follow "infer:"."""
 
 
 def referents(documents: Sequence[Document], held: Holdings) -> Referents:
@@ -47,7 +49,7 @@ def referents(documents: Sequence[Document], held: Holdings) -> Referents:
     models |= {name_of_model(item.spec): item.name for item in documents if item.kind == "Model"}
     models |= {uuid: uuid for uuid in [*models.values(), *held.models]}
     contracts = {name for item in held.contracts for name in (item.contract_id, item.display_name)}
-    served = {name for item in held.servers for name in (item.server_uuid, item.model_name)}
+    served = requestable(held.models.values(), held.servers)
     allowed = {name for item in held.contracts for name in item.models}
     for document in documents:
         spec: Any = document.spec
@@ -56,7 +58,7 @@ def referents(documents: Sequence[Document], held: Holdings) -> Referents:
             allowed.update(spec.models)
         elif document.kind == "ModelServe":
             served.update({spec.model_name, spec.parameters.alias})
-    return Referents(models, frozenset(contracts), frozenset(served | allowed | {*models}))
+    return Referents(models, frozenset(contracts), frozenset(served | {*models}), frozenset(allowed))
 
 
 def name_of_model(spec: Any) -> str:
@@ -65,9 +67,20 @@ def name_of_model(spec: Any) -> str:
 
 
 def names_models(document: Document) -> bool:
-    """Whether a document is a key whose scopes name models or servers."""
+    """Whether a document is a key whose scopes name models or servers, or a contract that names models."""
     spec: Any = document.spec
+    if document.kind == "Contract":
+        return any(name != "*" for name in spec.models)
     return document.kind == "Key" and any(scope.startswith(INFER) and scope != INFER_ANY for scope in spec.scopes)
+
+
+def warnings(actions: Iterable[Action], known: Referents) -> Iterator[str]:
+    """Yield a warning for each model that a contract names and that is neither there nor declared: it may come later."""
+    for action in actions:
+        if action.document.kind == "Contract" and action.verb != "unchanged":
+            spec: Any = action.document.spec
+            for words in unknown_names(spec.models, set(known.served)):
+                yield f"{action.document.place('spec.models')}: {words}"
 
 
 def dangling(action: Action, known: Referents) -> Iterator[tuple[str, str]]:
@@ -94,8 +107,8 @@ def _problems(kind: str, spec: Any, known: Referents) -> Iterator[tuple[str, str
             name = scope.removeprefix(INFER)
             if not _is_scope(scope):
                 yield "spec.scopes", _nothing(f"{text(scope)} is no scope", nearest(scope, _WORDS))
-            elif name not in {scope, "*"} and name not in known.inferable:
-                yield "spec.scopes", f"{text(scope)}: {_no('model', name, known.inferable)}"
+            elif name not in {scope, "*"} and name not in known.served | known.allowed:
+                yield "spec.scopes", f"{text(scope)}: {_no('model', name, known.served | known.allowed)}"
 
 
 def _is_scope(scope: str) -> bool:

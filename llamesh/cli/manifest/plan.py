@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 from google.protobuf.message import Message
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.manifest.dangling import INFER, INFER_ANY, Referents, dangling, name_of_model, referents
+from llamesh.cli.manifest.dangling import INFER_ANY, Referents, dangling, name_of_model, referents
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.export import spec_of
 from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
 from llamesh.cli.manifest.kinds import ORDER
 from llamesh.cli.output import text
+from llamesh.cli.served_names import INFER
 from llamesh.client.references import address_of
 from llamesh.v1 import gateway_pb2, manifest_pb2
 
