@@ -5,27 +5,30 @@ from __future__ import annotations
 import codecs
 import sys
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from llamesh.cli.connection import meant
-from llamesh.cli.failure import visible
+from llamesh.cli.failure import CommandError, Exit, visible
 from llamesh.cli.inference import inference_address
 from llamesh.cli.printing import put, say
 from llamesh.locations import expanded
 
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
 
 def api(
-    method: str,
-    path: str,
+    method: str = "",
+    path: str = "",
     /,
     *,
     data: Annotated[str, Parameter(name=("--data", "-d"), allow_leading_hyphen=True)] = "",
     inference: Annotated[bool, Parameter(negative="")] = False,
     include: Annotated[bool, Parameter(name=("--include", "-i"), negative="")] = False,
 ) -> None:
-    """Make a REST call and print the answer's body.
+    """Make a REST call and print the answer's body. Without arguments: list the calls.
 
     Parameters
     ----------
@@ -42,17 +45,47 @@ def api(
     """
     from llamesh.cli import web
 
+    if not method:
+        _list_calls()
+        return
+    if not path:
+        raise CommandError("a path is needed", hint="`llamesh api` lists the calls", code=Exit.USAGE)
+    method, path = method.upper(), f"/{path.lstrip('/')}"
     profile = meant()
     base = inference_address(profile) if inference else profile.url
-    with web.answer(base, method.upper(), f"/{path.lstrip('/')}", profile.token, _body(data)) as response:
+    with web.answer(base, method, path, profile.token, _body(data)) as response:
         if include:
             head = [f"HTTP/1.1 {response.status} {response.reason}", *(f"{k}: {v}" for k, v in response.getheaders())]
             say("\n".join([*head, ""]))
         if response.status >= 400:
-            raise web.refusal(response)
+            raise _refusal(response, "" if inference else _hint(response, method, path))
         _show(iter(lambda: response.read1(65536), b""))
     if sys.stdout.isatty():
         say("")
+
+
+def _list_calls() -> None:
+    from llamesh.cli.rest_calls import rest_calls
+
+    for call in rest_calls():
+        verb, path = str(call).split(" ")
+        say(f"{verb:6}  {path:40}  {call.method}")
+
+
+def _hint(response: HTTPResponse, method: str, path: str) -> str:
+    """Return the call that was probably meant, if the mesh has no such call."""
+    if response.status not in {404, 405, 501}:
+        return ""
+    from llamesh.cli.rest_calls import hint_for
+
+    return hint_for(method, path)
+
+
+def _refusal(response: HTTPResponse, hint: str) -> CommandError:
+    from llamesh.cli import web
+
+    refused = web.refusal(response)
+    return CommandError(refused.cause, parts=refused.parts, hint=hint or refused.hint, code=refused.code)
 
 
 def _show(chunks: Iterable[bytes]) -> None:

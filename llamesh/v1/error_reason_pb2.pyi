@@ -33,7 +33,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_COMPONENT_UNAVAILABLE: _ErrorReason.ValueType  # 4
     """A part of the mesh that is needed for the answer does not answer."""
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 5
-    """The call is part of the contract but not of this release."""
+    """There is no such call here: no call has this path and method at this port, or the call is not part of this release."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 6
     """The deadline passed before the answer was there."""
     ERROR_REASON_STORAGE_FULL: _ErrorReason.ValueType  # 7
@@ -151,7 +151,7 @@ ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 3
 ERROR_REASON_COMPONENT_UNAVAILABLE: ErrorReason.ValueType  # 4
 """A part of the mesh that is needed for the answer does not answer."""
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 5
-"""The call is part of the contract but not of this release."""
+"""There is no such call here: no call has this path and method at this port, or the call is not part of this release."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 6
 """The deadline passed before the answer was there."""
 ERROR_REASON_STORAGE_FULL: ErrorReason.ValueType  # 7

@@ -232,9 +232,9 @@ def test_an_answer_whose_connection_fails_has_broken_off() -> None:
 def test_any_call_can_be_made_and_its_remedy_is_shown(inference: FakeInference, capsys: Capture) -> None:
     detail = {"@type": "type.googleapis.com/google.rpc.LocalizedMessage", "message": "Do this."}
     inference.refusal = 404, {"code": 5, "message": "gone", "details": [detail]}
-    assert run(["api", "POST", "/stop", "-d", '{"a": 1}']) == Exit.NOT_FOUND
+    assert run(["api", "POST", "/serve", "-d", '{"a": 1}']) == Exit.NOT_FOUND
     assert capsys.readouterr().err == "error: gone\nhint: Do this.\n"
-    assert inference.asked[0][::2] == ("/stop", {"a": 1})
+    assert inference.asked[0][::2] == ("/serve", {"a": 1})
     inference.refusal = 200, {"fine": True}
     assert run(["api", "get", "health"]) == Exit.OK
 
