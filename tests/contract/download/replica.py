@@ -15,13 +15,18 @@ from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from tests.contract.conftest import Connect, StartStandings
+from tests.contract.patience import available
 
 ENDED = {pb.DOWNLOAD_STATE_SUCCEEDED, pb.DOWNLOAD_STATE_FAILED, pb.DOWNLOAD_STATE_CANCELLED}
 SECONDS = 60.0
 
 
 class Replica:
-    """One process of the download service in a home of its own."""
+    """One process of the download service in a home of its own.
+
+    Its calls are repeated while it is unavailable: all channels to one address share a connection, and the first call after a kill may be
+    written to the connection of the killed process.
+    """
 
     def __init__(
         self,
@@ -55,12 +60,16 @@ class Replica:
     async def download(self, model_uuid: str, source: str = "") -> pb.Download:
         request = pb.StartDownloadRequest(model_uuid=model_uuid, source=source)
         stub = DownloadServiceStub(self._connect(self.settings, "download"))
-        return await stub.StartDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        return await available(
+            lambda: stub.StartDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        )
 
     async def state(self, model_uuid: str) -> pb.Download:
         stub = DownloadServiceStub(self._connect(self.settings, "download"))
         request = pb.GetDownloadRequest(model_uuid=model_uuid)
-        return await stub.GetDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        return await available(
+            lambda: stub.GetDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        )
 
     async def ended(self, model_uuid: str) -> pb.Download:
         async with asyncio.timeout(SECONDS):
@@ -71,22 +80,28 @@ class Replica:
     async def cancel(self, model_uuid: str) -> pb.Download:
         stub = DownloadServiceStub(self._connect(self.settings, "download"))
         request = pb.CancelDownloadRequest(model_uuid=model_uuid)
-        return await stub.CancelDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        return await available(
+            lambda: stub.CancelDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        )
 
     async def pause(self, model_uuid: str) -> pb.Download:
         stub = DownloadServiceStub(self._connect(self.settings, "download"))
         request = pb.PauseDownloadRequest(model_uuid=model_uuid)
-        return await stub.PauseDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        return await available(
+            lambda: stub.PauseDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        )
 
     async def resume(self, model_uuid: str) -> pb.Download:
         stub = DownloadServiceStub(self._connect(self.settings, "download"))
         request = pb.ResumeDownloadRequest(model_uuid=model_uuid)
-        return await stub.ResumeDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        return await available(
+            lambda: stub.ResumeDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)
+        )
 
     async def delete(self, model_uuid: str) -> None:
         stub = CatalogueServiceStub(self._connect(self.settings, "download"))
         request = pb.DeleteCatalogueModelRequest(model_uuid=model_uuid)
-        await stub.DeleteCatalogueModel(request, wait_for_ready=True, timeout=SECONDS)
+        await available(lambda: stub.DeleteCatalogueModel(request, wait_for_ready=True, timeout=SECONDS))
 
 
 NewReplica = Callable[..., Replica]
