@@ -3,7 +3,8 @@
 In parts: the header is read first, so a file that is refused costs a small read. Then `parallel` tasks take the missing parts in order.
 Each reads its part, writes it, records it in the journal (`partial_objects`) and waits until it is hashed. If the process is killed, at
 most `parallel` parts that were read are not recorded and are read again. Under a limit of bandwidth all parts on their way advance at the
-same rate, so no more are read at once than the limit fills in a second.
+same rate, so no more are read at once than the limit fills in a second. If source and store are one S3 server, it copies the parts, and
+the object is read once from the store to hash it (docs/adr/0042).
 
 Invariant: a part is recorded only when the store has it durably. A part is read from the object that was opened (`If-Match`), and the
 journal belongs to an object with the same ETag, size and revision, so parts of two objects are never mixed.
@@ -15,12 +16,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from llamesh.kit.completion import together
-from llamesh.kit.objects import ObjectStore, PartedObject, StagedObject, StoreFullError
+from llamesh.kit.objects import ObjectChangedError, ObjectStore, PartedObject, StagedObject, StoreFullError
 from llamesh.kit.outages import until_written
 from services.download.continuation import continued, continued_range
 from services.download.early_check import Check, check_header, checked_chunks
 from services.download.partial_objects import PartialObjects
-from services.download.sources import SourceObject
+from services.download.sources import SourceChangedError, SourceObject
 from services.download.tables import TransferRow
 
 Count = Callable[[int], None]
@@ -88,12 +89,27 @@ class Staging:
 
         async def work() -> None:
             for number in missing:
-                chunks = _counted(continued_range(found, self._clock, *parted.layout.span(number)), received)
-                tag = await parted.write(number, chunks)
+                tag = await _copied(found, parted, number, received)
+                if tag is None:
+                    chunks = _counted(continued_range(found, self._clock, *parted.layout.span(number)), received)
+                    tag = await parted.write(number, chunks)
                 await until_written(partial(record, number, tag), "record a part")
                 await parted.written(number)
 
         await together(work, parts_at_once(self._parallel, parted.layout.part_size, found.bytes_per_second))
+
+
+async def _copied(found: SourceObject, parted: PartedObject, number: int, received: Count) -> str | None:
+    """Copy a part inside the server that has both objects, and return its tag; None if it has to be read. Raises SourceChangedError."""
+    if found.origin is None:
+        return None
+    try:
+        tag = await parted.copy(number, found.origin)
+    except ObjectChangedError as error:
+        raise SourceChangedError(str(error), opened=found.etag, found="") from error
+    if tag is not None:
+        received(parted.layout.span(number)[1])
+    return tag
 
 
 async def _counted(chunks: AsyncIterator[bytes], received: Count) -> AsyncIterator[bytes]:

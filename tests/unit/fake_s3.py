@@ -44,6 +44,10 @@ class FakeS3:
         self.requests: list[tuple[str, str]] = []
         self.refuse: dict[str, tuple[int, str]] = {}
         """HTTP method to the status and S3 code it is answered with."""
+        self.refuse_copies: tuple[int, str] | None = None
+        """Status and S3 code with which copies of parts are answered; None: they are made."""
+        self.copied = 0
+        """Bytes of parts that were copied."""
         self.refused_keys: set[str] = set()
         """Access keys that are answered 403."""
         self.delay: dict[str, float] = {}
@@ -127,17 +131,32 @@ class FakeS3:
             content_type=XML,
         )
 
+    def _copy(self, request: web.Request, key: str, source: str) -> web.Response:
+        name = unquote(source).lstrip("/").partition("/")[2]
+        if name not in self.objects:
+            return _error(404, "NoSuchKey")
+        data = self.objects[name]
+        tag = hashlib.md5(data).hexdigest()
+        if request.headers.get("x-amz-copy-source-if-match", tag).strip('"') != tag:
+            return _error(412, "PreconditionFailed")
+        if upload := request.query.get("uploadId"):
+            if self.refuse_copies:
+                return _error(*self.refuse_copies)
+            first, last = map(int, request.headers["x-amz-copy-source-range"].removeprefix("bytes=").split("-"))
+            self.uploads[upload][int(request.query["partNumber"])] = data = data[first : last + 1]
+            self.copied += len(data)
+            tag = hashlib.md5(data).hexdigest()
+        else:
+            self.objects[key] = data
+        return web.Response(
+            text=f"<CopyObjectResult><ETag>{tag}</ETag><LastModified>{TIME:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
+            "</CopyObjectResult>",
+            content_type=XML,
+        )
+
     async def _put(self, request: web.Request, key: str) -> web.Response:
         if source := request.headers.get("x-amz-copy-source"):
-            name = source.lstrip("/").partition("/")[2]
-            if name not in self.objects:
-                return _error(404, "NoSuchKey")
-            self.objects[key] = self.objects[name]
-            return web.Response(
-                text=f"<CopyObjectResult><ETag>e</ETag><LastModified>{TIME:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
-                "</CopyObjectResult>",
-                content_type=XML,
-            )
+            return self._copy(request, key, source)
         body = await request.read()
         if upload := request.query.get("uploadId"):
             # It may have been aborted while its bytes came.

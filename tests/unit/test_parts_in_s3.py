@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from llamesh.kit.objects import ObjectNotFoundError, s3_parts
-from llamesh.kit.objects.s3 import S3Store
+from llamesh.kit.objects import ObjectChangedError, ObjectNotFoundError, ObjectOrigin, s3_parts
+from llamesh.kit.objects.s3 import S3Store, server_of
 from tests.unit.fake_s3 import TIME, FakeS3, fake_s3
 from tests.unit.objects_in_parts import CONTENT, DIGEST, NAME, PART, Place, chunks, created, write
 
@@ -107,6 +108,59 @@ async def test_a_writer_waits_for_the_parts_before_its_own(place: Place) -> None
     await write(parted, 1)
     async with asyncio.timeout(20):
         await asyncio.gather(later, earlier)
+
+
+def origin(s3: FakeS3, **changes: str) -> ObjectOrigin:
+    """The object `a/b c.gguf` with the content, in another bucket of the server."""
+    s3.objects["a/b c.gguf"] = CONTENT
+    etag = f'"{hashlib.md5(CONTENT).hexdigest()}"'
+    values = {"endpoint": s3.endpoint, "access_key": "k", "bucket": "others", "key": "a/b c.gguf", "etag": etag}
+    return ObjectOrigin(secure=False, **(values | changes))
+
+
+async def test_parts_are_copied_inside_the_server_and_hashed_when_they_are_complete(s3: FakeS3, place: Place) -> None:
+    parted = await place.open()
+    behind = asyncio.create_task(write(parted, 2))
+    for number in (1, 3, 4, 5, 6):
+        assert await parted.copy(number, origin(s3)) == parted.done[number]
+        await parted.written(number)
+    async with asyncio.timeout(20):
+        await behind
+    assert s3.copied == len(CONTENT) - PART
+    assert (await parted.finish()).sha256 == DIGEST
+    assert sorted((await place.open(parted.done)).done) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("other", [{"endpoint": "127.0.0.1:1"}, {"access_key": "theirs"}])
+async def test_nothing_is_copied_with_other_credentials_or_from_another_server(
+    s3: FakeS3, place: Place, other: dict[str, str]
+) -> None:
+    parted = await place.open()
+    assert await parted.copy(1, origin(s3, **other)) is None
+    assert [request for request in s3.requests if "partNumber" in request[1]] == []
+
+
+async def test_a_server_that_refuses_to_copy_is_asked_once(s3: FakeS3, place: Place) -> None:
+    s3.refuse_copies = 403, "AccessDenied"
+    parted = await place.open()
+    for number in (1, 2):
+        assert await parted.copy(number, origin(s3)) is None
+    assert len([request for request in s3.requests if "partNumber" in request[1]]) == 1
+    await write(parted, 1, 2, 3, 4, 5, 6)
+    assert (await parted.finish()).sha256 == DIGEST
+
+
+async def test_no_part_of_an_object_that_was_replaced_is_copied(s3: FakeS3, place: Place) -> None:
+    parted = await place.open()
+    with pytest.raises(ObjectChangedError, match="changed while it was copied"):
+        await parted.copy(1, origin(s3, etag='"another"'))
+    assert parted.done == {}
+
+
+def test_one_server_has_one_address() -> None:
+    assert server_of("Store:443", secure=True) == server_of("store", secure=True)
+    assert server_of("[::1]:80", secure=False) == server_of("[::1]", secure=False)
+    assert len({server_of(*each) for each in [("a", True), ("a", False), ("b", True), ("a:1", True)]}) == 4
 
 
 async def test_a_part_of_an_upload_that_was_aborted_is_refused(place: Place) -> None:

@@ -7,8 +7,9 @@ under their key atomically. Keys are content addresses made by `object_key`, nev
 from pathlib import Path
 
 from llamesh.kit.objects.directory import DirectoryStore
-from llamesh.kit.objects.parts import PartedObject, PartedObjects, PartLayout
+from llamesh.kit.objects.parts import ObjectOrigin, PartedObject, PartedObjects, PartLayout
 from llamesh.kit.objects.store import (
+    ObjectChangedError,
     ObjectDamagedError,
     ObjectInfo,
     ObjectNotFoundError,
@@ -24,9 +25,11 @@ from llamesh.kit.objects.store import (
 
 __all__ = [
     "DirectoryStore",
+    "ObjectChangedError",
     "ObjectDamagedError",
     "ObjectInfo",
     "ObjectNotFoundError",
+    "ObjectOrigin",
     "ObjectStore",
     "PartLayout",
     "PartedObject",

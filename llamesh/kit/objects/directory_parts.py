@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llamesh.kit.completion import to_completion
 from llamesh.kit.objects.parted_file import PartedFile, create_file
-from llamesh.kit.objects.parts import SUFFIX, PartLayout
+from llamesh.kit.objects.parts import SUFFIX, ObjectOrigin, PartLayout
 from llamesh.kit.objects.staging import blocks, store_errors
 from llamesh.kit.objects.store import ObjectNotFoundError, StagedObject, StoreError
 
@@ -97,6 +97,10 @@ class FileInParts:
         with store_errors("cannot write to the object store"):
             await to_completion(asyncio.to_thread(self._file.sync))
         return ""
+
+    async def copy(self, number: int, origin: ObjectOrigin) -> str | None:
+        """See PartedObject. No server has this file."""
+        return None
 
     async def written(self, number: int) -> None:
         """See PartedObject."""

@@ -43,6 +43,18 @@ class PartLayout:
         return sum(self.span(number)[1] for number in done)
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectOrigin:
+    """An object of an S3 server that parts may be copied from inside the server. `access_key` may read it; `etag` has its quotes."""
+
+    endpoint: str
+    secure: bool
+    access_key: str
+    bucket: str
+    key: str
+    etag: str
+
+
 class PartedObject(Protocol):
     """An object that this process writes. Call `close` at the end, also after `finish`."""
 
@@ -52,6 +64,12 @@ class PartedObject(Protocol):
 
     async def write(self, number: int, chunks: AsyncIterator[bytes]) -> str:
         """Write a part durably and return its tag. Several parts may be written at the same time."""
+
+    async def copy(self, number: int, origin: ObjectOrigin) -> str | None:
+        """Copy a part durably from the same bytes of an object and return its tag; None if the store cannot: write it then.
+
+        Raises ObjectChangedError if the object has another ETag.
+        """
 
     async def written(self, number: int) -> None:
         """Hash a written part in its turn. The caller begins its next part after that, which bounds the memory."""

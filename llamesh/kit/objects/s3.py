@@ -28,7 +28,7 @@ from llamesh.disk_space import DiskSpace
 from llamesh.kit.clock import utc_now
 from llamesh.kit.logs import log
 from llamesh.kit.objects.node_cache import NodeCache
-from llamesh.kit.objects.parts import SUFFIX
+from llamesh.kit.objects.parts import SUFFIX, ObjectOrigin
 from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_parts import S3Parts
 from llamesh.kit.objects.s3_transfer import ObjectReader, Upload
@@ -76,6 +76,7 @@ class S3Store:
                 ca_certs=certifi.where(),
             ),
         )
+        self._reader = (server_of(endpoint, secure), access_key or "")
         self.parts = S3Parts(self, _STAGING, clock)
 
     async def prepare(self) -> None:
@@ -185,6 +186,10 @@ class S3Store:
                 response.close()
                 response.release_conn()
 
+    def serves(self, origin: ObjectOrigin) -> bool:
+        """Return whether this server has an object, and the credentials of this store read it."""
+        return (server_of(origin.endpoint, origin.secure), origin.access_key) == self._reader
+
     def staged(self, path: str, size: int, sha256: str) -> _Staged:
         """Return a complete staged object."""
         return _Staged(self, path, size, sha256)
@@ -210,6 +215,12 @@ class S3Store:
     async def run(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Run a blocking call in the threads of the store."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(call, *args, **kwargs))
+
+
+def server_of(endpoint: str, secure: bool) -> str:
+    """Return the address of a server, equal for all ways to write its host and port."""
+    _, _, port = endpoint.rpartition("]")[2].partition(":")
+    return f"{secure}:{endpoint.lower().removesuffix(f':{port}')}:{port or (443 if secure else 80)}"
 
 
 class _Staged:

@@ -11,8 +11,11 @@ from datetime import datetime
 from typing import cast
 
 from minio import Minio
+from minio.commonconfig import CopySource
 from minio.datatypes import Part
 from minio.error import S3Error
+
+from llamesh.kit.objects.parts import ObjectOrigin
 
 
 class Multipart:
@@ -31,6 +34,15 @@ class Multipart:
         # The client only hashes and sends the buffer, and takes any; a copy would double the memory.
         body = cast("bytes", data)
         return str(self._client._upload_part(self._bucket, name, body, None, upload, number))
+
+    def copy(self, name: str, upload: str, number: int, origin: ObjectOrigin, offset: int, length: int) -> str:
+        """Make bytes of another object of the server a part, if it has its ETag, and return the ETag of the part."""
+        source = CopySource(origin.bucket, origin.key, match_etag=origin.etag)
+        span = {"x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}"}
+        tag, _ = self._client._upload_part_copy(
+            self._bucket, name, upload, number, {**source.gen_copy_headers(), **span}
+        )
+        return str(tag)
 
     def parts(self, name: str, upload: str) -> list[Part]:
         """Return the parts that the server has."""

@@ -18,12 +18,20 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from minio import Minio
+from minio.error import S3Error
 
 from llamesh.kit.completion import to_completion
-from llamesh.kit.objects.parts import SUFFIX, PartLayout
+from llamesh.kit.logs import log
+from llamesh.kit.objects.parts import SUFFIX, ObjectOrigin, PartLayout
 from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_multipart import Multipart
-from llamesh.kit.objects.store import ObjectNotFoundError, StagedObject, StoreError, StoreUnavailableError
+from llamesh.kit.objects.store import (
+    ObjectChangedError,
+    ObjectNotFoundError,
+    StagedObject,
+    StoreError,
+    StoreUnavailableError,
+)
 
 MIN_PART_BYTES = 5 << 20
 """Minimum size of a part in S3; the last part may be smaller."""
@@ -46,6 +54,9 @@ class Bucket(Protocol):
 
     def read_object(self, path: str) -> AsyncIterator[bytes]:
         """Yield the bytes of an object; ObjectNotFoundError."""
+
+    def serves(self, origin: ObjectOrigin) -> bool:
+        """Return whether the server of the bucket has an object, and the credentials of the bucket read it."""
 
     def staged(self, path: str, size: int, sha256: str) -> StagedObject:
         """Return a complete staged object."""
@@ -136,6 +147,8 @@ class _PartedUpload:
         self._hash = hashlib.sha256()
         self._on_the_way = not done
         """Whether the parts are hashed as they come; not if a part is in the store only."""
+        self._copies = True
+        """Whether parts may be copied; not once the server has refused it."""
         self._hashed = 0
         self._turn = asyncio.Condition()
         self._data: dict[int, bytearray] = {}
@@ -155,12 +168,37 @@ class _PartedUpload:
         self.done[number] = tag
         return tag
 
-    async def written(self, number: int) -> None:
-        data = self._data.pop(number)
-        if not self._on_the_way:
-            return
+    async def copy(self, number: int, origin: ObjectOrigin) -> str | None:
+        if not self._copies or not self._bucket.serves(origin):
+            return None
+        copied = self._bucket.run(
+            self._multipart.copy, self._path, self._upload, number, origin, *self.layout.span(number)
+        )
+        try:
+            with s3_errors("cannot copy inside the object store"):
+                tag = await to_completion(copied)
+        except StoreError as error:
+            refusal = error.__cause__
+            if not isinstance(refusal, S3Error):
+                raise
+            if refusal.code == "PreconditionFailed":
+                raise ObjectChangedError(f"{origin.key} changed while it was copied") from refusal
+            # Reading and writing names what is wrong, or works.
+            log.warning("the server copies no part", name=self._path, code=refusal.code)
+            self._copies = False
+            return None
+        self.done[number] = tag
         async with self._turn:
-            await self._turn.wait_for(lambda: self._hashed == number - 1)
+            self._on_the_way = False
+            self._turn.notify_all()
+        return tag
+
+    async def written(self, number: int) -> None:
+        data = self._data.pop(number, None)
+        async with self._turn:
+            await self._turn.wait_for(lambda: self._hashed == number - 1 or not self._on_the_way)
+            if data is None or not self._on_the_way:
+                return
             await to_completion(asyncio.to_thread(self._hash.update, data))
             self._hashed = number
             self._turn.notify_all()

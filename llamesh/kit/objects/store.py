@@ -32,6 +32,10 @@ class ObjectDamagedError(StoreError):
     """The bytes of the object differ from those that were published. A retry cannot help."""
 
 
+class ObjectChangedError(StoreError):
+    """The object to copy from has another ETag than the caller names."""
+
+
 class StoreFullError(StoreError):
     """The bytes do not fit: disk, quota or inodes are exhausted. A retry helps only after space was freed."""
 

@@ -10,11 +10,13 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 from minio import Minio
 from yarl import URL
 
+from llamesh.kit.objects import ObjectOrigin
 from llamesh.kit.source_places import S3Place
 from llamesh.nearest import nearest
 from services.download.sources.addresses import AddressRules
@@ -73,9 +75,13 @@ class S3Bucket:
 
         try:
             async with self._objects.open(locate, key.rpartition("/")[2]) as found:
-                yield found
+                yield replace(found, origin=self._origin(bucket, key, found.etag) if found.read else None)
         except SourceAnswerError as error:
             raise self._explained(error, bucket, key) from error
+
+    def _origin(self, bucket: str, key: str, etag: str) -> ObjectOrigin:
+        place = self._place
+        return ObjectOrigin(place.endpoint, place.secure, place.access_key.get_secret_value(), bucket, key, etag)
 
     def _explained(self, error: SourceAnswerError, bucket: str, key: str) -> SourceError:
         found = _CODE.search(error.body)

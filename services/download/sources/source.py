@@ -12,6 +12,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from llamesh.kit.objects import ObjectOrigin
+
 
 class FileRole(enum.StrEnum):
     """What a file is to its model. The names are those of ModelFileRole without its prefix."""
@@ -97,7 +99,8 @@ class SourceObject:
     `size` is in bytes, or None if unknown; `name` is the file's name; `sha256`, `revision` and `etag` are "" if the source has none.
     `chunks` yields all bytes in order, once. `read` returns ranges; it is None if the source has no ranges or cannot identify the object.
     `end_stream` ends `chunks`, for a caller that only uses `read`: an open answer without a reader would occupy the server.
-    `local`: the bytes are on this machine. `bytes_per_second` is the limit of all reads together; 0 for none.
+    `local`: the bytes are on this machine. `bytes_per_second` is the limit of all reads together; 0 for none. `origin` names the object in
+    an S3 server, which may copy it; None if it is in none.
     """
 
     size: int | None
@@ -110,6 +113,7 @@ class SourceObject:
     end_stream: Callable[[], None] = lambda: None
     local: bool = False
     bytes_per_second: int = 0
+    origin: ObjectOrigin | None = None
 
 
 @dataclass(frozen=True, slots=True)
