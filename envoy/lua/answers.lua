@@ -1,6 +1,6 @@
 -- Measures an answer for access log and metrics, in the metadata `llamesh.usage`: `prompt_tokens` and `completion_tokens` of an answer to a
--- request with an access token, `token_microseconds` (time between two tokens) of such a stream, and `first_token_microseconds` of every
--- stream. Puts an error of the engine into the format of the called API (engine_errors.lua); only an error is buffered until it is
+-- request with an access token, `token_microseconds` (time between two tokens) of such a stream, `tokenless_bytes` and `tokenless_framing`
+-- (comments and events of progress in such a stream, and the framing of their chunks), and `first_token_microseconds` of every stream. Puts an error of the engine into the format of the called API (engine_errors.lua); only an error is buffered until it is
 -- complete.
 --
 -- All other bytes are forwarded as they arrive. Of an answer to an anonymous request only the first token is measured: after it Envoy
@@ -38,16 +38,33 @@ local function token_writer(response)
   end
 end
 
+-- Returns the bytes that HTTP/1.1 adds to a chunk of this length: its length in hexadecimal digits, and two line ends.
+local function framing(length)
+  return #string.format("%x", length) + 4
+end
+
+-- Returns a function that counts a chunk without a token. Envoy forwards the chunks of a slow stream as they came, one by one.
+local function tokenless_writer(response)
+  local size, added = 0, 0
+  return function(length)
+    size, added = size + length, added + framing(length)
+    write(response, "tokenless_bytes", size)
+    write(response, "tokenless_framing", added)
+  end
+end
+
 -- `began`: when the request began.
 local function read_stream(response, request, began)
   local expected, prompts = request.answers or 1, request.prompts or 1
   local reader, write_tokens = request.counted and usage.stream(), token_writer(response)
-  local is_first = first_token.finder()
+  local count_tokenless = tokenless_writer(response)
+  local find_first = first_token.finder()
   -- Time of the first token; nil before it arrives.
   local first
   for chunk in response:bodyChunks() do
     local bytes = bytes_of(chunk)
-    if not first and is_first(bytes) then
+    local arrived, without = find_first(bytes)
+    if arrived and not first then
       first = clock.now(response)
       write(response, "first_token_microseconds", clock.between(began, first))
       if not reader then
@@ -55,6 +72,9 @@ local function read_stream(response, request, began)
       end
     end
     if reader then
+      if without > 0 then
+        count_tokenless(without)
+      end
       reader.add(bytes)
       -- Inside the loop: a client may disconnect after the last event, and then no code after this loop runs.
       local prompt, completion = reader.sum(expected, prompts)

@@ -2,10 +2,10 @@
 
 llama.cpp reports the tokens at the end of an answer, and envoy/lua/answers.lua copies them into Envoy's report: these counts are exact. If
 the client left or the engine died before the end, the tokens are estimated. Tokens of the answer: llama.cpp sends each token in an HTTP
-chunk of its own, and the difference of two byte counts in the report is the framing of the chunks. Without the time of a first token, which
-envoy/lua/answers.lua adds to the report, the chunks were comments and events of progress, and no token came; those before the first token
-count as tokens. Tokens of the prompt: the size of the request multiplied by the ratio of tokens to bytes in earlier reports of the same
-model.
+chunk of its own, and the difference of two byte counts in the report is the framing of the chunks. envoy/lua/answers.lua adds to the report
+the bytes and the framing of the chunks without a token (comments and events of progress), which are subtracted, and the time of the first
+token, without which no token came. Tokens of the prompt: the size of the request multiplied by the ratio of tokens to bytes in earlier
+reports of the same model.
 
 Invariant: the same work gives the same number in every API. Each token of a prompt counts once, cached or not; an answer counts the tokens
 of all its choices.
@@ -39,6 +39,8 @@ _SHORT_CHUNK, _SHORT_FRAMING, _LONG_FRAMING = 256, 6, 7
 """A chunk's length has three hexadecimal digits from 256 bytes on, so its framing has 7 bytes instead of 6."""
 _STARTED = "first_token_microseconds"
 """What Envoy measures of every stream as soon as its first token comes."""
+_TOKENLESS_BYTES, _TOKENLESS_FRAMING = "tokenless_bytes", "tokenless_framing"
+"""What Envoy counts of a stream's chunks without a token."""
 _COUNTS_ONLY = ("/input_tokens", "/count_tokens")
 """Ends of paths whose answers count a prompt's tokens but use none."""
 
@@ -99,11 +101,12 @@ def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage |
     size = entry.request.request_body_bytes
     tried_before = entry.common_properties.upstream_request_attempt_count > 1
     stream = f"{target} {path.rpartition('/')[2]}"
+    body = entry.response.response_body_bytes - counts.get(_TOKENLESS_BYTES, 0)
     if completion is not None:
         if answers == 1:
             known.prompts.learn(target, size, prompt or 0)
         if not tried_before and _framing(entry) > _LONG_FRAMING:
-            known.events.learn(stream, entry.response.response_body_bytes, completion)
+            known.events.learn(stream, body, completion)
         return TokenUsage(prompt or 0, completion)
     if prompt is None:
         prompt = known.prompts.estimate(target, size) if engine_has_it else 0
@@ -111,16 +114,17 @@ def tokens_used(entry: Any, target: str, known: TokenEstimators) -> TokenUsage |
         return TokenUsage(prompt, 0, reported=False)
     if tried_before:
         # The byte counts include the waker's answer of the first attempt.
-        return TokenUsage(prompt, known.events.estimate(stream, entry.response.response_body_bytes), reported=False)
-    return TokenUsage(prompt, _tokens_that_came(entry, answers), reported=False)
+        return TokenUsage(prompt, known.events.estimate(stream, body), reported=False)
+    return TokenUsage(
+        prompt, _chunks(body, _framing(entry) - counts.get(_TOKENLESS_FRAMING, 0), answers), reported=False
+    )
 
 
-def _tokens_that_came(entry: Any, answers: int) -> int:
-    """Return the number of chunks of a stream that came from the engine, at least one of which has a token.
+def _chunks(body: int, framing: int, answers: int) -> int:
+    """Return the number of chunks of a stream with these bytes of body and framing. Each has a token.
 
     Exact if all chunks except the first of each answer have less than 256 bytes, or if all have more; otherwise within a sixth.
     """
-    body, framing = entry.response.response_body_bytes, _framing(entry)
     if framing <= 0 or body <= 0:
         return 0
     short, long = framing // _SHORT_FRAMING, framing // _LONG_FRAMING

@@ -113,7 +113,37 @@ def test_an_event_without_an_end_counts_as_the_first_token_before_it_fills_the_m
 def test_a_stream_that_ends_before_its_first_token_has_no_time(
     lua: LuaRuntime, stream: list[bytes], counted: bool
 ) -> None:
-    assert measured(lua, STREAM, stream, counted=counted).numbers == {}
+    assert "first_token_microseconds" not in measured(lua, STREAM, stream, counted=counted).numbers
+
+
+@pytest.mark.parametrize("api", list(FIRST))
+def test_chunks_without_a_token_are_counted_with_their_framing(lua: LuaRuntime, api: str) -> None:
+    without = [PING, *BEFORE[api], PING]
+    stream = [*without, FIRST[api], PING, FIRST[api], FIRST[api], PING]
+    told = measured(lua, STREAM, stream, counted=True).numbers
+    chunks = [len(piece) for piece in [*without, PING, PING]]
+    assert told["tokenless_bytes"] == sum(chunks)
+    assert told["tokenless_framing"] == sum(len(f"{length:x}") + 4 for length in chunks)
+
+
+@pytest.mark.parametrize("cut", [1, 30, 80])
+def test_a_token_that_arrives_in_two_pieces_is_no_chunk_without_one(lua: LuaRuntime, cut: int) -> None:
+    whole = [PING, *BEFORE["chat"], FIRST["chat"]]
+    pieces = [*whole[:-1], FIRST["chat"][:cut], FIRST["chat"][cut:]]
+    found = [measured(lua, STREAM, each, counted=True).numbers for each in (whole, pieces)]
+    for name in ("tokenless_bytes", "tokenless_framing"):
+        assert found[0][name] == found[1][name] > 0
+
+
+@pytest.mark.parametrize("api", list(FIRST))
+def test_events_in_the_chunk_of_a_token_are_no_chunk_without_one(lua: LuaRuntime, api: str) -> None:
+    """llama.cpp sends the events that begin a response or a message in one chunk with the first token."""
+    pieces = [b"".join(BEFORE[api]) + FIRST[api], PING + FIRST[api]]
+    assert "tokenless_bytes" not in measured(lua, STREAM, pieces, counted=True).numbers
+
+
+def test_chunks_of_requests_without_a_token_of_access_are_not_counted(lua: LuaRuntime) -> None:
+    assert measured(lua, STREAM, [PING, FIRST["chat"]]).numbers.keys() == {"first_token_microseconds"}
 
 
 @pytest.mark.parametrize("counted", [True, False])

@@ -73,6 +73,7 @@ def read(
     **request: Any,
 ) -> dict[str, int]:
     numbers = measured(lua, kind, pieces, status, leaves=leaves, **({"counted": True} | request)).numbers
+    numbers = {key: value for key, value in numbers.items() if not key.startswith("tokenless_")}
     named = {key.removesuffix("_tokens"): value for key, value in numbers.items()}
     return {key: value for key, value in named.items() if timed or not key.endswith("_microseconds")}
 

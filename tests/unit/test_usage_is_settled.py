@@ -74,6 +74,22 @@ def test_a_stream_that_was_cut_before_its_first_token_has_no_tokens(attempts: in
     assert settle(cut) == TokenUsage(25, 0, reported=False)
 
 
+@pytest.mark.parametrize("sizes", [[190, 181, 183], [290, 281, 283]])
+def test_comments_and_progress_of_a_cut_stream_are_no_tokens(sizes: list[int]) -> None:
+    without = [3, 3, 187, 290, 3]
+    framing = [sum(4 + len(f"{size:x}") for size in each) for each in (sizes, without)]
+    wire = 160 + 25 + sum(sizes + without) + sum(framing)
+    told = STARTED | {"tokenless_bytes": sum(without), "tokenless_framing": framing[1]}
+    found = settle(report(wire=wire, head=160, body=sum(sizes + without), usage=told))
+    assert found == TokenUsage(25, 3, reported=False)
+
+
+def test_comments_and_progress_of_a_request_that_was_sent_twice_are_no_tokens() -> None:
+    told = STARTED | {"tokenless_bytes": 2400, "tokenless_framing": 70}
+    found = settle(report(body=4800, attempts=2, usage=told))
+    assert found == TokenUsage(25, 10, reported=False)
+
+
 @pytest.mark.parametrize("shortest", range(200, 300, 3))
 @pytest.mark.parametrize("tokens", [1, 2, 3, 7, 50, 400])
 def test_the_count_is_within_a_sixth_for_any_size_of_chunks(shortest: int, tokens: int) -> None:
