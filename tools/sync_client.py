@@ -20,6 +20,7 @@ UNUSED = "# ruff: noqa: UP028 a loop over what comes, as in the source\n"
 RULES: tuple[tuple[str, str], ...] = (
     (r"^# ruff: noqa: ASYNC109.*\n", ""),
     (r"^import asyncio\n", ""),
+    (r"\[(\w+) async for \1 in ([^\[\]]+)\]", r"list(\2)"),
     (r"\bawait ", ""),
     (r"\basync (def|for|with)\b", r"\1"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),

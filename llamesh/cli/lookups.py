@@ -6,15 +6,16 @@ name; if none is near, it is returned as it is, and the mesh refuses it with its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import text
-from llamesh.client.names import AmbiguousNameError, names_of, resolve
+from llamesh.client import server_names
+from llamesh.client.names import names_of, resolve
 from llamesh.nearest import nearest
-from llamesh.server_conditions import staying
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -40,37 +41,34 @@ def find_server(mesh: Client, word: str) -> str:
     servers = list(mesh.servers.list())
     if found := own_server(word, servers):
         return found.server_uuid
-    models = [pair for item in mesh.models.list() for pair in names_of(item)]
-    model = resolve(word, models)
-    if not any(model == uuid for uuid, _ in models):
-        _refuse_near(word, [*((server.server_uuid, server.model_name) for server in servers), *models], "server")
-        return word
-    serving = [server for server in staying(servers) if server.model_uuid == model]
-    if not serving:
-        hint = f"`llamesh serve {quote(text(word))}` serves it, `llamesh run {quote(text(word))}` serves it and talks to it"
-        raise NoOneServerError(f"no server serves the model {text(word)}", hint=hint, code=Exit.NOT_FOUND)
-    return _only(word, serving).server_uuid
+    models = list(mesh.models.list())
+    with _no_one_server():
+        if found := server_names.server_of_model(word, models, servers):
+            return found.server_uuid
+    known = [(server.server_uuid, server.model_name) for server in servers]
+    _refuse_near(word, [*known, *(pair for model in models for pair in names_of(model))], "server")
+    return word
 
 
 def own_server(word: str, servers: Sequence[Server]) -> Server | None:
     """The server with this id, name or beginning of an id; None if there is none."""
-    # A server that is being removed is meant only if no other is.
-    for group in (staying(servers), servers):
-        try:
-            meant = resolve(word, [(server.server_uuid, server.model_name) for server in group], shortened=True)
-        except AmbiguousNameError as ambiguous:
-            return _only(word, [server for server in group if server.server_uuid in ambiguous.ids])
-        if found := [server for server in group if server.server_uuid == meant]:
-            return found[0]
-    return None
+    with _no_one_server():
+        return server_names.own_server(word, servers)
 
 
-def _only(word: str, servers: Sequence[Server]) -> Server:
-    if len(servers) == 1:
-        return servers[0]
-    lines = [f"{item.server_uuid}  {item.model_name}  {item.runtime_params}".rstrip() for item in servers]
-    cause = f"{text(word)} names {len(servers)} servers; give the id of one"
-    raise NoOneServerError(cause, parts=[text(line) for line in lines], code=Exit.USAGE)
+@contextmanager
+def _no_one_server() -> Iterator[None]:
+    """Say in the command's words why a name means no one server."""
+    try:
+        yield
+    except server_names.NotServedError as error:
+        name = text(error.name)
+        hint = f"`llamesh serve {quote(name)}` serves it, `llamesh run {quote(name)}` serves it and talks to it"
+        raise NoOneServerError(f"no server serves the model {name}", hint=hint, code=Exit.NOT_FOUND) from error
+    except server_names.AmbiguousServerError as error:
+        lines = [f"{item.server_uuid}  {item.model_name}  {item.runtime_params}".rstrip() for item in error.servers]
+        cause = f"{text(error.name)} names {len(lines)} servers; give the id of one"
+        raise NoOneServerError(cause, parts=[text(line) for line in lines], code=Exit.USAGE) from error
 
 
 def _refuse_near(word: str, known: Iterable[tuple[str, str]], kind: str) -> None:

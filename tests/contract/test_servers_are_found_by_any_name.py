@@ -8,6 +8,9 @@ import pytest
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
+from llamesh.client.aio import AsyncClient
+from llamesh.client.server_names import AmbiguousServerError, NotServedError
+from llamesh.client.sync import Client
 from llamesh.v1 import gateway_pb2, model_pb2, server_pb2
 from tests.contract.fakes import FakeGateway
 
@@ -55,6 +58,25 @@ def call(command: list[str], name: str) -> int:
 def test_a_server_is_found_by_its_names_and_those_of_its_model(mesh: Gateway, command: list[str], name: str) -> None:
     assert call(command, name) == Exit.OK
     assert mesh.acted == ["0f0c6a0e"]
+
+
+@pytest.mark.parametrize("name", ["0f0c6a0e", "served", "0f0c", "m1", "one.gguf", "words"])
+async def test_the_sdk_finds_the_server_that_the_command_finds(mesh: Gateway, url: str, name: str) -> None:
+    with Client(url, "token") as client:
+        assert client.servers.find(name) == "0f0c6a0e"
+        assert client.servers.find("nothing") == "nothing"
+    async with AsyncClient(url, "token") as asynchronous:
+        assert await asynchronous.servers.find(name) == "0f0c6a0e"
+
+
+def test_the_sdk_says_that_a_name_means_no_one_server(mesh: Gateway, url: str) -> None:
+    mesh.servers.append(server_pb2.Server(server_uuid="1a2b", model_name="second", model_uuid="m1"))
+    with Client(url, "token") as client:
+        with pytest.raises(AmbiguousServerError, match="'words' is the name of 2") as several:
+            client.servers.find("words")
+        with pytest.raises(NotServedError, match="no server serves the model 'other'"):
+            client.servers.find("other")
+    assert several.value.ids == ("0f0c6a0e", "1a2b")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from llamesh.client import errors
 from llamesh.client.aio.part import AsyncPart
-from llamesh.client.names import resolve
 from llamesh.client.parameters import Parameters, combined
 from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of, set_seconds, why_not_ready
+from llamesh.client.server_names import own_server, server_of_model
 from llamesh.client.services import GATEWAY
 from llamesh.runtime_parameters import Value
 from llamesh.v1 import gateway_pb2, server_pb2
@@ -74,8 +74,15 @@ class AsyncServers(AsyncPart):
         return await self._call(f"{GATEWAY}/GetServer", request, server_pb2.Server, timeout)
 
     async def find(self, name: str) -> str:
-        """Resolve an id, a served name, or the beginning of an id to the id of a server."""
-        return resolve(name, [(item.server_uuid, item.model_name) async for item in self.list()], shortened=True)
+        """Resolve to the id of a server: its id, its name or the beginning of its id, else any name of the model that it alone serves.
+
+        Another word is returned unchanged. Raises AmbiguousNameError if several servers match, NotServedError for a model without a server.
+        """
+        servers = [server async for server in self.list()]
+        found = own_server(name, servers)
+        if found is None:
+            found = server_of_model(name, [model async for model in self._mesh.models.list()], servers)
+        return name if found is None else found.server_uuid
 
     async def update(
         self, server: Server, changes: server_pb2.ServerChanges, *, etag: str = "", timeout: float | None = None

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from llamesh.client import errors
-from llamesh.client.names import resolve
 from llamesh.client.parameters import Parameters, combined
 from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of, set_seconds, why_not_ready
+from llamesh.client.server_names import own_server, server_of_model
 from llamesh.client.services import GATEWAY
 from llamesh.client.sync.part import Part
 from llamesh.runtime_parameters import Value
@@ -75,8 +75,15 @@ class Servers(Part):
         return self._call(f"{GATEWAY}/GetServer", request, server_pb2.Server, timeout)
 
     def find(self, name: str) -> str:
-        """Resolve an id, a served name, or the beginning of an id to the id of a server."""
-        return resolve(name, [(item.server_uuid, item.model_name) for item in self.list()], shortened=True)
+        """Resolve to the id of a server: its id, its name or the beginning of its id, else any name of the model that it alone serves.
+
+        Another word is returned unchanged. Raises AmbiguousNameError if several servers match, NotServedError for a model without a server.
+        """
+        servers = list(self.list())
+        found = own_server(name, servers)
+        if found is None:
+            found = server_of_model(name, list(self._mesh.models.list()), servers)
+        return name if found is None else found.server_uuid
 
     def update(
         self, server: Server, changes: server_pb2.ServerChanges, *, etag: str = "", timeout: float | None = None
