@@ -24,8 +24,9 @@ SPREAD_SECONDS = 0.05
 """Seconds between two checks of a computing engine whose threads are spread."""
 PACKED_SECONDS = 0.25
 """Seconds between two checks of a computing engine whose threads are packed: the kernel's processor counters have steps of 10 ms."""
-LOST = 0.4
-"""Threads are packed if they wait for a core for this share of the time: packed threads lose half, or less if there are only two."""
+MAX_SPREAD_WAITING = 0.4
+"""Maximum share of the time for which spread threads wait for a core; beyond it they are packed. Packed threads lose half, or less if there
+are only two."""
 MAX_WAITING = 0.25
 """Threads are spread if they would wait for at most this share of the time."""
 MAX_CALM_SECONDS = 2.0
@@ -62,7 +63,7 @@ class ThreadPlacement:
         """Update the placement from the observed use."""
         self._since += usage.seconds
         if self.packed is None:
-            if usage.waited > LOST * usage.seconds:
+            if usage.waited > MAX_SPREAD_WAITING * usage.seconds:
                 # Packed again soon after spreading: the load changes faster than the reaction, so wait longer next time.
                 self._needed = (
                     min(2 * self._needed, MAX_CALM_SECONDS) if self._since < _SOON_SECONDS else PACKED_SECONDS

@@ -19,10 +19,10 @@ from llamesh.cli.mesh.findings import Finding
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.cli.mesh.welcome import hosts_for_others
 
-LOW_DAYS = 14
-"""Days before the end from which it is a warning."""
+MIN_CERTIFICATE_DAYS = 14
+"""Minimum number of days before the end of the certificate; fewer are a warning."""
 MIN_AUTHORITY_DAYS = 90
-"""Days before the end of the authority from which it is a warning: each client must trust a new one."""
+"""Minimum number of days before the end of the authority; fewer are a warning, because each client must trust a new one."""
 
 
 def of_files(settings: MeshSettings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
@@ -37,10 +37,10 @@ def of_files(settings: MeshSettings, now: Callable[[], float] = time.time) -> It
         return
     left = found.days_left(time_now)
     words = f"valid for {left:.0f} days, until {found.ends:%Y-%m-%d}"
-    if left < LOW_DAYS:
+    if left < MIN_CERTIFICATE_DAYS:
         yield Finding("certificate", "warning", words, "renew it; `llamesh tls init` renews those that it made")
     yield from _missing_names(settings, found)
-    if left >= LOW_DAYS:
+    if left >= MIN_CERTIFICATE_DAYS:
         yield Finding("certificate", "ok", f"{words}, for {', '.join(found.names) or 'no name'}")
 
 
