@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from llamesh import locks
 from tests.mesh.running import until
+from tests.unit.halfway import halfway
 
 SECONDS = 60
 SIGNALS = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT]
@@ -75,29 +74,6 @@ sys.exit(unwound(program))
 """
 
 
-# If the tests run below nohup, children would inherit that SIGHUP is ignored.
-HEARS_SIGNALS = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-
-
-@contextmanager
-def waiting(code: str, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that is in the middle of its work."""
-    with subprocess.Popen(
-        [sys.executable, "-c", HEARS_SIGNALS + code, *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={"PATH": "/usr/bin:/bin", **environment},
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "waits\n"
-            yield process
-        finally:
-            process.kill()
-
-
 def ended_by(process: subprocess.Popen[str], number: signal.Signals) -> str:
     """End a process by a signal, and return what it said."""
     process.send_signal(number)
@@ -116,7 +92,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_backup_leaves_nothing(home: Path, tmp_path: Path, number: signal.Signals) -> None:
     code = COMMAND.format(prepare="from llamesh.cli.mesh import tables", place="tables.dump")
-    with waiting(code, "backup", str(tmp_path / "b"), LLAMESH_HOME=str(home)) as process:
+    with halfway(code, "backup", str(tmp_path / "b"), LLAMESH_HOME=str(home)) as process:
         assert (tmp_path / ".b.unfinished").is_dir()
         assert ended_by(process, number) == ""
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
@@ -142,7 +118,7 @@ def copy():
 main.run = lambda _: copy()
 """
     code = COMMAND.format(prepare=prepare, place="local_files._place = links; main.unused")
-    with waiting(code, str(home), str(tmp_path / "m.gguf")) as process:
+    with halfway(code, str(home), str(tmp_path / "m.gguf")) as process:
         assert list((home / "import" / "handed-over").rglob("*.gguf"))
         process.send_signal(number)
         process.communicate(timeout=SECONDS)
@@ -151,7 +127,7 @@ main.run = lambda _: copy()
 
 @pytest.mark.parametrize("number", SIGNALS[:2])
 def test_a_download_of_a_program_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    with waiting(FETCH, str(tmp_path)) as process:
+    with halfway(FETCH, str(tmp_path)) as process:
         assert list(tmp_path.glob(".fetch-*/part"))
         ended_by(process, number)
     assert list(tmp_path.iterdir()) == []
@@ -193,14 +169,14 @@ def is_locked(path: Path) -> bool:
 
 @pytest.mark.parametrize("number", SIGNALS[:2])
 def test_more_signals_do_not_interrupt_the_end(number: signal.Signals) -> None:
-    with waiting(MORE_SIGNALS) as process:
+    with halfway(MORE_SIGNALS) as process:
         process.send_signal(number)
         said, _ = process.communicate(timeout=SECONDS)
     assert (process.returncode, said) == (-number, "the block has ended\n")
 
 
 def test_a_program_that_ignores_the_end_of_its_terminal_goes_on() -> None:
-    with waiting(IGNORED) as process:
+    with halfway(IGNORED) as process:
         process.send_signal(signal.SIGHUP)
         said, _ = process.communicate("goes on\n", timeout=SECONDS)
     assert (process.returncode, said.strip()) == (7, "goes on")

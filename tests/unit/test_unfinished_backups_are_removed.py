@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +9,7 @@ import pytest
 from llamesh import __version__
 from llamesh.cli.mesh import archive, restoration, unfinished
 from llamesh.cli.mesh.archive import ArchiveError
+from tests.unit.halfway import halfway
 
 SECONDS = 60
 
@@ -41,19 +38,6 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "home" / "secrets").mkdir(parents=True)
     (tmp_path / "home" / "secrets" / "jwt_secret").write_text("s" * 40)
     return tmp_path / "home"
-
-
-@contextmanager
-def halfway(action: str, home: Path, file: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that has begun a backup or a restore and goes on after a line of input."""
-    words = [sys.executable, "-c", CHILD, action, str(home), str(file)]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "waits\n"
-            yield process
-        finally:
-            process.kill()
 
 
 def with_tables(file: Path) -> bool:
@@ -86,7 +70,7 @@ def prepared(request: pytest.FixtureRequest, home: Path) -> tuple[str, Path, Pat
 def test_the_next_backup_removes_the_files_of_a_killed_one(prepared: tuple[str, Path, Path, Path]) -> None:
     action, home, file, target = prepared
     before = set(target.parent.iterdir())
-    with halfway(action, home, file) as process:
+    with halfway(CHILD, action, str(home), str(file)) as process:
         process.kill()
         process.wait(SECONDS)
     (left,) = set(target.parent.iterdir()) - before
@@ -98,7 +82,7 @@ def test_the_next_backup_removes_the_files_of_a_killed_one(prepared: tuple[str, 
 def test_one_that_runs_keeps_its_files_and_the_next_is_refused(prepared: tuple[str, Path, Path, Path]) -> None:
     action, home, file, target = prepared
     folder = unfinished.path_of(target, target.parent)
-    with halfway(action, home, file) as process:
+    with halfway(CHILD, action, str(home), str(file)) as process:
         before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
         with pytest.raises(ArchiveError, match="another backup or restore is making") as raised:
             run(action, home, file)
