@@ -18,7 +18,7 @@ from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from services.download.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
-from tests.contract.download.in_parts import DATA, PARALLEL, PART, PARTS, SIZE
+from tests.contract.download.in_parts import DATA, NEVER, PARALLEL, PART, PARTS, SIZE
 from tests.contract.download.journal import HEADER, counted, opened, until
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.patience import PATIENCE
@@ -104,6 +104,8 @@ class Service:
 
 Open = Callable[[], Awaitable[Service]]
 OpenWith = Callable[..., Awaitable[Service]]
+Restart = Callable[[], Awaitable[tuple[Service, list[tuple[int, int]]]]]
+"""Returns the new service and the ranges that were asked for before it."""
 
 
 @pytest.fixture
@@ -186,6 +188,26 @@ def open_half(parted: OpenWith, source: RangedServer, journal: Database) -> Open
 @pytest.fixture
 async def half(open_half: OpenWith) -> Service:
     return await open_half()
+
+
+@pytest.fixture
+def restart(
+    half: Service,
+    source: RangedServer,
+    journal: Database,
+    parted: OpenWith,
+    stop_member: Callable[[Member], Awaitable[None]],
+) -> Restart:
+    """Stops the service that has half of the model, and starts it again; the source holds nothing back any more."""
+
+    async def restarted() -> tuple[Service, list[tuple[int, int]]]:
+        await stop_member(half.member)
+        assert (await counted(journal))[0] == 1
+        asked = list(source.ranges)
+        source.go_on_until(NEVER)
+        return await parted(), asked
+
+    return restarted
 
 
 def import_file(service: Service, name: str, data: bytes) -> str:

@@ -19,6 +19,8 @@ PARTS = 20
 SIZE = PARTS * PART
 DATA = large_model(SIZE - PART // 2, seed=3)
 DIGEST = hashlib.sha256(DATA).hexdigest()
+NEVER = 10**9
+"""Number of sent bytes that the source does not reach."""
 AGAIN = PARALLEL * PART + HEADER
 """Most bytes that one kill costs."""
 

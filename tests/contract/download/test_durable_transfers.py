@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
-from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
-from tests.contract.download.conftest import OpenWith, Service
+from tests.contract.download.conftest import OpenWith, Restart, Service
 from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, SIZE, nothing_left
 from tests.contract.download.journal import HEADER, counted, until
 from tests.contract.ranged_source import RangedServer, large_model
@@ -22,17 +20,8 @@ async def test_a_cancelled_transfer_in_parts_leaves_nothing(half: Service, journ
     await nothing_left(half, journal)
 
 
-async def test_a_stopped_service_goes_on_after_its_restart(
-    half: Service,
-    source: RangedServer,
-    journal: Database,
-    parted: OpenWith,
-    stop_member: Callable[[Member], Awaitable[None]],
-) -> None:
-    await stop_member(half.member)
-    assert (await counted(journal))[0] == 1
-    source.go_on_until(SIZE * 100)
-    again = await parted()
+async def test_a_stopped_service_goes_on_after_its_restart(source: RangedServer, restart: Restart) -> None:
+    again, _ = await restart()
     found = await again.state("m1")
     assert (found.state, found.sha256, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, DIGEST, 1)
     assert source.sent <= len(DATA) + HEADER + AGAIN

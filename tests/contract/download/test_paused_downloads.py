@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import pytest
 
 from llamesh.kit.database import Database
-from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
 from services.download.partial_objects import PartialObjects
 from services.download.slots import MAX_OF_USER
 from services.download.sources import SourceObject
 from services.download.tables import TransferRow
 from services.download.transfers import Transfers
-from tests.contract.download.conftest import TINY, OpenWith, Service, import_file
-from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, PARALLEL, PART, PARTS, nothing_left
+from tests.contract.download.conftest import TINY, OpenWith, Restart, Service, import_file
+from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, NEVER, PARALLEL, PART, PARTS, nothing_left
 from tests.contract.download.journal import HEADER, counted, until
 from tests.contract.model_source import ModelServer
 from tests.contract.patience import PATIENCE
@@ -25,8 +23,6 @@ from tests.contract.ranged_source import RangedServer
 from tests.contract.rich_status import refused
 
 PAUSED, QUEUED, RUNNING = pb.DOWNLOAD_STATE_PAUSED, pb.DOWNLOAD_STATE_QUEUED, pb.DOWNLOAD_STATE_RUNNING
-NEVER = 10**9
-"""Number of sent bytes that the source does not reach."""
 
 
 async def test_a_resumed_download_fetches_only_what_it_lacks(
@@ -46,17 +42,10 @@ async def test_a_resumed_download_fetches_only_what_it_lacks(
 
 
 async def test_a_paused_download_stays_paused_over_a_restart_and_keeps_its_parts(
-    half: Service,
-    source: RangedServer,
-    journal: Database,
-    parted: OpenWith,
-    stop_member: Callable[[Member], Awaitable[None]],
+    half: Service, source: RangedServer, journal: Database, restart: Restart
 ) -> None:
     paused = await half.pause("m1")
-    await stop_member(half.member)
-    source.go_on_until(NEVER)
-    asked = list(source.ranges)
-    again = await parted()
+    again, asked = await restart()
     # A download that ends shows that the service has looked at its rows and objects.
     await again.fetched("m2", import_file(again, "a.gguf", TINY))
     found = await again.get("m1")
