@@ -135,7 +135,7 @@ def _content(file: str, setting: str) -> str:
         with open_regular(expanded(file, setting)) as opened:
             content = opened.read(MAX_BYTES + 1)
     except NotRegularError as error:
-        raise CertificateError(f"{setting}: {file} is no regular file", f"correct {setting}") from error
+        raise CertificateError(f"{setting}: {error}", f"correct {setting}") from error
     except PermissionError as error:
         raise CertificateError(
             f"{setting}: {file} cannot be read by this user", f"let user {os.getuid()} read it, and enter its folders"

@@ -11,9 +11,21 @@ import stat
 from pathlib import Path
 from typing import IO
 
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
 
 class NotRegularError(Exception):
-    """The path names a folder, a device, a pipe or a socket."""
+    """The path names a folder, a device, a pipe or a socket. The message says that it is no regular file, and what it is."""
+
+    def __init__(self, path: Path, mode: int) -> None:
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
+        super().__init__(f"{path} is no regular file but {kind}")
 
 
 def open_regular(path: Path) -> IO[bytes]:
@@ -23,12 +35,13 @@ def open_regular(path: Path) -> IO[bytes]:
     except OSError as error:
         # Neither a folder nor a socket can be opened so: EISDIR, ENXIO.
         if error.errno in (errno.EISDIR, errno.ENXIO):
-            raise NotRegularError from error
+            raise NotRegularError(path, path.stat().st_mode) from error
         raise
-    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
         return file
     file.close()
-    raise NotRegularError
+    raise NotRegularError(path, mode)
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
         with open_regular(path) as file:
             content = file.read(MAX_BYTES + 1).removeprefix(BOM_UTF8)
     except NotRegularError as error:
-        raise NotTextError(f"{path} is no regular file") from error
+        raise NotTextError(str(error)) from error
     if len(content) > MAX_BYTES:
         raise NotTextError(f"{path} has more than {MAX_BYTES} bytes")
     try:

@@ -14,7 +14,7 @@ def read_bounded(path: Path, most: int) -> bytes:
         with open_regular(path) as file:
             content = file.read(most + 1)
     except NotRegularError as error:
-        raise CommandError(f"{path} is no regular file", code=Exit.USAGE) from error
+        raise CommandError(str(error), code=Exit.USAGE) from error
     if len(content) > most:
         raise CommandError(f"{path} is too long: at most {most} bytes are read", code=Exit.USAGE)
     return content

@@ -21,6 +21,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.config_sources import unknown_variables, wrong_lines
 from llamesh.kit.config_words import refusal
 from llamesh.locations import home_directory
+from llamesh.regular_files import NotRegularError, open_regular
 from llamesh.text_files import NotTextError, read_text
 
 
@@ -36,8 +37,8 @@ def load_settings() -> Settings:
     """Read the settings of this process; WrongSettingsError if a value or a line of the file is invalid."""
     named = os.environ.get("LLAMESH_CONFIG")
     file = Path(named) if named else home_directory(os.environ) / "config.env"
-    if named and not file.is_file():
-        raise WrongSettingsError([f"setting LLAMESH_CONFIG: there is no file {named}"])
+    if named:
+        _check_named(file)
     wrong = wrong_lines(file, _names())
     try:
         settings = Settings(_env_file=None if wrong else file)  # type: ignore[call-arg]
@@ -46,6 +47,21 @@ def load_settings() -> Settings:
     if wrong:
         raise WrongSettingsError(wrong)
     return settings
+
+
+def _check_named(file: Path) -> None:
+    """Raise WrongSettingsError unless LLAMESH_CONFIG names a file that can be read."""
+    try:
+        open_regular(file).close()
+    except (FileNotFoundError, NotADirectoryError):
+        problem = f"there is no file {file}"
+    except OSError as error:
+        problem = f"{file} cannot be read: {error.strerror}"
+    except NotRegularError as error:
+        problem = str(error)
+    else:
+        return
+    raise WrongSettingsError([f"setting LLAMESH_CONFIG: {problem}"])
 
 
 def readable_settings() -> tuple[Settings, list[str]]:

@@ -162,7 +162,8 @@ def test_only_a_regular_file_is_restored(
     with open_pipe_as_input():
         assert run(["restore", source]) == Exit.USAGE
     said = capsys.readouterr().err
-    assert f"{tmp_path / source} is no regular file: a backup can be read only from a file" in said
+    assert f"{tmp_path / source} is no regular file but a " in said
+    assert ": a backup can be read only from a file" in said
     assert "hint: write the backup to a file" in said
     assert not (tmp_path / "new").exists()
 

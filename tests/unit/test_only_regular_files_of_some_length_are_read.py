@@ -20,8 +20,9 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(listening))
-    for path in (Path("/dev/zero"), pipe, listening, tmp_path):
-        with pytest.raises(CommandError, match="is no regular file"):
+    kinds = {Path("/dev/zero"): "a device", pipe: "a pipe", listening: "a socket", tmp_path: "a folder"}
+    for path, kind in kinds.items():
+        with pytest.raises(CommandError, match=f"^{path} is no regular file but {kind}$"):
             read_bounded(path, 10)
 
 

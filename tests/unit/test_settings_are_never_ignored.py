@@ -13,7 +13,7 @@ import pytest
 from llamesh.cli.mesh.checks import examine
 from llamesh.cli.mesh.settings import read_settings
 from llamesh.kit import config_loading
-from llamesh.kit.config_loading import WrongSettingsError, load_settings, warnings
+from llamesh.kit.config_loading import WrongSettingsError, load_settings, readable_settings, warnings
 from llamesh.kit.config_sources import ENVIRONMENT_ONLY
 from llamesh.text_files import MAX_BYTES
 
@@ -113,6 +113,30 @@ def test_a_file_that_cannot_be_read_is_refused(file: Path) -> None:
     os.mkfifo(file)
     with pytest.raises(WrongSettingsError, match="is no regular file"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pipe", "{named} is no regular file but a pipe"),
+        ("folder", "{named} is no regular file but a folder"),
+        ("/dev/zero", "/dev/zero is no regular file but a device"),
+        ("missing", "there is no file {named}"),
+        ("file/below", "there is no file {named}"),
+    ],
+)
+def test_what_llamesh_config_names_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LLAMESH_CONFIG", str(tmp_path / name))
+    said = [f"setting LLAMESH_CONFIG: {words.format(named=tmp_path / name)}"]
+    with pytest.raises(WrongSettingsError) as refused:
+        load_settings()
+    assert refused.value.problems == said
+    assert readable_settings()[1] == said
 
 
 def test_no_file_is_no_problem(file: Path) -> None:

@@ -166,7 +166,7 @@ def _opened(source: Path) -> IO[bytes]:
         return open_regular(source)
     except NotRegularError as error:
         raise ArchiveError(
-            f"{source} is no regular file: a backup can be read only from a file",
+            f"{error}: a backup can be read only from a file",
             "write the backup to a file, and restore that file",
         ) from error
 
