@@ -12,18 +12,34 @@ from urllib.parse import unquote, urlsplit
 from llamesh.hub_addresses import HUB_HOSTS, read_hub_address, read_hub_page
 from llamesh.nearest import nearest
 from llamesh.part_names import whole_name
+from llamesh.registry_addresses import (
+    DOCKER_HUB,
+    is_ollama_page,
+    likely_registry_address,
+    read_ollama_page,
+    read_registry_address,
+)
 
-ADDRESSES = "https://HOST/PATH/FILE.gguf, hf:OWNER/REPO:Q4_K_M, s3://NAME/KEY, quant:MODEL"
+ADDRESSES = "https://HOST/PATH/FILE.gguf, hf:OWNER/REPO:Q4_K_M, ollama:NAME:TAG, oci://HOST/REPOSITORY:TAG, s3://NAME/KEY, quant:MODEL"
 """The forms of an address, for messages."""
 FORMS = f"{ADDRESSES}, or the path of a file: ./FILE.gguf"
 """What the command takes, for messages. A service reads no path: it has another working directory."""
 
-_SHORT = ("hf", "quant")
+_SHORT = ("hf", "ollama", "quant")
 """Schemes without //."""
-_LONG = ("https", "http", "s3", "file")
+_LONG = ("https", "http", "oci", "s3", "file")
 SCHEMES = (*_LONG, *_SHORT)
 """Every scheme of an address: those of `sources_of` in the download service."""
-_OTHER_NAMES = {"huggingface": "hf", "hugging-face": "hf", "hub": "hf", "minio": "s3", "https+hf": "hf"}
+_OTHER_NAMES = {
+    "huggingface": "hf",
+    "hugging-face": "hf",
+    "hub": "hf",
+    "minio": "s3",
+    "https+hf": "hf",
+    "docker": "oci",
+    "registry": "oci",
+    "oras": "oci",
+}
 _SCHEME = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+-]{0,15})(?::/{0,3}|/{2,3})(?P<rest>[^/].*)", re.ASCII | re.DOTALL)
 _HOST = re.compile(r"(?P<host>(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,})(?::\d+)?/.", re.ASCII)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?::[\w.-]+)?", re.ASCII)
@@ -31,7 +47,8 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?::[\w.-]+)?", 
 
 def is_address(word: str) -> bool:
     """Whether a word is meant as an address, valid or not, and not as a path or a name."""
-    return "://" in word or word.lower().startswith(tuple(f"{scheme}:" for scheme in _SHORT)) or _is_hub_page(word)
+    short = word.lower().startswith(tuple(f"{scheme}:" for scheme in (*_SHORT, "oci")))
+    return "://" in word or short or _is_hub_page(word) or is_ollama_page(word)
 
 
 def canonical(word: str, hub_hosts: Collection[str] = HUB_HOSTS) -> str:
@@ -40,8 +57,12 @@ def canonical(word: str, hub_hosts: Collection[str] = HUB_HOSTS) -> str:
     scheme, colon, rest = word.partition(":")
     if colon and scheme.lower() == "hf":
         return str(read_hub_address(word))
+    if colon and scheme.lower() in {"ollama", "oci"}:
+        return str(read_registry_address(word))
     if colon and scheme.lower() in {"quant", "s3"}:
         return f"{scheme.lower()}:{rest}"
+    if is_ollama_page(word):
+        return str(read_ollama_page(word))
     return str(read_hub_page(word)) if _is_hub_page(word, hub_hosts) else word
 
 
@@ -50,8 +71,12 @@ def likely(word: str) -> str:
     word = word.strip()
     if found := _SCHEME.fullmatch(word):
         names = {name: name for name in SCHEMES} | _OTHER_NAMES
-        if scheme := nearest(found["scheme"], names, 0.7):
+        # llama3:8b is a model and its tag, not a scheme.
+        is_model = found["scheme"].lower().startswith("llama")
+        if not is_model and (scheme := nearest(found["scheme"], names, 0.7)):
             return _written(names[scheme], found["rest"])
+    if meant := likely_registry_address(word):
+        return meant
     if found := _HOST.match(word):
         return f"https://{word}"
     if _REPOSITORY.fullmatch(word) and not word.lower().endswith(".gguf"):
@@ -66,6 +91,11 @@ def default_name(address: str) -> str:
             return whole_name(read_hub_address(address).model_name)
         except ValueError:
             return ""
+    if address.startswith(("ollama:", "oci:")):
+        try:
+            return read_registry_address(address).model_name
+        except ValueError:
+            return ""
     if address.startswith("quant:"):
         return address.partition(":")[2]
     # Only URLs are escaped, not S3 keys and paths.
@@ -76,6 +106,9 @@ def default_name(address: str) -> str:
 def _written(scheme: str, rest: str) -> str:
     if scheme in _SHORT:
         return f"{scheme}:{rest}"
+    if scheme == "oci":
+        host = rest.partition("/")[0]
+        rest = rest if any(sign in host for sign in ".:") or host == "localhost" else f"{DOCKER_HUB}/{rest}"
     return f"{scheme}://{'/' if scheme == 'file' else ''}{rest}"
 
 

@@ -151,8 +151,8 @@ def pull(
     Parameters
     ----------
     source
-        The https address of a GGUF file, hf:OWNER/REPO:Q4_K_M, s3://NAME/KEY, quant:MODEL, or a file of this machine. Empty: the Quant
-        service, by --uuid.
+        The https address of a GGUF file, hf:OWNER/REPO:Q4_K_M, ollama:NAME:TAG, oci://HOST/REPOSITORY:TAG, s3://NAME/KEY, quant:MODEL, or
+        a file of this machine. Empty: the Quant service, by --uuid.
     name
         The model's name; the file's name if not given.
     uuid
@@ -160,7 +160,8 @@ def pull(
     sha256
         What the file's SHA-256 must be; that of the first part of a model in parts.
     mmproj
-        The model's multimodal projector, a source like the model's; none for no projector. Default: the one beside the model on the Hub.
+        The model's multimodal projector, a source like the model's; none for no projector. Default: the one beside the model on the Hub,
+        or in its registry.
     lora
         A LoRA adapter of the model, NAME=SOURCE; `llamesh serve --lora NAME` uses it. May be given several times.
     wait

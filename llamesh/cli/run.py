@@ -50,8 +50,8 @@ def run(
     Parameters
     ----------
     model
-        A served name, a model of the catalogue, or where to fetch one: hf:OWNER/REPO:Q4_K_M, the https address of a GGUF file,
-        s3://NAME/KEY, quant:MODEL, or the path of a file: ./FILE.gguf.
+        A served name, a model of the catalogue, or where to fetch one: hf:OWNER/REPO:Q4_K_M, ollama:NAME:TAG, the https address of a GGUF
+        file, oci://HOST/REPOSITORY:TAG, s3://NAME/KEY, quant:MODEL, or the path of a file: ./FILE.gguf.
     prompt
         The question. Without it: standard input, or a conversation in a terminal.
     ctx_size

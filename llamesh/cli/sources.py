@@ -16,7 +16,6 @@ from llamesh.nearest import nearest
 
 MAX_SHOWN = 10
 """Names of the mesh that a refusal shows."""
-_OLLAMA = {"ollama.com", "www.ollama.com", "registry.ollama.ai", "ollama.ai"}
 
 
 def is_source(word: str) -> bool:
@@ -45,8 +44,6 @@ def check_source(source: str, profile: Profile) -> None:
 
 def _file(source: str) -> Path | None:
     """The file of this machine that a source names; None for an address or no source. CommandError if it is neither."""
-    if _of_ollama(source):
-        raise no_source(source)
     if is_address(source) or not source:
         return None
     if is_path(source) or (source.endswith(".gguf") and not likely(source)):
@@ -56,13 +53,6 @@ def _file(source: str) -> Path | None:
 
 def no_source(word: str, known: Sequence[str] | None = None) -> CommandError:
     """Return the refusal of an unknown word, with the nearest valid form. `known` are the valid names; None: a name is not valid here."""
-    if _of_ollama(word):
-        return CommandError(
-            f"{word} is of Ollama's registry, which has no GGUF file at an address",
-            parts=["the file of a model that Ollama has fetched is in the line FROM of: ollama show --modelfile NAME"],
-            hint="`llamesh pull PATH --name NAME` takes that file; or name the model on Hugging Face: hf:OWNER/REPO:Q4_K_M",
-            code=Exit.USAGE,
-        )
     what = "neither an address nor a file" if known is None else "no model of the mesh, no address and no file"
     parts = [f"the mesh has: {', '.join(dict.fromkeys(known[:MAX_SHOWN]))}"] if known else []
     hint = f"give {FORMS}"
@@ -72,17 +62,9 @@ def no_source(word: str, known: Sequence[str] | None = None) -> CommandError:
         hint = f"did you mean {meant}?"
     elif local := _file_nearby(word):
         hint = f"did you mean {local}?"
-    elif found := re.fullmatch(r"([\w.-]+)(:[\w.-]+)?", word):
-        search = f"https://huggingface.co/models?library=gguf&search={quote(found[1])}"
-        other = "names of other registries are not looked up; " if found[2] else ""
-        hint = f"{other}give {FORMS}; {search} finds models"
+    elif re.fullmatch(r"[\w.-]+", word):
+        hint = f"give {FORMS}; https://huggingface.co/models?library=gguf&search={quote(word)} finds models"
     return CommandError(f"{word} is {what}", parts=parts, hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
-
-
-def _of_ollama(word: str) -> bool:
-    """Whether a word is a page or an address of Ollama's registry."""
-    host = word.lower().partition("://")[2] or word.lower()
-    return host.split("/")[0] in _OLLAMA or word.lower().startswith("ollama:")
 
 
 def _file_nearby(word: str) -> str:

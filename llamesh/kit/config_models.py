@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
 
 from llamesh.kit.config_types import BytesPerSecond, Directory, HostAndPort, Positive, Split, named
-from llamesh.kit.source_places import HUB, HubEndpoint, S3Places, WebAddress
+from llamesh.kit.source_places import HUB, OLLAMA, HubEndpoint, OllamaRegistry, Registries, S3Places, WebAddress
 
 
 class ModelSettings(BaseSettings):
@@ -87,4 +87,13 @@ class ModelSettings(BaseSettings):
         {},
         'Places that s3://NAME/KEY reads, as JSON: {"NAME": {"endpoint": "host:port", "bucket": "...", "access_key": "...",'
         ' "secret_key": "...", "secure": true, "region": "us-east-1"}}.',
+    )
+    ollama_registry: OllamaRegistry = named(
+        "LLAMESH_OLLAMA_REGISTRY", OLLAMA, "Address of Ollama's registry or of a mirror, for ollama: sources."
+    )
+    oci_registries: Annotated[Registries, NoDecode] = named(
+        "LLAMESH_OCI_REGISTRIES",
+        {},
+        'Registries of oci: sources that need credentials, have a private address or no TLS, as JSON: {"HOST:PORT": {"username": "...",'
+        ' "password": "...", "token_server": "https://HOST", "secure": true}}. Public repositories of others are read without.',
     )

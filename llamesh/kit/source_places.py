@@ -1,4 +1,4 @@
-"""Reads the places of models from settings: addresses of web services, and named places of S3 servers with their credentials.
+"""Reads the places of models from settings: addresses of web services, named places of S3 servers, and registries, with credentials.
 
 Invariant: no message shows a value of a place, because it may be a secret.
 """
@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
 
 HUB = "https://huggingface.co"
 """The Hugging Face Hub itself."""
+OLLAMA = "https://registry.ollama.ai"
+"""Ollama's registry itself."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _ENDPOINT = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _EXAMPLE = '{"models": {"endpoint": "s3.example.com", "access_key": "...", "secret_key": "..."}}'
+
+_REGISTRY_EXAMPLE = '{"registry.example:5000": {"username": "...", "password": "..."}}'
+_Place = TypeVar("_Place", bound=BaseModel)
 
 
 class S3Place(BaseModel):
@@ -35,31 +41,71 @@ class S3Place(BaseModel):
     region: str = "us-east-1"
 
 
+class RegistryPlace(BaseModel):
+    """A registry, with credentials to read it. Without a password, public repositories are read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    """A password or an access token, which goes to the registry and to `token_server` only."""
+    token_server: str = ""
+    """Address of the service that gives tokens for the registry, if it is on another host."""
+    secure: bool = True
+    """Whether TLS is used."""
+
+
 def read_places(text: str) -> dict[str, S3Place]:
     """Read LLAMESH_S3_SOURCES, a JSON object of places by name; ValueError with the remedy, without any value."""
+    return {name: _place(name, place) for name, place in _object(text, _EXAMPLE).items()}
+
+
+def read_registries(text: str) -> dict[str, RegistryPlace]:
+    """Read LLAMESH_OCI_REGISTRIES, a JSON object of registries by host; ValueError with the remedy, without any value."""
+    return {name.lower(): _registry(name, place) for name, place in _object(text, _REGISTRY_EXAMPLE).items()}
+
+
+def _object(text: str, example: str) -> Mapping[str, object]:
     try:
         given = json.loads(text) if text.strip() else {}
     except ValueError:
-        raise ValueError(f"it is not JSON such as {_EXAMPLE}") from None
+        raise ValueError(f"it is not JSON such as {example}") from None
     if not isinstance(given, dict):
-        raise ValueError(f"it is not a JSON object such as {_EXAMPLE}")
-    return {name: _place(name, place) for name, place in given.items()}
+        raise ValueError(f"it is not a JSON object such as {example}")
+    return given
+
+
+def _validated(kind: type[_Place], what: str, given: object) -> _Place:
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        wrong = ", ".join(sorted({".".join(map(str, item["loc"])) or what for item in error.errors()}))
+        fields = ", ".join(kind.model_fields)
+        raise ValueError(f"{what} has a wrong or missing field: {wrong}; it may have {fields}") from None
 
 
 def _place(name: str, given: object) -> S3Place:
     if not _NAME.fullmatch(name):
         raise ValueError("the name of a place has lower-case letters, digits, dots and hyphens only, at most 63")
-    try:
-        place = S3Place.model_validate(given)
-    except ValidationError as error:
-        wrong = ", ".join(sorted({".".join(map(str, item["loc"])) or "the place" for item in error.errors()}))
-        fields = ", ".join(S3Place.model_fields)
-        raise ValueError(f"the place {name} has a wrong or missing field: {wrong}; it may have {fields}") from None
+    place = _validated(S3Place, f"the place {name}", given)
     if not _ENDPOINT.fullmatch(place.endpoint):
         raise ValueError(f"the endpoint of the place {name} is not host or host:port")
     if bool(place.access_key.get_secret_value()) != bool(place.secret_key.get_secret_value()):
         raise ValueError(f"the place {name} needs both access_key and secret_key, or neither")
     return place.model_copy(update={"bucket": place.bucket or name})
+
+
+def _registry(name: str, given: object) -> RegistryPlace:
+    if not _ENDPOINT.fullmatch(name):
+        raise ValueError("the name of a registry is its host or host:port")
+    place = _validated(RegistryPlace, f"the registry {name}", given)
+    if place.username and not place.password.get_secret_value():
+        raise ValueError(f"the registry {name} needs a password with its username")
+    try:
+        server = read_web_address(place.token_server) if place.token_server else ""
+    except ValueError as error:
+        raise ValueError(f"the token_server of the registry {name}: {error}") from None
+    return place.model_copy(update={"token_server": server})
 
 
 def read_web_address(text: str) -> str:
@@ -78,9 +124,17 @@ def _read_if_text(value: object) -> object:
     return read_places(value) if isinstance(value, str) else value
 
 
+def _read_registries_if_text(value: object) -> object:
+    return read_registries(value) if isinstance(value, str) else value
+
+
 S3Places = Annotated[dict[str, S3Place], BeforeValidator(_read_if_text)]
 """Type of a setting with places of S3 servers by name."""
+Registries = Annotated[dict[str, RegistryPlace], BeforeValidator(_read_registries_if_text)]
+"""Type of a setting with registries by host."""
 WebAddress = Annotated[str, AfterValidator(lambda text: read_web_address(text) if text else "")]
 """Type of a setting with the address of a web service; empty: none."""
 HubEndpoint = Annotated[str, AfterValidator(lambda text: read_web_address(text or HUB))]
 """Type of HF_ENDPOINT. Other programs read this variable too, and treat an empty one as the default."""
+OllamaRegistry = Annotated[str, AfterValidator(lambda text: read_web_address(text or OLLAMA))]
+"""Type of the setting with the address of Ollama's registry."""

@@ -136,8 +136,9 @@ class StartDownloadRequest(google.protobuf.message.Message):
     model_uuid: builtins.str
     """The model's id from now on. 1 to 128 characters of [A-Za-z0-9._-]."""
     source: builtins.str
-    """"https://host/path/file.gguf", "hf:owner/repo:Q4_K_M" or any page of a model on huggingface.co, "s3://name/key" of LLAMESH_S3_SOURCES,
-    "quant:model", or "file:///path/file.gguf" below LLAMESH_IMPORT_DIRS. Empty: as before, or else the Quant service.
+    """"https://host/path/file.gguf", "hf:owner/repo:Q4_K_M" or any page of a model on huggingface.co, "ollama:name:tag" or any page of a model
+    on ollama.com, "oci://host/repository:tag" or "oci://host/repository@sha256:digest" of a registry, "s3://name/key" of
+    LLAMESH_S3_SOURCES, "quant:model", or "file:///path/file.gguf" below LLAMESH_IMPORT_DIRS. Empty: as before, or else the Quant service.
     If the file's name ends in -00001-of-00003.gguf or another number, all parts are fetched as one model.
     """
     name: builtins.str
@@ -553,7 +554,9 @@ class Download(google.protobuf.message.Message):
     resume_count: builtins.int
     """Times it was started again after an interruption or a pause."""
     revision: builtins.str
-    """The revision of the source, if it has revisions: the commit of a repository of Hugging Face. Known once RUNNING."""
+    """The revision of the source, if it has revisions: the commit of a repository of Hugging Face, or the SHA-256 of the manifest in a
+    registry. Known once RUNNING.
+    """
     @property
     def error(self) -> Global___DownloadError:
         """Why the download FAILED; while QUEUED, the cause of the wait."""

@@ -102,6 +102,8 @@ class _ModelSourceKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     """The Quant service."""
     MODEL_SOURCE_KIND_FILE: _ModelSourceKind.ValueType  # 5
     """A file."""
+    MODEL_SOURCE_KIND_REGISTRY: _ModelSourceKind.ValueType  # 6
+    """An OCI registry, or Ollama's."""
 
 class ModelSourceKind(_ModelSourceKind, metaclass=_ModelSourceKindEnumTypeWrapper):
     """What a model was fetched from."""
@@ -118,6 +120,8 @@ MODEL_SOURCE_KIND_QUANT: ModelSourceKind.ValueType  # 4
 """The Quant service."""
 MODEL_SOURCE_KIND_FILE: ModelSourceKind.ValueType  # 5
 """A file."""
+MODEL_SOURCE_KIND_REGISTRY: ModelSourceKind.ValueType  # 6
+"""An OCI registry, or Ollama's."""
 Global___ModelSourceKind: typing_extensions.TypeAlias = ModelSourceKind
 
 class _ModelOrder:
@@ -181,7 +185,9 @@ class Model(google.protobuf.message.Message):
     Downloading it again repairs it.
     """
     revision: builtins.str
-    """The revision of the source that it is of: the commit of a repository of Hugging Face. Empty: the source has none."""
+    """The revision of the source that it is of: the commit of a repository of Hugging Face, or the SHA-256 of the manifest in a registry.
+    Empty: the source has none.
+    """
     fetched_by: builtins.str
     """Subject of the token that asked for it last. Empty: fetched by a release that did not record it."""
     @property

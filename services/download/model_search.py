@@ -25,7 +25,15 @@ _ORDERS: Mapping[str, tuple[InstrumentedAttribute[Any], type[str] | type[int] | 
     "name": (ModelRow.search_name, str),
     "size_bytes": (ModelRow.size_bytes, int),
 }
-SOURCE_KINDS = {"hf": "hub", "http": "http", "https": "http", "s3": "s3", "quant": "quant"}
+SOURCE_KINDS = {
+    "hf": "hub",
+    "http": "http",
+    "https": "http",
+    "oci": "registry",
+    "ollama": "registry",
+    "quant": "quant",
+    "s3": "s3",
+}
 """Kind of a source by its scheme; a source without one is the name of a file."""
 
 

@@ -54,6 +54,7 @@ from services.download.sources import (
     QuantModels,
     QuantOverHttp,
     QuantSource,
+    RegistrySource,
     S3Bucket,
     S3Source,
     Source,
@@ -211,7 +212,17 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     if settings.quant_service_url:
         models = QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)
     quant = QuantSource(models, bucket, FileSource([variants_directory(settings.home)]))
-    kinds: dict[str, Source] = {"https": https, "http": https, "file": file, "hf": hub, "s3": s3, "quant": quant}
+    registry = RegistrySource(rules, settings.oci_registries, settings.ollama_registry)
+    kinds: dict[str, Source] = {
+        "https": https,
+        "http": https,
+        "file": file,
+        "hf": hub,
+        "ollama": registry,
+        "oci": registry,
+        "s3": s3,
+        "quant": quant,
+    }
     return Sources(kinds, HUB_HOSTS | {hub.host})
 
 

@@ -121,8 +121,8 @@ def test_from_ollama(mesh: RunningMesh, user: dict[str, str], tmp_path: Path) ->
     sentence.write(tmp_path / "tiny.gguf")
     assert "hint: llamesh login" in llamesh("run", "./tiny.gguf", "Why is the sky blue?", fails=Exit.NOT_SIGNED_IN)
     llamesh("login", "admin", "--password-stdin", stdin="admin\n")
-    # A name of ollama's library is no model here: the hint says which forms are.
-    assert "https://HOST/PATH/FILE.gguf" in llamesh("run", "llama3.2:1b", "Hello!", fails=Exit.USAGE)
+    # A name of ollama's library is no model here: the hint is its address.
+    assert "did you mean ollama:llama3.2:1b?" in llamesh("run", "llama3.2:1b", "Hello!", fails=Exit.USAGE)
     assert llamesh("run", "./tiny.gguf", "Why is the sky blue?").strip() == SENTENCE
     assert "tiny.gguf" in llamesh("list")
     assert "READY" in llamesh("ps")

@@ -12,6 +12,7 @@ from llamesh.kit.config import Settings
 from llamesh.model_addresses import SCHEMES, canonical, default_name, is_address, likely
 from services.download.service import sources_of
 
+HEX = "0123456789abcdef" * 4
 REPO = "hf:ggml-org/SmolLM2-GGUF"
 
 
@@ -37,10 +38,29 @@ REPO = "hf:ggml-org/SmolLM2-GGUF"
         ("https://huggingface.co/ggml-org/SmolLM2-GGUF/blob/refs%2Fpr%2F1/a.gguf", f"{REPO}@refs%2Fpr%2F1/a.gguf"),
         ("hf:ggml-org/SmolLM2-GGUF:a.Q8_0.gguf", f"{REPO}/a.Q8_0.gguf"),
         ("hf:ggml-org/SmolLM2-GGUF@abc123:Q8_0", f"{REPO}@abc123:Q8_0"),
+        ("ollama:smollm2:135m", "ollama:smollm2:135m"),
+        ("OLLAMA:smollm2", "ollama:smollm2"),
+        ("ollama://smollm2:latest", "ollama:smollm2"),
+        ("ollama:library/smollm2:135m", "ollama:smollm2:135m"),
+        ("ollama:Ada/Model.v2", "ollama:Ada/Model.v2"),
+        ("ollama:registry.ollama.ai/library/smollm2:135m", "ollama:smollm2:135m"),
+        ("ollama.com/library/smollm2:135m", "ollama:smollm2:135m"),
+        ("https://ollama.com/library/smollm2/tags", "ollama:smollm2"),
+        ("https://www.ollama.com/ada/model:q4?x=1", "ollama:ada/model:q4"),
+        ("https://registry.ollama.ai/v2/library/smollm2/manifests/135m", "ollama:smollm2:135m"),
+        (f"ollama:smollm2:135m@sha256:{HEX}", f"ollama:smollm2@sha256:{HEX}"),
+        ("oci://ghcr.io/ada/model:v1", "oci://ghcr.io/ada/model:v1"),
+        ("oci:ghcr.io/ada/model:v1", "oci://ghcr.io/ada/model:v1"),
+        ("OCI://GHCR.io/ada/model:latest/", "oci://ghcr.io/ada/model"),
+        (f"oci://localhost:5000/a/b/c:v1@sha256:{HEX}", f"oci://localhost:5000/a/b/c@sha256:{HEX}"),
+        (f"oci://ghcr.io/a/b@sha256:{HEX}#sha256:{HEX}", f"oci://ghcr.io/a/b@sha256:{HEX}#sha256:{HEX}"),
+        ("oci://index.docker.io/smollm2", "oci://docker.io/library/smollm2"),
+        ("oci://registry.ollama.ai/library/smollm2:135m", "ollama:smollm2:135m"),
         ("S3://place/a.gguf", "s3://place/a.gguf"),
         ("Quant:m1", "quant:m1"),
         ("https://models.example/a.gguf?sig=x", "https://models.example/a.gguf?sig=x"),
         ("https://huggingface.co/datasets/a/b/resolve/main/x.gguf",) * 2,
+        (f"https://registry.ollama.ai/v2/library/smollm2/blobs/sha256:{HEX}",) * 2,
         ("/models/a.gguf", "/models/a.gguf"),
     ],
 )
@@ -65,6 +85,34 @@ def test_every_spelling_has_one_form(written: str, meant: str) -> None:
     ],
 )
 def test_an_address_that_names_no_hub_model_is_refused_with_the_reason(written: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        canonical(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("ollama:", "ollama:NAME"),
+        ("ollama:a/b/c", "ollama:OWNER/NAME"),
+        ("ollama:../x", "ollama:NAME"),
+        ("ollama:x:", "no tag"),
+        ("ollama:x:a b", "ollama:NAME"),
+        ("ollama:x@sha256:12", "64 hexadecimal digits"),
+        ("ollama:x@sha512:12", "64 hexadecimal digits"),
+        ("ollama.com/search", "not that of a model"),
+        ("https://ollama.com/blog/a/b/c", "not that of a model"),
+        ("oci://", "oci://HOST/REPOSITORY"),
+        ("oci://ghcr.io", "oci://HOST/REPOSITORY"),
+        ("oci://ai/smollm2", "did you mean oci://docker.io/ai/smollm2"),
+        ("oci://ghcr.io/Ada/Model:V1", "did you mean oci://ghcr.io/ada/model:V1"),
+        ("oci://ghcr.io/a//b", "no name of a repository"),
+        ("oci://ghcr.io/a/../b", "no name of a repository"),
+        (f"oci://ghcr.io/{'a' * 256}", "no name of a repository"),
+        ("oci://user:secret@ghcr.io/a/b", "oci://HOST/REPOSITORY"),
+        (f"oci://ghcr.io/a:{'t' * 129}", "no tag"),
+    ],
+)
+def test_an_address_that_names_no_model_of_a_registry_is_refused_with_the_reason(written: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         canonical(written)
 
@@ -94,7 +142,13 @@ def test_pages_of_a_mirror_are_pages_of_the_hub() -> None:
         ("a/b", "hf:a/b"),
         ("a/b:Q4_K_M", "hf:a/b:Q4_K_M"),
         ("models/x.gguf", ""),
-        ("llama3:8b", ""),
+        ("llama3:8b", "ollama:llama3:8b"),
+        ("olama:llama3:8b", "ollama:llama3:8b"),
+        ("ghcr.io/ada/model:v1", "oci://ghcr.io/ada/model:v1"),
+        ("registry.example/ada/model:v1", "oci://registry.example/ada/model:v1"),
+        ("docker.io/ai/smollm2", "oci://docker.io/ai/smollm2"),
+        ("hub.docker.com/r/ai/smollm2", "oci://docker.io/ai/smollm2"),
+        ("docker:ai/smollm2", "oci://docker.io/ai/smollm2"),
         ("qwen", ""),
         ("", ""),
     ],
@@ -105,6 +159,7 @@ def test_a_wrong_form_gets_the_nearest_right_one(word: str, meant: str) -> None:
 
 def test_addresses_are_told_from_names_and_paths() -> None:
     assert all(map(is_address, ["https://h/x", "hf:a/b", "hf.co/a/b", "huggingface.co/a/b", "s3://p/k", "quant:m"]))
+    assert all(map(is_address, ["ollama:x", "ollama.com/library/x", "registry.ollama.ai/library/x:y", "oci://h.io/x"]))
     assert not any(map(is_address, ["a/b", "./x.gguf", "qwen", "llama3:8b", "hf", "hf.co", "", "/x/hf.co/y"]))
 
 
@@ -115,6 +170,11 @@ def test_addresses_are_told_from_names_and_paths() -> None:
         ("hf:a/SmolLM2-gguf:Q8_0", "SmolLM2:Q8_0"),
         ("hf:a/SmolLM2@v1/sub/x%20y.gguf", "x y.gguf"),
         ("quant:m1", "m1"),
+        ("ollama:smollm2:135m", "smollm2:135m"),
+        ("ollama:ada/model", "model"),
+        ("oci://ghcr.io/ada/model:v1", "model:v1"),
+        (f"oci://ghcr.io/ada/model@sha256:{HEX}", "model"),
+        ("oci:nonsense", ""),
         ("s3://place/dir/x.gguf", "x.gguf"),
         ("https://models.example/a%20b.gguf?x=/y", "a b.gguf"),
         ("/models/x.gguf", "x.gguf"),

@@ -203,7 +203,7 @@ def test_words_that_begin_like_a_path_and_files_that_exist_are_paths(
         ("QWEN", "did you mean Qwen3-0.6B.gguf?"),
         ("models.example/x.gguf", "did you mean https://models.example/x.gguf?"),
         ("ada/tiny-GGUF:Q8_0", "did you mean hf:ada/tiny-GGUF:Q8_0?"),
-        ("llama3:8b", "names of other registries are not looked up"),
+        ("llama3:8b", "did you mean ollama:llama3:8b?"),
         ("zzz", "give https://HOST/PATH/FILE.gguf"),
     ],
 )

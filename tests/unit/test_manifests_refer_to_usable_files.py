@@ -52,7 +52,6 @@ def key(file: str, name: str = "ci") -> str:
         (model("absent.gguf"), "spec.source: there is no file FOLDER/absent.gguf"),
         (model("short"), "short is no GGUF file"),
         (model("model.gguf"), "is on another machine and cannot read model.gguf of this one"),
-        (model("https://ollama.com/library/x"), "is of Ollama's registry"),
         (key("no/such/folder"), "spec.secret_file: FOLDER/no/such/folder: its folder does not exist"),
         (key("short"), "spec.secret_file: FOLDER/short: File exists"),
         (key("new") + "---\n" + key("./new", "cj"), "is the file of another key: FOLDER/mesh.yaml:4:"),

@@ -42,14 +42,16 @@ def test_a_hint_that_ends_with_a_full_stop_goes_on() -> None:
     assert "LLAMESH_IMPORT_DIRS; then run" in apply._partly(error, ["model a"], 0, None).hint
 
 
-@pytest.mark.parametrize(
-    "word", ["https://ollama.com/library/llama3", "ollama.com/library/llama3:8b", "ollama:llama3", "OLLAMA.COM/x"]
-)
-def test_a_page_of_ollama_is_no_source(word: str) -> None:
-    with pytest.raises(CommandError, match="Ollama's registry") as refused, sources.fetchable(word, Profile()):
+@pytest.mark.parametrize("word", ["https://ollama.com/library/llama3", "ollama.com/library/llama3:8b", "ollama:llama3"])
+def test_a_page_of_ollama_is_a_source(word: str) -> None:
+    with sources.fetchable(word, Profile()) as handed:
+        assert handed.url == word
+
+
+def test_a_name_of_ollamas_library_gets_its_address() -> None:
+    with pytest.raises(CommandError) as refused, sources.fetchable("llama3:8b", Profile()):
         pass
-    assert "hf:OWNER/REPO" in refused.value.hint
-    assert "ollama show --modelfile NAME" in refused.value.parts[0]
+    assert refused.value.hint == "did you mean ollama:llama3:8b?"
 
 
 @pytest.mark.parametrize("again", ["", "llamesh run ./a.gguf"])

@@ -17,6 +17,7 @@ from services.download.sources.quant import QuantSource
 from services.download.sources.quant_http import QuantOverHttp
 from services.download.sources.quant_member import QuantMember
 from services.download.sources.quant_models import QuantModels
+from services.download.sources.registry import RegistrySource
 from services.download.sources.s3 import S3Bucket, S3Source
 from services.download.sources.source import (
     CheckedSource,
@@ -41,6 +42,7 @@ __all__ = [
     "QuantModels",
     "QuantOverHttp",
     "QuantSource",
+    "RegistrySource",
     "S3Bucket",
     "S3Source",
     "Source",

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urljoin
 
@@ -25,6 +22,7 @@ from yarl import URL
 
 from llamesh.kit.source_places import HUB
 from services.download.sources.addresses import AddressRules
+from services.download.sources.http_texts import as_written, retry_after
 from services.download.sources.shown_texts import cause, shown, shown_phrase
 from services.download.sources.source import MAX_CHUNK, SourceError, SourceRefusedError
 
@@ -39,8 +37,6 @@ _BODY_SECONDS = 60.0
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = {429, 502, 503, 504}
 """HTTP statuses after which a retry may help."""
-_URI = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
-"""The characters of a URL; all others must be escaped."""
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llamesh"}
 
 
@@ -52,7 +48,7 @@ class SourceAnswerError(SourceError):
             message,
             status=response.status,
             transient=response.status in _BUSY,
-            retry_after=_retry_after(response.headers.get("Retry-After", "")),
+            retry_after=retry_after(response.headers.get("Retry-After", "")),
         )
         self.headers = response.headers
         self.body = body
@@ -90,7 +86,7 @@ class HttpClient:
     def parsed(self, text: str) -> URL:
         """Parse a URL byte for byte. Raises SourceRefusedError if its text alone shows that it may not be requested."""
         try:
-            url = _as_written(text)
+            url = as_written(text)
             host, port = url.host, url.port
         except ValueError as error:
             raise SourceRefusedError(f"not a URL: {error}", rule="url") from error
@@ -103,14 +99,28 @@ class HttpClient:
         return url
 
     @asynccontextmanager
-    async def get(self, first: URL, headers: Mapping[str, str] | None = None) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Yield the answer to a GET, after at most MAX_REDIRECTS redirects. Raises SourceError."""
-        url, came_from = first, first
+    async def get(
+        self,
+        first: URL,
+        headers: Mapping[str, str] | None = None,
+        *,
+        authorization: SecretStr | None = None,
+        came_from: URL | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Yield the answer to a GET, after at most MAX_REDIRECTS redirects. Raises SourceError.
+
+        `authorization` is the value of a header that is sent to the origin of `first` only. `came_from` is the URL whose server named
+        `first`, which is then checked like a redirect.
+        """
+        url, came_from = first, came_from or first
         for _ in range(MAX_REDIRECTS + 1):
             addresses = await self._addresses(url, came_from)
+            sent = self._headers(url, headers)
+            if authorization is not None and url.origin() == first.origin():
+                sent["Authorization"] = authorization.get_secret_value()
             async with (
                 self._session(addresses) as session,
-                _answer(session, url, self._headers(url, headers), self._answer_seconds) as response,
+                _answer(session, url, sent, self._answer_seconds) as response,
             ):
                 if response.status not in _REDIRECTS:
                     yield response
@@ -122,9 +132,7 @@ class HttpClient:
         """Return the JSON document at a URL. Raises SourceError; `what` names the server in its message."""
         async with self.get(url, {"Accept": "application/json"}) as response:
             await expect(response, {200})
-            body = await _beginning(response, MAX_DOCUMENT_BYTES + 1)
-        if len(body) > MAX_DOCUMENT_BYTES:
-            raise SourceError(f"{what} answers with more than {MAX_DOCUMENT_BYTES} bytes", status=200)
+            body = await body_of(response, MAX_DOCUMENT_BYTES, what)
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -158,7 +166,7 @@ class HttpClient:
             raise SourceError(f"{shown(url)} redirects without a location", status=response.status)
         try:
             target = urljoin(str(url), location)
-            _as_written(target)
+            as_written(target)
         except ValueError as error:
             raise SourceError(f"{shown(url)} redirects to an invalid URL", status=response.status) from error
         return self.parsed(target)
@@ -245,6 +253,14 @@ async def expect(response: aiohttp.ClientResponse, statuses: Collection[int]) ->
         raise SourceError(f"{shown(response.url)} {words}", status=response.status)
 
 
+async def body_of(response: aiohttp.ClientResponse, most: int, what: str) -> bytes:
+    """Return the body of an answer. Raises SourceError if it has more than `most` bytes; `what` names the server in its message."""
+    body = await _beginning(response, most + 1)
+    if len(body) > most:
+        raise SourceError(f"{what} answers with more than {most} bytes", status=response.status)
+    return body
+
+
 async def _beginning(response: aiohttp.ClientResponse, most: int) -> bytes:
     """Return the first bytes of a body, fewer if the connection is cut off."""
     body = bytearray()
@@ -256,35 +272,3 @@ async def _beginning(response: aiohttp.ClientResponse, most: int) -> bytes:
         if response.status == 200:
             raise SourceError(f"{shown(response.url)} cut the connection: {cause(error)}", transient=True) from error
     return bytes(body)
-
-
-def _as_written(text: str) -> URL:
-    """Parse a URL with path and query byte for byte, because escaping them again would break a signature. Raises ValueError.
-
-    Scheme, host and port are parsed as a browser does, because they are checked. A text with other characters is escaped.
-    """
-    url = URL(text).with_fragment(None)
-    if not _URI.fullmatch(text):
-        return url
-    exact = URL(text, encoded=True)
-    return URL.build(
-        scheme=url.scheme,
-        authority=url.raw_authority,
-        path=exact.raw_path,
-        query_string=exact.raw_query_string,
-        encoded=True,
-    )
-
-
-def _retry_after(value: str) -> float | None:
-    """Return the seconds in a Retry-After header, which is a number or a date; None if it is neither."""
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        at = parsedate_to_datetime(value)
-        if at.tzinfo is None:
-            at = at.replace(tzinfo=UTC)
-        return max((at - datetime.now(UTC)).total_seconds(), 0.0)
-    except (ValueError, OverflowError):
-        # OverflowError: a number in the date is too large.
-        return None

@@ -8,15 +8,16 @@ Content-Range are checked, because some caches ignore If-Match. A body that is s
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from time import monotonic
+from typing import Protocol
 
 import aiohttp
 from yarl import URL
 
-from services.download.sources.http_client import HttpClient, expect
+from services.download.sources.http_client import expect
 from services.download.sources.shown_texts import cause, shown
 from services.download.sources.source import (
     MAX_CHUNK,
@@ -36,6 +37,15 @@ _ETAG = re.compile(r"[\x20-\x7e]{0,1024}")
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
 
 
+class Gets(Protocol):
+    """Makes GET requests: an HttpClient, or what adds to one."""
+
+    def get(
+        self, first: URL, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """See HttpClient."""
+
+
 class HttpObjects:
     """Opens objects of at most `max_bytes`. A body with less than `least_bytes_per_minute` is an error.
 
@@ -45,7 +55,7 @@ class HttpObjects:
 
     def __init__(
         self,
-        client: HttpClient,
+        client: Gets,
         *,
         max_bytes: int = MAX_OBJECT_BYTES,
         least_bytes_per_minute: int = 60 * 1024,
@@ -60,22 +70,26 @@ class HttpObjects:
 
     @asynccontextmanager
     async def open(
-        self, locate: Locate, name: str, *, sha256: str = "", revision: str = ""
+        self, locate: Locate, name: str, *, sha256: str = "", revision: str = "", immutable: bool = False
     ) -> AsyncIterator[SourceObject]:
-        """Open the object at the address that `locate` returns. Raises SourceError."""
+        """Open the object at the address that `locate` returns. Raises SourceError.
+
+        `immutable`: the address names the bytes by their SHA-256, so that takes the place of the ETag, which may differ between the servers
+        to which the address redirects.
+        """
         async with self._client.get(locate()) as response:
             await expect(response, {200})
             size = response.content_length
             if size is not None and size > self._max_bytes:
                 raise SourceRefusedError(f"{size} bytes are more than the allowed {self._max_bytes}", rule="size")
-            etag = _etag(response)
+            etag = f'"sha256:{sha256}"' if immutable else _etag(response)
             ranged = size is not None and etag.startswith('"') and response.headers.get("Accept-Ranges") == "bytes"
             yield SourceObject(
                 size=size,
                 name=name,
                 etag=etag,
                 chunks=self._body(response, size),
-                read=partial(self._range, locate, etag, size or 0) if ranged else None,
+                read=partial(self._range, locate, "" if immutable else etag, size or 0) if ranged else None,
                 sha256=sha256 or self._digest(response),
                 revision=revision,
                 end_stream=response.close,
@@ -86,11 +100,11 @@ class HttpObjects:
         return given if _DIGEST.fullmatch(given) else ""
 
     async def _range(self, locate: Locate, etag: str, size: int, offset: int, length: int) -> AsyncIterator[bytes]:
-        """See RangedRead."""
+        """See RangedRead. `etag` is "" if the address names the bytes."""
         if length <= 0:
             return
         last = offset + length - 1
-        headers = {"Range": f"bytes={offset}-{last}", "If-Match": etag}
+        headers = {"Range": f"bytes={offset}-{last}"} | ({"If-Match": etag} if etag else {})
         async with self._client.get(locate(), headers) as response:
             if response.status == 412:
                 raise SourceChangedError(f"{shown(response.url)} changed while it was read", opened=etag, found="")
@@ -144,11 +158,11 @@ def _etag(response: aiohttp.ClientResponse) -> str:
 
 
 def _check_range(response: aiohttp.ClientResponse, etag: str, wanted: tuple[int, int, int]) -> None:
-    """Check that an answer with status 206 is the wanted part (first byte, last byte, size) of the object with this ETag."""
+    """Check that an answer with status 206 is the wanted part (first byte, last byte, size) of the object with this ETag, if it has one."""
     where, first, last, size = shown(response.url), *wanted
     header = response.headers.get("Content-Range", "")
     found = _CONTENT_RANGE.fullmatch(header)
-    now = _etag(response) if "ETag" in response.headers else etag
+    now = _etag(response) if etag and "ETag" in response.headers else etag
     if now != etag or (found and found[3] not in ("*", str(size))):
         raise SourceChangedError(f"{where} changed while it was read", opened=etag, found=now)
     if found is None or (int(found[1]), int(found[2])) != (first, last):

@@ -26,6 +26,8 @@ class FileRole(enum.StrEnum):
 MAX_CHUNK = 1 << 20
 """Maximum size of one read in bytes."""
 
+MAX_ADAPTERS = 8
+"""Maximum number of LoRA adapters of a model."""
 MAX_OBJECT_BYTES = 2 << 40
 """Maximum size of a model: 2 TiB."""
 
