@@ -2,7 +2,7 @@
 
 If a model has several files, all headers are read first (`_survey`): each file is opened, and closed after its header. So a missing or
 foreign file is refused before gigabytes are fetched, wherever it is in the list, and so is a model for which the store has no room as a
-whole. A run that goes on after a restart reads them again.
+whole. A run that goes on after a restart reads them again. A file whose bytes the store has is not fetched (`present_objects`).
 
 Invariant: the staged files have the digests that the source announces, or nothing is staged.
 """
@@ -19,13 +19,14 @@ from llamesh.kit.objects import StagedObject, StoreError
 from services.download.bandwidth import Bandwidth
 from services.download.continuation import continued
 from services.download.early_check import Check, read_header
-from services.download.model_parts import ModelCheck, check_file
+from services.download.model_parts import Header, ModelCheck, check_file
+from services.download.present_objects import PresentObjects, source_version
 from services.download.progress import Progress
 from services.download.sources import FileRole, Source, SourceFile, SourceObject
 from services.download.staging import Staging
 from services.download.store_retries import StoreRetries
 from services.download.tables import NO_PROJECTOR, TransferRow
-from services.download.verification import check_digest
+from services.download.verification import check_digest, staged_header
 
 MAX_NAME = 1024
 """Maximum length of the recorded name of a file."""
@@ -41,6 +42,8 @@ class StagedFile:
     role: FileRole
     name: str
     staged: StagedObject
+    source_version: str
+    """See `present_objects`."""
 
 
 class Fetch:
@@ -83,20 +86,28 @@ class Fetch:
         self.progress.begin_at(self.progress.done + length)
         self._retries.add(length)
 
-    def add(self, number: int, name: str, staged: StagedObject) -> None:
-        """Note that all bytes of a file are staged. Its name is the given one, else `name`, that of the source."""
+    def add(self, number: int, found: SourceObject, staged: StagedObject) -> None:
+        """Note that all bytes of a file are staged. Its name is the given one, else that of the source."""
         file = self.files[number - 1]
-        shown = file.name or "".join(filter(str.isprintable, name))[:MAX_NAME]
-        self.staged.append(StagedFile(file.role, shown, staged))
+        shown = file.name or "".join(filter(str.isprintable, found.name))[:MAX_NAME]
+        self.staged.append(StagedFile(file.role, shown, staged, source_version(file.address, found)))
         self._retries.staged()
 
 
 class Fetches:
     """Fetches models. `clock` is monotonic, in seconds."""
 
-    def __init__(self, source: Source, staging: Staging, bandwidth: Bandwidth, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        staging: Staging,
+        present: PresentObjects,
+        bandwidth: Bandwidth,
+        clock: Callable[[], float],
+    ) -> None:
         self._source = source
         self._staging = staging
+        self._present = present
         self._bandwidth = bandwidth
         self._clock = clock
         self.running: dict[str, Fetch] = {}
@@ -138,11 +149,16 @@ class Fetches:
     async def _survey(self, row: TransferRow, files: Sequence[SourceFile]) -> int:
         """Check the headers of all files and the room for them, and return the sum of their sizes; 0 if one is unknown."""
         sizes: list[int | None] = []
+        present = 0
         model, complete = ModelCheck([file.role for file in files]), True
         for file in files:
             async with self._source.open(file.address) as found:
-                async with aclosing(continued(self._bandwidth.limited(found), self._clock)) as chunks:
-                    header = await read_header(chunks, found.size)
+                held = await self._present.of_source(file.address, found)
+                if held is not None:
+                    present += held.size
+                    header: Header | None = await staged_header(held)
+                else:
+                    header = await self._header(found)
                 found.end_stream()
                 sizes.append(found.size)
             # A header that is too large to be read early is checked when all bytes are staged.
@@ -152,17 +168,27 @@ class Fetches:
         if complete:
             model.metadata()
         known = sum(size or 0 for size in sizes)
-        await self._staging.check_room(row, known)
+        await self._staging.check_room(row, known - present)
         return 0 if None in sizes else known
+
+    async def _header(self, found: SourceObject) -> Header | None:
+        """Read the header of an open file, None if it is too large, and nothing more."""
+        async with aclosing(continued(self._bandwidth.limited(found), self._clock)) as chunks:
+            return await read_header(chunks, found.size)
 
     async def _stage(self, fetch: Fetch, number: int, found: SourceObject) -> None:
         """Stage one open file and add it to the staged files of the fetch."""
         # The time in which the store may stall counts from here, not from the end of the file before.
         fetch.received(0)
-        staged = await self._staging.stage(
-            fetch.row, number, self._bandwidth.limited(found), fetch.check(number), fetch.received, fetch.present
-        )
-        fetch.add(number, found.name, staged)
+        staged: StagedObject | None = await self._present.of_source(fetch.files[number - 1].address, found)
+        if staged is not None:
+            found.end_stream()
+            fetch.present(staged.size)
+        else:
+            staged = await self._staging.stage(
+                fetch.row, number, self._bandwidth.limited(found), fetch.check(number), fetch.received, fetch.present
+            )
+        fetch.add(number, found, staged)
         check_digest(staged.sha256, fetch.expected_sha256(number) or found.sha256)
 
 

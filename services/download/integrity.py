@@ -21,7 +21,8 @@ from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.logs import log
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, ObjectStore, StoreError
 from services.download.catalogue import Catalogue
-from services.download.publications import models_with, version_of
+from services.download.present_objects import version_of
+from services.download.publications import models_with
 from services.download.tables import ACTIVE, ModelFileRow, ModelRow, TransferRow, TransferState
 
 CORRUPT = name_of(Reason.ERROR_REASON_MODEL_CORRUPT)

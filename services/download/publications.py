@@ -19,8 +19,9 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
-from llamesh.kit.objects import ObjectInfo, ObjectNotFoundError, ObjectStore, StagedObject, object_key
+from llamesh.kit.objects import StagedObject, object_key
 from services.download.model_search import searchable, set_tags
+from services.download.present_objects import PresentObjects
 from services.download.sources import FileRole
 from services.download.tables import ModelFileRow, ModelRow, TransferRow, TransferState
 from services.download.transfers import current
@@ -47,6 +48,8 @@ class PublishedFile:
     role: FileRole
     name: str
     object: PublishedObject
+    source_version: str
+    """See `present_objects`."""
 
 
 class PublicationLostError(Exception):
@@ -59,14 +62,14 @@ class Publications:
     def __init__(
         self,
         database: Database,
-        store: ObjectStore,
+        present: PresentObjects,
         objects: UnownedObjects,
         clock: Callable[[], datetime],
         owner_id: str,
         on_repaired: Callable[[ModelRow], None],
     ) -> None:
         self._database = database
-        self._store = store
+        self._present = present
         self._objects = objects
         self._clock = clock
         self._owner_id = owner_id
@@ -74,7 +77,7 @@ class Publications:
 
     async def publish(self, staged: StagedObject) -> PublishedObject:
         """Copy verified bytes into the store, unless a record has them. The caller must then call `record` or `abandon`."""
-        key, unsound = await self._published(staged.sha256, staged.size)
+        key, unsound = await self._present.sound(staged.sha256, staged.size)
         if key:
             return PublishedObject(key, staged.sha256, staged.size, shared=True, unsound=unsound)
         key = object_key("models", staged.sha256, ".gguf", copy=secrets.token_hex(8))
@@ -157,25 +160,6 @@ class Publications:
         if not publication.shared:
             await self._objects.try_remove(publication.key)
 
-    async def _published(self, sha256: str, size: int) -> tuple[str, frozenset[str]]:
-        """Return the key of a sound object of a record with these bytes, or ""; and the keys of unsound ones."""
-        async with self._database.read() as session:
-            query = select(ModelFileRow.object_key, ModelFileRow.damage).where(ModelFileRow.sha256 == sha256)
-            known = (await session.execute(query)).all()
-        # The damage may be recorded in only one of several records with the same key.
-        damaged = {(key, damage) for key, damage in known}
-        unsound = set()
-        for key in sorted({key for key, _ in damaged}):
-            try:
-                info = await self._store.stat(key)
-            except ObjectNotFoundError:
-                unsound.add(key)
-                continue
-            if info.size == size and (key, version_of(info)) not in damaged:
-                return key, frozenset(unsound)
-            unsound.add(key)
-        return "", frozenset(unsound)
-
     async def _key_for(self, session: AsyncSession, publication: PublishedObject) -> str:
         """Return the key for the record: the key of a record that was written first, else the published key."""
         query = select(ModelFileRow.object_key).where(
@@ -209,6 +193,7 @@ def _file_row(model_uuid: str, number: int, file: PublishedFile, key: str) -> Mo
         size_bytes=file.object.size,
         sha256=file.object.sha256,
         object_key=key,
+        source_version=file.source_version,
         damage="",
         problem="",
     )
@@ -231,8 +216,3 @@ async def models_with(session: AsyncSession, object_key: str) -> Sequence[ModelR
     having = select(ModelFileRow.model_uuid).where(ModelFileRow.object_key == object_key)
     query = select(ModelRow).where(ModelRow.model_uuid.in_(having))
     return (await session.scalars(query, execution_options={"populate_existing": True})).all()
-
-
-def version_of(info: ObjectInfo) -> str:
-    """Return the key of one version of an object: an object that replaces it has another time or size."""
-    return f"{info.size}:{info.modified.isoformat()}"

@@ -42,6 +42,7 @@ from services.download.part_links import PartLinks
 from services.download.partial_objects import PartialObjects
 from services.download.pauses import Pauses
 from services.download.peers import PeerChanges
+from services.download.present_objects import PresentObjects
 from services.download.publications import Publications
 from services.download.retry_waits import RetryWaits
 from services.download.servicer import CatalogueServicer, DownloadServicer
@@ -107,7 +108,8 @@ async def run(member: Member) -> None:
         objects = UnownedObjects(database, store, owner.id)
         catalogue = Catalogue(database, objects)
         integrity = Integrity(database, store, catalogue, utc_now, broadcast_transfer, broadcast_model)
-        publications = Publications(database, store, objects, utc_now, owner.id, broadcast_model)
+        present = PresentObjects(database, store)
+        publications = Publications(database, present, objects, utc_now, owner.id, broadcast_model)
         sources = sources_of(settings, channels["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryWaits(monotonic)
@@ -115,7 +117,7 @@ async def run(member: Member) -> None:
         part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
         staging = Staging(store, partial_objects, part_size, parallel, monotonic)
         bandwidth = Bandwidth(settings.download_bytes_per_second, monotonic)
-        fetches = Fetches(sources, staging, bandwidth, monotonic)
+        fetches = Fetches(sources, staging, present, bandwidth, monotonic)
         runs = TransferRuns(transfers, publications, health, fetches, changes, waits)
         pauses = Pauses(database, utc_now, timedelta(hours=settings.download_paused_hours))
         worker = Worker(transfers, runs, objects, health, waits, partial_objects, pauses)

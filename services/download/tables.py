@@ -151,7 +151,9 @@ class ModelFileRow(Base):
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     object_key: Mapped[str] = mapped_column(String(128), index=True)
     damage: Mapped[str] = mapped_column(String(128), default="")
-    """The version of the object that was found damaged (`publications.version_of`); empty if none was."""
+    """The version of the object that was found damaged (`present_objects.version_of`); empty if none was."""
+    source_version: Mapped[str] = mapped_column(String(64), default="", index=True)
+    """Which version of which source the bytes came from (`present_objects`); empty if unknown."""
     problem: Mapped[str] = mapped_column(String(4096), default="")
     """Why the file cannot be used: its object is missing or damaged. Empty if there is no known problem."""
 

@@ -39,8 +39,13 @@ async def verify(files: Sequence[tuple[FileRole, StagedObject]]) -> GgufMetadata
     """Check the headers of the staged files of a model, and return the metadata of the model. Raises GgufError and MODEL_INVALID."""
     model = ModelCheck([role for role, _ in files])
     for _, staged in files:
-        model.add(await asyncio.to_thread(_read, staged))
+        model.add(await staged_header(staged))
     return model.metadata()
+
+
+async def staged_header(staged: StagedObject) -> Header:
+    """Read the header of a staged file. Raises GgufError."""
+    return await asyncio.to_thread(_read, staged)
 
 
 def _read(staged: StagedObject) -> Header:
