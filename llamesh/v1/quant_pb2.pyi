@@ -361,6 +361,58 @@ class ListQuantJobsResponse(google.protobuf.message.Message):
 Global___ListQuantJobsResponse: typing_extensions.TypeAlias = ListQuantJobsResponse
 
 @typing.final
+class WatchQuantJobsRequest(google.protobuf.message.Message):
+    """Request of WatchQuantJobs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: builtins.int
+    job_id: builtins.str
+    """Only this job. Empty: all. QUANT_JOB_NOT_FOUND if there is no such job."""
+    def __init__(
+        self,
+        *,
+        job_id: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["job_id", b"job_id"]) -> None: ...
+
+Global___WatchQuantJobsRequest: typing_extensions.TypeAlias = WatchQuantJobsRequest
+
+@typing.final
+class WatchQuantJobsResponse(google.protobuf.message.Message):
+    """One message of WatchQuantJobs."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: builtins.int
+    REMOVED_JOB_ID_FIELD_NUMBER: builtins.int
+    SYNCED_FIELD_NUMBER: builtins.int
+    HEARTBEAT_FIELD_NUMBER: builtins.int
+    removed_job_id: builtins.str
+    """The record of the job with this id was removed."""
+    synced: builtins.bool
+    """All that was there at the start has been sent."""
+    heartbeat: builtins.bool
+    """Nothing happened; the stream lives."""
+    @property
+    def job(self) -> Global___QuantJob:
+        """A job as it is now."""
+
+    def __init__(
+        self,
+        *,
+        job: Global___QuantJob | None = ...,
+        removed_job_id: builtins.str = ...,
+        synced: builtins.bool = ...,
+        heartbeat: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["event", b"event", "heartbeat", b"heartbeat", "job", b"job", "removed_job_id", b"removed_job_id", "synced", b"synced"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["event", b"event", "heartbeat", b"heartbeat", "job", b"job", "removed_job_id", b"removed_job_id", "synced", b"synced"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["event", b"event"]) -> typing.Literal["job", "removed_job_id", "synced", "heartbeat"] | None: ...
+
+Global___WatchQuantJobsResponse: typing_extensions.TypeAlias = WatchQuantJobsResponse
+
+@typing.final
 class CancelQuantJobRequest(google.protobuf.message.Message):
     """Request of CancelQuantJob."""
 

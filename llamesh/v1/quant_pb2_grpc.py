@@ -55,6 +55,11 @@ class QuantServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_quant__pb2.ListQuantJobsRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_quant__pb2.ListQuantJobsResponse.FromString,
                 _registered_method=True)
+        self.WatchQuantJobs = channel.unary_stream(
+                '/llamesh.v1.QuantService/WatchQuantJobs',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.WatchQuantJobsRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.WatchQuantJobsResponse.FromString,
+                _registered_method=True)
         self.CancelQuantJob = channel.unary_unary(
                 '/llamesh.v1.QuantService/CancelQuantJob',
                 request_serializer=llamesh_dot_v1_dot_quant__pb2.CancelQuantJobRequest.SerializeToString,
@@ -120,6 +125,15 @@ class QuantServiceServicer(object):
 
     def ListQuantJobs(self, request, context):
         """All jobs, newest first, their steps without lines.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchQuantJobs(self, request, context):
+        """Streams all jobs, newest first, then every change of them, steps without lines. A heartbeat comes every 10 s.
+        With a job_id only that job, with the last lines of its steps; the stream then ends after the end or the removal of the job.
+        Coalesced: a slow reader sees the latest state of each job, not every step.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,6 +210,11 @@ def add_QuantServiceServicer_to_server(servicer, server):
                     servicer.ListQuantJobs,
                     request_deserializer=llamesh_dot_v1_dot_quant__pb2.ListQuantJobsRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_quant__pb2.ListQuantJobsResponse.SerializeToString,
+            ),
+            'WatchQuantJobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchQuantJobs,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.WatchQuantJobsRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.WatchQuantJobsResponse.SerializeToString,
             ),
             'CancelQuantJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelQuantJob,
@@ -342,6 +361,33 @@ class QuantService(object):
             '/llamesh.v1.QuantService/ListQuantJobs',
             llamesh_dot_v1_dot_quant__pb2.ListQuantJobsRequest.SerializeToString,
             llamesh_dot_v1_dot_quant__pb2.ListQuantJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchQuantJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/llamesh.v1.QuantService/WatchQuantJobs',
+            llamesh_dot_v1_dot_quant__pb2.WatchQuantJobsRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.WatchQuantJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,6 +89,22 @@ _QuantServiceListQuantJobsType = typing_extensions.TypeVar(
     ],
 )
 
+_QuantServiceWatchQuantJobsType = typing_extensions.TypeVar(
+    '_QuantServiceWatchQuantJobsType',
+    grpc.UnaryStreamMultiCallable[
+        llamesh.v1.quant_pb2.WatchQuantJobsRequest,
+        llamesh.v1.quant_pb2.WatchQuantJobsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        llamesh.v1.quant_pb2.WatchQuantJobsRequest,
+        llamesh.v1.quant_pb2.WatchQuantJobsResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        llamesh.v1.quant_pb2.WatchQuantJobsRequest,
+        llamesh.v1.quant_pb2.WatchQuantJobsResponse,
+    ],
+)
+
 _QuantServiceCancelQuantJobType = typing_extensions.TypeVar(
     '_QuantServiceCancelQuantJobType',
     grpc.UnaryUnaryMultiCallable[
@@ -201,7 +217,7 @@ _QuantServiceLocateQuantModelType = typing_extensions.TypeVar(
     ],
 )
 
-class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantServiceEstimateQuantJobType, _QuantServiceGetQuantJobType, _QuantServiceListQuantJobsType, _QuantServiceCancelQuantJobType, _QuantServiceRetryQuantJobType, _QuantServiceDeleteQuantJobType, _QuantServiceGetQuantModelType, _QuantServiceListQuantModelsType, _QuantServiceDeleteQuantModelType, _QuantServiceLocateQuantModelType]):
+class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantServiceEstimateQuantJobType, _QuantServiceGetQuantJobType, _QuantServiceListQuantJobsType, _QuantServiceWatchQuantJobsType, _QuantServiceCancelQuantJobType, _QuantServiceRetryQuantJobType, _QuantServiceDeleteQuantJobType, _QuantServiceGetQuantModelType, _QuantServiceListQuantModelsType, _QuantServiceDeleteQuantModelType, _QuantServiceLocateQuantModelType]):
     """Jobs that make variants, and the models that they have published. Bytes are read from Quant's bucket, never through this contract."""
 
     @typing.overload
@@ -221,6 +237,10 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.quant_pb2.ListQuantJobsRequest,
             llamesh.v1.quant_pb2.ListQuantJobsResponse,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            llamesh.v1.quant_pb2.WatchQuantJobsRequest,
+            llamesh.v1.quant_pb2.WatchQuantJobsResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.quant_pb2.CancelQuantJobRequest,
@@ -270,6 +290,10 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
             llamesh.v1.quant_pb2.ListQuantJobsRequest,
             llamesh.v1.quant_pb2.ListQuantJobsResponse,
         ],
+        grpc.aio.UnaryStreamMultiCallable[
+            llamesh.v1.quant_pb2.WatchQuantJobsRequest,
+            llamesh.v1.quant_pb2.WatchQuantJobsResponse,
+        ],
         grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.quant_pb2.CancelQuantJobRequest,
             llamesh.v1.quant_pb2.QuantJob,
@@ -314,6 +338,12 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
     ListQuantJobs: _QuantServiceListQuantJobsType
     """All jobs, newest first, their steps without lines."""
 
+    WatchQuantJobs: _QuantServiceWatchQuantJobsType
+    """Streams all jobs, newest first, then every change of them, steps without lines. A heartbeat comes every 10 s.
+    With a job_id only that job, with the last lines of its steps; the stream then ends after the end or the removal of the job.
+    Coalesced: a slow reader sees the latest state of each job, not every step.
+    """
+
     CancelQuantJob: _QuantServiceCancelQuantJobType
     """Stops a job. Published types stay; everything else of the job is removed. No effect once it has ended."""
 
@@ -351,6 +381,10 @@ QuantServiceAsyncStub: typing_extensions.TypeAlias = QuantServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.quant_pb2.ListQuantJobsRequest,
         llamesh.v1.quant_pb2.ListQuantJobsResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        llamesh.v1.quant_pb2.WatchQuantJobsRequest,
+        llamesh.v1.quant_pb2.WatchQuantJobsResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.quant_pb2.CancelQuantJobRequest,
@@ -418,6 +452,17 @@ class QuantServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.quant_pb2.ListQuantJobsResponse, collections.abc.Awaitable[llamesh.v1.quant_pb2.ListQuantJobsResponse]]:
         """All jobs, newest first, their steps without lines."""
+
+    @abc.abstractmethod
+    def WatchQuantJobs(
+        self,
+        request: llamesh.v1.quant_pb2.WatchQuantJobsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[llamesh.v1.quant_pb2.WatchQuantJobsResponse], collections.abc.AsyncIterator[llamesh.v1.quant_pb2.WatchQuantJobsResponse]]:
+        """Streams all jobs, newest first, then every change of them, steps without lines. A heartbeat comes every 10 s.
+        With a job_id only that job, with the last lines of its steps; the stream then ends after the end or the removal of the job.
+        Coalesced: a slow reader sees the latest state of each job, not every step.
+        """
 
     @abc.abstractmethod
     def CancelQuantJob(

@@ -9,21 +9,14 @@ Invariant: each message has the token to resume after it. A reader's only state 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from llamesh.kit.errors import MeshError, Reason, component_unavailable
+from llamesh.kit.errors import component_unavailable
+from llamesh.kit.watch_limit import HEARTBEAT, MAX_WATCHES, WatchLimit
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2, server_pb2
 from services.gateway.hub import KIND_SERVERS, KINDS, Hub, HubEntry, Key, Kind
-
-HEARTBEAT = 10.0
-"""Seconds without a message after which a heartbeat is sent."""
-
-MAX_WATCHES = 16
-"""Maximum number of open watches of one user."""
 
 SYNC_PATIENCE = 5.0
 """Seconds that a new watch waits for services that have not yet sent their list."""
@@ -59,8 +52,7 @@ class Watches:
         self._clock = clock
         self._now = now
         self._heartbeat = heartbeat
-        self._limit = limit
-        self._open: Counter[str] = Counter()
+        self._limit = WatchLimit(limit)
 
     async def watch(
         self, subject: str, selector: Selector, resume_token: str, uid: str = ""
@@ -72,7 +64,7 @@ class Watches:
         Raises:
             MeshError: TOO_MANY_WATCHES, RESUME_TOKEN_EXPIRED, or COMPONENT_UNAVAILABLE if another service does not answer.
         """
-        with self._counted(subject, uid or subject):
+        with self._limit.counted(subject, uid):
             await self._until_synced(selector.kinds or KINDS)
             cursor, end = self._hub.cursor(resume_token) if resume_token else 0, self._hub.sequence
             for sequence, key in self._hub.changed_since(cursor, selector.wants):
@@ -123,22 +115,6 @@ class Watches:
             except TimeoutError as error:
                 component = "controller" if kind == KIND_SERVERS else "download"
                 raise component_unavailable(component) from error
-
-    @contextmanager
-    def _counted(self, subject: str, key: str) -> Iterator[None]:
-        if self._open[key] >= self._limit:
-            raise MeshError(
-                Reason.ERROR_REASON_TOO_MANY_WATCHES,
-                f"{subject} has {self._limit} watches open already",
-                {"limit": self._limit},
-            )
-        self._open[key] += 1
-        try:
-            yield
-        finally:
-            self._open[key] -= 1
-            if not self._open[key]:
-                del self._open[key]
 
 
 def response_for(key: Key, entry: HubEntry) -> gateway_pb2.WatchResponse:

@@ -16,6 +16,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
 from llamesh.kit.outages import until_written
+from services.quant.job_changes import JobChanges
 from services.quant.jobs import Job, Jobs
 from services.quant.plan import next_of
 from services.quant.step_process import DONE, OUTAGE, Outcome, StepProcess, StepProgress
@@ -30,8 +31,9 @@ T = TypeVar("T")
 class JobRuns:
     """Runs jobs, one at a time."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, rows: StepRows, variants: Variants) -> None:
+    def __init__(self, settings: Settings, jobs: Jobs, rows: StepRows, variants: Variants, changes: JobChanges) -> None:
         self._settings = settings
+        self._changes = changes
         self._jobs = jobs
         self._rows = rows
         self._variants = variants
@@ -96,6 +98,7 @@ class JobRuns:
 
         def count(done: int, total: int) -> None:
             progress.done, progress.total = done, total
+            self._changes.announce(job.row.job_id)
 
         try:
             process = StepProcess(self._settings, step.kind, job.row.job_id, step.type)

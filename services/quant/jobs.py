@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from services.quant.job_changes import JobChanges
 from services.quant.plan import is_published, steps_of
 from services.quant.tables import ACTIVE, JobState, QuantJobRow, QuantModelRow, QuantStepRow, StepKind, StepState
 
@@ -44,10 +45,14 @@ def variant_uuid(name: str, of_type: str) -> str:
 
 
 class Jobs:
-    """The rows of jobs and steps. `clock` returns the time in UTC."""
+    """The rows of jobs and steps. `clock` returns the time in UTC, `new_id` an id that no job has."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], changes: JobChanges, new_id: Callable[[], str]
+    ) -> None:
+        self._new_id = new_id
         self._database = database
+        self._changes = changes
         self._clock = clock
         self._creating = asyncio.Lock()
         """Only this process writes the tables, so the lock is enough to keep two calls from making the same job or model."""
@@ -57,7 +62,8 @@ class Jobs:
 
         Raises REQUEST_ID_REUSED, and QUANT_MODEL_EXISTS if a variant exists or is being made.
         """
-        async with self._creating, self._database.begin() as session:
+        wanted.job_id = self._new_id()
+        async with self._creating, self._changes.writing(self._database, wanted.job_id) as session:
             if wanted.request_id and (first := await _first_of(session, wanted)):
                 return await _whole(session, first)
             await _refuse_present(session, wanted.name, wanted.types)
@@ -94,6 +100,19 @@ class Jobs:
             steps = await _steps_of(session, [row.job_id for row in rows])
         return [Job(row, [step for step in steps if step.job_id == row.job_id]) for row in rows], token
 
+    async def ids(self) -> Sequence[str]:
+        """Return the ids of all jobs, newest first."""
+        newest_first = (column.desc() for column in _ORDER)
+        async with self._database.read() as session:
+            return (await session.scalars(select(QuantJobRow.job_id).order_by(*newest_first))).all()
+
+    async def of_ids(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Return the jobs of these ids that exist."""
+        async with self._database.read() as session:
+            rows = (await session.scalars(select(QuantJobRow).where(QuantJobRow.job_id.in_(job_ids)))).all()
+            steps = await _steps_of(session, job_ids)
+        return {row.job_id: Job(row, [step for step in steps if step.job_id == row.job_id]) for row in rows}
+
     async def active(self) -> Sequence[QuantJobRow]:
         """Return the jobs that have not ended, in the order in which they were submitted."""
         async with self._database.read() as session:
@@ -103,7 +122,7 @@ class Jobs:
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job. Idempotent, and without effect on a job that has ended. Raises QUANT_JOB_NOT_FOUND."""
-        async with self._database.begin() as session:
+        async with self._changes.writing(self._database, job_id) as session:
             row = await _locked(session, job_id)
             job = await _whole(session, row)
             if job.active:
@@ -116,7 +135,7 @@ class Jobs:
 
     async def retry(self, job_id: str) -> Job:
         """Restart a job that ended without all its types. Idempotent. Raises QUANT_JOB_NOT_FOUND and QUANT_MODEL_EXISTS."""
-        async with self._creating, self._database.begin() as session:
+        async with self._creating, self._changes.writing(self._database, job_id) as session:
             row = await _locked(session, job_id)
             job = await _whole(session, row)
             if job.active or row.state == JobState.SUCCEEDED:
@@ -130,7 +149,7 @@ class Jobs:
 
     async def delete(self, job_id: str) -> Job:
         """Remove the rows of a job that has ended. Raises QUANT_JOB_NOT_FOUND and QUANT_JOB_NOT_ENDED."""
-        async with self._database.begin() as session:
+        async with self._changes.writing(self._database, job_id) as session:
             row = await _locked(session, job_id)
             job = await _whole(session, row)
             # Only the step's row has the key of an object without a record: the row stays until the worker has removed the object.

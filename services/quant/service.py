@@ -14,7 +14,9 @@ from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.quant_pb2_grpc import add_QuantServiceServicer_to_server
+from services.quant.job_changes import JobChanges
 from services.quant.job_run import JobRuns
+from services.quant.job_watches import JobWatches
 from services.quant.jobs import Jobs
 from services.quant.servicer import QuantServicer
 from services.quant.step_rows import StepRows
@@ -40,12 +42,14 @@ async def run(member: Member) -> None:
             stack.push_async_callback(each.close)
         member.follow_rights(channels["gateway"], channels["contract"])
 
-        jobs = Jobs(database, utc_now)
-        rows = StepRows(database, utc_now)
+        changes = JobChanges()
+        jobs = Jobs(database, utc_now, changes, _new_id)
+        rows = StepRows(database, utc_now, changes)
         variants = Variants(database, store)
-        worker = JobWorker(settings.home, jobs, rows, JobRuns(settings, jobs, rows, variants), variants)
+        worker = JobWorker(settings.home, jobs, rows, JobRuns(settings, jobs, rows, variants, changes), variants)
         catalogue = CatalogueServiceStub(channels["download"])
-        servicer = QuantServicer(settings, jobs, variants, worker, catalogue, _new_id, open_pages(settings))
+        watches = JobWatches(jobs, changes, worker)
+        servicer = QuantServicer(settings, jobs, watches, variants, worker, catalogue, open_pages(settings))
         add_QuantServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.QuantService")
 

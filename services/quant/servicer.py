@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator
 
 from llamesh.disk_space import free_bytes
 from llamesh.kit.calls import Context
@@ -34,10 +34,13 @@ from llamesh.v1.quant_pb2 import (
     QuantJob,
     QuantModel,
     RetryQuantJobRequest,
+    WatchQuantJobsRequest,
+    WatchQuantJobsResponse,
 )
 from llamesh.v1.quant_pb2_grpc import QuantServiceServicer
 from services.quant import submission
 from services.quant.estimates import estimate
+from services.quant.job_watches import JobWatches
 from services.quant.jobs import Job, Jobs
 from services.quant.messages import job_message, model_message
 from services.quant.tables import JobState, QuantJobRow
@@ -46,24 +49,24 @@ from services.quant.worker import JobWorker
 
 
 class QuantServicer(QuantServiceServicer):
-    """llamesh.v1.QuantService. `new_id` makes ids of jobs."""
+    """llamesh.v1.QuantService."""
 
     def __init__(
         self,
         settings: Settings,
         jobs: Jobs,
+        watches: JobWatches,
         variants: Variants,
         worker: JobWorker,
         catalogue: download_pb2_grpc.CatalogueServiceAsyncStub,
-        new_id: Callable[[], str],
         pages: Pages,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
+        self._watches = watches
         self._variants = variants
         self._worker = worker
         self._catalogue = catalogue
-        self._new_id = new_id
         self._pages = pages
 
     async def CreateQuantJob(self, request: CreateQuantJobRequest, context: Context) -> QuantJob:
@@ -76,7 +79,6 @@ class QuantServicer(QuantServiceServicer):
         identity = caller()
         job = await self._jobs.create(
             QuantJobRow(
-                job_id=self._new_id(),
                 model_uuid=model.model_uuid,
                 source_sha256=model.sha256,
                 name=request.name or submission.default_name(model.model_uuid),
@@ -113,6 +115,11 @@ class QuantServicer(QuantServiceServicer):
         """See quant.proto."""
         jobs, token = await self._jobs.page(self._pages.query(request))
         return ListQuantJobsResponse(jobs=map(self._message, jobs), next_page_token=token)
+
+    def WatchQuantJobs(self, request: WatchQuantJobsRequest, context: Context) -> AsyncIterator[WatchQuantJobsResponse]:
+        """See quant.proto."""
+        who = caller()
+        return self._watches.watch(who.subject, who.uid, request.job_id)
 
     async def CancelQuantJob(self, request: CancelQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""

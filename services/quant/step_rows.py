@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, name_of
+from services.quant.job_changes import JobChanges
 from services.quant.jobs import Job, start_again, variant_uuid
 from services.quant.step_process import Outcome, StepProgress
 from services.quant.tables import ACTIVE, JobState, QuantJobRow, QuantModelRow, QuantStepRow, StepKind, StepState
@@ -25,13 +26,14 @@ _MAX_MESSAGE = 2_000
 class StepRows:
     """Writes the rows of a job's steps. `clock` returns the time in UTC."""
 
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, clock: Callable[[], datetime], changes: JobChanges) -> None:
         self._database = database
+        self._changes = changes
         self._clock = clock
 
     async def begin(self, job: Job, step: QuantStepRow, *, object_key: str = "") -> bool:
         """Write that a step runs. An interrupted step does not count as another try. `object_key` is the object that it may publish."""
-        async with self._database.begin() as session:
+        async with self._changes.writing(self._database, job.row.job_id) as session:
             row = await self._current(session, job, step)
             if row is None:
                 return False
@@ -44,14 +46,14 @@ class StepRows:
 
     async def progress(self, job: Job, step: QuantStepRow, done: int, total: int) -> None:
         """Write the progress of a step."""
-        async with self._database.begin() as session:
+        async with self._changes.writing(self._database, job.row.job_id) as session:
             row = await self._current(session, job, step)
             if row is not None:
                 row.done, row.total = done, total
 
     async def succeed(self, job: Job, step: QuantStepRow, outcome: Outcome, progress: StepProgress) -> None:
         """End a step; a step `publish` records its model in the same transaction."""
-        async with self._database.begin() as session:
+        async with self._changes.writing(self._database, job.row.job_id) as session:
             row = await self._current(session, job, step)
             if row is None:
                 return
@@ -66,7 +68,7 @@ class StepRows:
 
     async def fail(self, job: Job, step: QuantStepRow, error: MeshError, log: str, *, again: bool) -> None:
         """End a step with an error, or with `again` let it wait for its next try."""
-        async with self._database.begin() as session:
+        async with self._changes.writing(self._database, job.row.job_id) as session:
             row = await self._current(session, job, step)
             if row is None:
                 return
@@ -78,13 +80,13 @@ class StepRows:
 
     async def restart(self, job: Job) -> None:
         """Reset a job to its source, because its folder is gone; published types stay."""
-        async with self._database.begin() as session:
+        async with self._changes.writing(self._database, job.row.job_id) as session:
             if await self._current(session, job, job.steps[0]) is not None:
                 start_again(await _steps(session, job.row.job_id))
 
     async def end(self, job: Job, state: JobState) -> None:
         """End a job."""
-        async with self._database.begin() as session:
+        async with self._changes.writing(self._database, job.row.job_id) as session:
             if await self._current(session, job, job.steps[0]) is not None:
                 row = await session.get(QuantJobRow, job.row.job_id)
                 assert row is not None, "it is current"

@@ -104,6 +104,22 @@ def test_jobs_and_variants_are_seen_and_removed_by_the_command(mesh: RunningMesh
     assert "no model nobody" in command(mesh, "pull", "quant:nobody").stderr
 
 
+def test_a_watch_of_a_job_is_json_by_line_and_ends_with_the_job(mesh: RunningMesh) -> None:
+    job = mesh.call(
+        "POST", "/jobs", "quant", json={"model_uuid": "words-f16", "types": ["Q5_1"], "name": "seen"}
+    ).json()
+    own = bearer(mesh.token)
+    address = mesh.url("quant", f"/jobs/{job['job_id']}:watch")
+    with mesh.http.stream("GET", address, headers=own, timeout=120) as stream:
+        assert stream.status_code == 200
+        events = [json.loads(line) for line in stream.iter_lines() if line]
+    assert events[-1]["job"]["state"] == "QUANT_JOB_STATE_SUCCEEDED"
+    assert len([event for event in events if "job" in event]) > 1
+    with mesh.http.stream("GET", mesh.url("quant", "/jobs:watch"), headers=own, timeout=60) as stream:
+        first = json.loads(next(line for line in stream.iter_lines() if line))
+    assert first["job"]["job_id"] == job["job_id"]
+
+
 def test_a_dry_run_shows_all_types_and_makes_none(mesh: RunningMesh) -> None:
     shown = command(mesh, "quantize", "words-f16", "--dry-run")
     assert shown.returncode == 0, shown.stderr

@@ -24,6 +24,7 @@ ALLOWED = {
     "services/download/worker.py::Worker._follow_rows": "one task for each transfer, which the rows bring back if it fails",
     "llamesh/kit/outages.py::until_written": "repeats one step of one task while the database is away",
     "services/quant/worker.py::JobWorker._start": "one task for each job, which the rows bring back if it fails",
+    "services/quant/job_watches.py::JobWatches._read": "repeats one read for one caller while the database is away",
     "services/quant/job_run.py::JobRuns.run": "one task for each job, which ends with it",
     "llamesh/kit/streams.py::allowed": "reads one stream until it or the rights of its reader end",
     "llamesh/kit/completion.py::to_completion": "one piece of work, which is waited for",

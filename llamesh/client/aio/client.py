@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
@@ -17,6 +15,7 @@ from llamesh.client.aio.models import AsyncModels
 from llamesh.client.aio.quant import AsyncQuant
 from llamesh.client.aio.servers import AsyncServers
 from llamesh.client.aio.users import AsyncUsers
+from llamesh.client.aio.watching import watched
 from llamesh.client.parameters import Parameters, combined
 from llamesh.client.profile import InferencePortError, NoMeshRunsError, Profile, load_profile
 from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of
@@ -27,9 +26,6 @@ from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-
-FIRST_RECONNECT = 0.1
-MAX_RECONNECT = 5.0
 
 
 class AsyncClient:
@@ -149,28 +145,20 @@ class AsyncClient:
             server_uuids=[server_uuid_of(server) for server in servers],
             model_uuids=[model_uuid_of(model) for model in models],
         )
-        ends = time.monotonic() + timeout if timeout is not None else math.inf
-        pause = FIRST_RECONNECT
-        while True:
-            left = ends - time.monotonic()
-            if left <= 0:
-                raise errors.of_reason("DEADLINE_EXCEEDED", f"it did not come about within {timeout:g} s")
-            try:
-                stream = self.transport.stream(
-                    f"{GATEWAY}/Watch", request, gateway_pb2.WatchResponse, None if left == math.inf else left
-                )
-                async for event in stream:
-                    pause = FIRST_RECONNECT
-                    request.resume_token = event.resume_token or request.resume_token
-                    if event.WhichOneof("event") != "heartbeat":
-                        yield event
-            except errors.MeshError as error:
-                if error.reason == "RESUME_TOKEN_EXPIRED":
-                    request.resume_token = ""
-                elif error.code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
-                    raise
-            await asyncio.sleep(max(min(pause, ends - time.monotonic()), 0))
-            pause = min(pause * 2, MAX_RECONNECT)
+
+        def begin(deadline: float | None) -> AsyncIterator[gateway_pb2.WatchResponse]:
+            return self.transport.stream(f"{GATEWAY}/Watch", request, gateway_pb2.WatchResponse, deadline)
+
+        def starts_over(error: errors.MeshError) -> bool:
+            if error.reason != "RESUME_TOKEN_EXPIRED":
+                return False
+            request.resume_token = ""
+            return True
+
+        async for event in watched(begin, timeout, starts_over):
+            request.resume_token = event.resume_token or request.resume_token
+            if event.WhichOneof("event") != "heartbeat":
+                yield event
 
     def openai(self, server: server_pb2.Server | None = None, **options: Any) -> AsyncOpenAI:
         """Return the official OpenAI client, for one server or for all servers by model name.

@@ -3,19 +3,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from llamesh.client import errors
 from llamesh.client.aio.part import AsyncPart
+from llamesh.client.aio.watching import watched
 from llamesh.client.references import Model, model_uuid_of
 from llamesh.client.services import QUANT
 from llamesh.v1 import quant_pb2
 
-LOOK_SECONDS = 0.5
-"""Seconds between two polls while `wait` runs."""
 ENDED = frozenset(
     {
         quant_pb2.QUANT_JOB_STATE_SUCCEEDED,
@@ -94,6 +89,27 @@ class AsyncQuant(AsyncPart):
         request = quant_pb2.DeleteQuantJobRequest(job_id=job_id)
         return await self._call(f"{QUANT}/DeleteQuantJob", request, quant_pb2.QuantJob, timeout)
 
+    async def watch(
+        self, job_id: str = "", *, timeout: float | None = None
+    ) -> AsyncIterator[quant_pb2.WatchQuantJobsResponse]:
+        """Yield all jobs, then each change; with a `job_id` only that job, until its end or the removal of its record.
+
+        After a lost connection the watch reconnects and begins with the present state. Raises DeadlineExceeded after `timeout` seconds.
+        """
+        request = quant_pb2.WatchQuantJobsRequest(job_id=job_id)
+
+        def begin(deadline: float | None) -> AsyncIterator[quant_pb2.WatchQuantJobsResponse]:
+            return self._transport.stream(
+                f"{QUANT}/WatchQuantJobs", request, quant_pb2.WatchQuantJobsResponse, deadline
+            )
+
+        async for event in watched(begin, timeout):
+            kind = event.WhichOneof("event")
+            if kind != "heartbeat":
+                yield event
+            if job_id and (kind == "removed_job_id" or event.job.state in ENDED):
+                return
+
     async def wait(
         self,
         job_id: str,
@@ -101,25 +117,18 @@ class AsyncQuant(AsyncPart):
         *,
         timeout: float | None = None,
     ) -> quant_pb2.QuantJob:
-        """Wait until a job has ended, in any state; DeadlineExceeded after `timeout` seconds.
+        """Wait until a job has ended, in any state, and return it; DeadlineExceeded after `timeout` seconds.
 
-        `on_change` is called with the job after each poll.
+        `on_change` is called with the job as it is, then after each change.
         """
-        ends = time.monotonic() + timeout if timeout is not None else math.inf
-        while True:
-            try:
-                job = await self.job(job_id)
-            except errors.MeshError as error:
-                if error.code != "UNAVAILABLE":
-                    raise
-            else:
+        job = quant_pb2.QuantJob()
+        async for event in self.watch(job_id, timeout=timeout):
+            if event.WhichOneof("event") == "job":
+                job = event.job
                 if on_change:
                     on_change(job)
-                if job.state in ENDED:
-                    return job
-            if time.monotonic() > ends:
-                raise errors.of_reason("DEADLINE_EXCEEDED", f"the job {job_id} did not end within {timeout:g} s")
-            await asyncio.sleep(LOOK_SECONDS)
+        # The watch also ends if the record is removed; then nothing can be said but that there is no such job.
+        return job if job.state in ENDED else await self.job(job_id)
 
     def variants(self) -> AsyncIterator[quant_pb2.QuantModel]:
         """Yield the models that the service has published, ordered by time."""

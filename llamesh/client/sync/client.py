@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -21,15 +20,13 @@ from llamesh.client.sync.models import Models
 from llamesh.client.sync.quant import Quant
 from llamesh.client.sync.servers import Servers
 from llamesh.client.sync.users import Users
+from llamesh.client.sync.watching import watched
 from llamesh.client.transport import Transport
 from llamesh.runtime_parameters import Value
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
 
 if TYPE_CHECKING:
     from openai import OpenAI
-
-FIRST_RECONNECT = 0.1
-MAX_RECONNECT = 5.0
 
 
 class Client:
@@ -145,28 +142,20 @@ class Client:
             server_uuids=[server_uuid_of(server) for server in servers],
             model_uuids=[model_uuid_of(model) for model in models],
         )
-        ends = time.monotonic() + timeout if timeout is not None else math.inf
-        pause = FIRST_RECONNECT
-        while True:
-            left = ends - time.monotonic()
-            if left <= 0:
-                raise errors.of_reason("DEADLINE_EXCEEDED", f"it did not come about within {timeout:g} s")
-            try:
-                stream = self.transport.stream(
-                    f"{GATEWAY}/Watch", request, gateway_pb2.WatchResponse, None if left == math.inf else left
-                )
-                for event in stream:
-                    pause = FIRST_RECONNECT
-                    request.resume_token = event.resume_token or request.resume_token
-                    if event.WhichOneof("event") != "heartbeat":
-                        yield event
-            except errors.MeshError as error:
-                if error.reason == "RESUME_TOKEN_EXPIRED":
-                    request.resume_token = ""
-                elif error.code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
-                    raise
-            time.sleep(max(min(pause, ends - time.monotonic()), 0))
-            pause = min(pause * 2, MAX_RECONNECT)
+
+        def begin(deadline: float | None) -> Iterator[gateway_pb2.WatchResponse]:
+            return self.transport.stream(f"{GATEWAY}/Watch", request, gateway_pb2.WatchResponse, deadline)
+
+        def starts_over(error: errors.MeshError) -> bool:
+            if error.reason != "RESUME_TOKEN_EXPIRED":
+                return False
+            request.resume_token = ""
+            return True
+
+        for event in watched(begin, timeout, starts_over):
+            request.resume_token = event.resume_token or request.resume_token
+            if event.WhichOneof("event") != "heartbeat":
+                yield event
 
     def openai(self, server: server_pb2.Server | None = None, **options: Any) -> OpenAI:
         """Return the official OpenAI client, for one server or for all servers by model name.

@@ -1,0 +1,43 @@
+"""Keeps a watch open: a stream that is lost is opened again, until its reader stops."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+from llamesh.client import errors
+
+FIRST_RECONNECT = 0.1
+MAX_RECONNECT = 5.0
+
+Event = TypeVar("Event")
+
+
+async def watched(
+    begin: Callable[[float | None], AsyncIterator[Event]],
+    seconds: float | None,
+    starts_over: Callable[[errors.MeshError], bool] = lambda _: False,
+) -> AsyncIterator[Event]:
+    """Yield the events of the streams that `begin` opens, one after the other; its argument is the deadline of a stream.
+
+    Errors that a retry may cure, and those for which `starts_over` returns true, open the next stream after a pause. Raises all others, and
+    DeadlineExceeded after `seconds`.
+    """
+    ends = time.monotonic() + seconds if seconds is not None else math.inf
+    pause = FIRST_RECONNECT
+    while True:
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise errors.of_reason("DEADLINE_EXCEEDED", f"it did not come about within {seconds:g} s")
+        try:
+            async for event in begin(None if left == math.inf else left):
+                pause = FIRST_RECONNECT
+                yield event
+        except errors.MeshError as error:
+            if not starts_over(error) and error.code not in {"UNAVAILABLE", "DEADLINE_EXCEEDED"}:
+                raise
+        await asyncio.sleep(max(min(pause, ends - time.monotonic()), 0))
+        pause = min(pause * 2, MAX_RECONNECT)
