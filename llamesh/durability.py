@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file durable, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Make the content of a file durable, or the names in a folder. Follows symbolic links: a folder of a mesh may be one."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
