@@ -84,7 +84,8 @@ class Timestamp(TypeDecorator[datetime]):
 class Database:
     """One service's tables. Close it when done.
 
-    `seconds` is the deadline of one operation, the wait for a connection included. `schema` is that of PostgreSQL, `file` the SQLite file.
+    `seconds` is the deadline of one operation, the wait for a connection included. `place` is the SQLite file, or the hosts of PostgreSQL,
+    whose schema `schema` is.
     `migrations` is the engine that migrations use; None: the writer's. `clock` is monotonic.
     """
 
@@ -94,21 +95,20 @@ class Database:
         reader: Pool,
         seconds: float,
         *,
-        place: str,
+        place: Path | str,
         schema: str | None = None,
-        file: Path | None = None,
         migrations: AsyncEngine | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.schema = schema
-        self.place = place
+        self.place = os.fspath(place)
         """Place of the database for messages: hosts of PostgreSQL, or a file."""
         self.breaker = CircuitBreaker(clock)
         """Whether the database is known not to answer."""
         self._writer = writer
         self._reader = reader
         self._seconds = seconds
-        self._file = file
+        self._file = place if isinstance(place, Path) else None
         self._migrations = migrations or writer.engine
         self._identity: tuple[int, int] | None = None
         self._waiting_for_tables = False
@@ -248,4 +248,4 @@ def open_database(settings: Settings, service: str) -> Database:
         return Database(writer, reader, seconds, schema=service, place=address.place, migrations=migrations)
     file = make_private(settings.home / "data") / f"{service}.db"
     writer, reader = sqlite_pools(file, seconds)
-    return Database(writer, reader, seconds, place=os.fspath(file), file=file)
+    return Database(writer, reader, seconds, place=file)

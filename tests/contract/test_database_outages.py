@@ -283,7 +283,7 @@ async def test_calls_that_wait_for_a_connection_are_no_outage(settings: Settings
     calm = open_database(settings.model_copy(update={"database_seconds": CALM_SECONDS}), "probe")
     on_file = settings.database_url is None
     seconds = deadline / SQLITE_SHARE if on_file else deadline
-    hurried = Database(calm._writer, calm._reader, seconds, place="", file=calm._file)
+    hurried = Database(calm._writer, calm._reader, seconds, place=calm._file or "")
     begun, go_on = asyncio.Semaphore(0), asyncio.Event()
 
     async def hold() -> None:
