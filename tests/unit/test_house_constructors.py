@@ -13,7 +13,6 @@ CONSTRUCTORS: dict[str, int] = {
     "controller/request_holder.py RequestHolder": 8,
     "llamesh/cli/mesh/supervisor.py Supervisor": 8,
     "llamesh/kit/objects/s3.py S3Store": 8,
-    "services/download/sources/http_client.py HttpClient": 9,
     "services/gateway/servicer.py GatewayServicer": 8,
 }
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import SecretStr
 
 from services.download.sources import AddressRules, HttpsSource, SourceChangedError, SourceError, SourceObject
-from services.download.sources.http_client import HttpClient
+from services.download.sources.http_client import BearerToken, HttpClient
 from tests.unit.loopback import serving
 from tests.unit.test_https_source import BODY, redirecting, source
 from tests.unit.web_objects import answer
@@ -127,11 +127,11 @@ async def test_a_token_is_not_sent_along_a_redirect_to_another_origin() -> None:
         async with serving({"/a": redirecting("/b"), "/b": redirecting(location)}) as first:
             rules = AddressRules(private_hosts=frozenset({"127.0.0.1"}))
             client = HttpClient(
-                rules, http_hosts=[first, other], token=SecretStr("secret"), token_for=f"http://{first}/x"
+                rules, http_hosts=[first, other], token=BearerToken(SecretStr("secret"), f"http://{first}/x")
             )
             await client.document(client.parsed(f"http://{first}/a"), "it")
             assert seen == {"other": ""}
-        own = HttpClient(rules, http_hosts=[other], token=SecretStr("secret"), token_for=f"http://{other}")
+        own = HttpClient(rules, http_hosts=[other], token=BearerToken(SecretStr("secret"), f"http://{other}"))
         await own.document(own.parsed(f"http://{other}/here"), "it")
         assert seen["same"] == "Bearer secret"
 

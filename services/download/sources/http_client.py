@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
@@ -30,6 +31,8 @@ MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 8 << 20
 """Maximum size of an API's answer."""
 _MAX_ERROR_BYTES = 4096
+_CONNECT_SECONDS = 10.0
+"""Seconds to make a connection."""
 _ANSWER_SECONDS = 60.0
 """Deadline in seconds for the connection and the headers of the final answer; interim answers (103) do not extend it."""
 _BODY_SECONDS = 60.0
@@ -54,11 +57,23 @@ class SourceAnswerError(SourceError):
         self.body = body
 
 
+@dataclass(frozen=True, slots=True)
+class BearerToken:
+    """A token, and the address of the only service that it is sent to."""
+
+    secret: SecretStr
+    service: str
+
+    def is_for(self, url: URL) -> bool:
+        """Whether the token may be sent to a URL: one of the service's origin."""
+        return bool(self.secret.get_secret_value()) and url.origin() == URL(self.service).origin()
+
+
 class HttpClient:
     """Makes GET requests to https URLs, and to http URLs of the `host:port` pairs in `http_hosts`, whose address may be private.
 
-    `redirect_rules` apply to redirects to another host; by default they allow no private host. `token` is sent as a bearer token to URLs of
-    the origin `token_for` only. `silence_seconds` limits the time between two reads of an answer, `answer_seconds` the time to its headers.
+    `redirect_rules` apply to redirects to another host; by default they allow no private host. `silence_seconds` limits the time between
+    two reads of an answer, `answer_seconds` the time to its headers.
     """
 
     def __init__(
@@ -67,21 +82,18 @@ class HttpClient:
         *,
         redirect_rules: AddressRules | None = None,
         http_hosts: Collection[str] = (),
-        connect_seconds: float = 10,
         silence_seconds: float = 60,
         answer_seconds: float = _ANSWER_SECONDS,
         tls: ssl.SSLContext | None = None,
-        token: SecretStr | None = None,
-        token_for: str = "",
+        token: BearerToken | None = None,
     ) -> None:
         self._rules = rules
         self._redirect_rules = redirect_rules or rules.of_redirects()
         self._http_hosts = frozenset(host.lower() for host in http_hosts)
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds, sock_read=silence_seconds)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=silence_seconds)
         self._answer_seconds = answer_seconds
         self._tls: ssl.SSLContext | bool = tls or True
         self._token = token
-        self._token_origin = URL(token_for).origin() if token_for else None
 
     def parsed(self, text: str) -> URL:
         """Parse a URL byte for byte. Raises SourceRefusedError if its text alone shows that it may not be requested."""
@@ -140,8 +152,8 @@ class HttpClient:
 
     def _headers(self, url: URL, headers: Mapping[str, str] | None) -> dict[str, str]:
         all_headers = {**_HEADERS, **(headers or {})}
-        if self._token is not None and self._token.get_secret_value() and url.origin() == self._token_origin:
-            all_headers["Authorization"] = f"Bearer {self._token.get_secret_value()}"
+        if self._token is not None and self._token.is_for(url):
+            all_headers["Authorization"] = f"Bearer {self._token.secret.get_secret_value()}"
         return all_headers
 
     async def _addresses(self, url: URL, came_from: URL) -> list[str]:
@@ -193,8 +205,7 @@ def service_client(
         redirect_rules=None if address == HUB else rules,
         http_hosts=[f"{url.host}:{url.port}"] if url.scheme == "http" else (),
         tls=tls,
-        token=token,
-        token_for=address,
+        token=BearerToken(token, address) if token is not None else None,
     )
 
 

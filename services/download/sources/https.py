@@ -25,14 +25,11 @@ class HttpsSource(NamedParts):
         *,
         http_hosts: Collection[str] = (),
         max_bytes: int = MAX_OBJECT_BYTES,
-        connect_seconds: float = 10,
         silence_seconds: float = 60,
         least_bytes_per_minute: int = 60 * 1024,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._client = HttpClient(
-            rules, http_hosts=http_hosts, connect_seconds=connect_seconds, silence_seconds=silence_seconds, tls=tls
-        )
+        self._client = HttpClient(rules, http_hosts=http_hosts, silence_seconds=silence_seconds, tls=tls)
         self._objects = HttpObjects(self._client, max_bytes=max_bytes, least_bytes_per_minute=least_bytes_per_minute)
 
     def check(self, source: str) -> CheckedSource:
