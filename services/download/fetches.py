@@ -22,6 +22,7 @@ from services.download.early_check import Check, read_header
 from services.download.model_parts import Header, ModelCheck, check_file
 from services.download.present_objects import PresentObjects, source_version
 from services.download.progress import Progress
+from services.download.room import Room
 from services.download.sources import FileRole, Source, SourceFile, SourceObject
 from services.download.staging import Staging
 from services.download.store_retries import StoreRetries
@@ -49,17 +50,23 @@ class StagedFile:
 class Fetch:
     """A fetch under way: its transfer, the files of the model, their common progress and what is staged of them.
 
-    `clock` is monotonic, in seconds. The files are numbered from 1.
+    `used` gets the length of what is written; `clock` is monotonic, in seconds. The files are numbered from 1.
     """
 
     def __init__(
-        self, row: TransferRow, files: Sequence[SourceFile], retries: StoreRetries, clock: Callable[[], float]
+        self,
+        row: TransferRow,
+        files: Sequence[SourceFile],
+        retries: StoreRetries,
+        used: Callable[[int], None],
+        clock: Callable[[], float],
     ) -> None:
         self.row = row
         self.files = files
         self.progress = Progress(0, clock)
         self.staged: list[StagedFile] = []
         self._retries = retries
+        self._used = used
         self._clock = clock
         self._weights = sum(file.role is FileRole.WEIGHTS for file in files)
 
@@ -79,6 +86,7 @@ class Fetch:
     def received(self, length: int) -> None:
         """Count bytes that have arrived and are stored; 0 shows that the store works."""
         self.progress.add(length)
+        self._used(length)
         self._retries.add(length)
 
     def present(self, length: int) -> None:
@@ -101,12 +109,14 @@ class Fetches:
         self,
         source: Source,
         staging: Staging,
+        room: Room,
         present: PresentObjects,
         bandwidth: Bandwidth,
         clock: Callable[[], float],
     ) -> None:
         self._source = source
         self._staging = staging
+        self._room = room
         self._present = present
         self._bandwidth = bandwidth
         self._clock = clock
@@ -118,7 +128,8 @@ class Fetches:
 
         Raises SourceError, StoreError, GgufError and MeshError.
         """
-        fetch = Fetch(row, await self._files(row), retries, self._clock)
+        used = partial(self._room.use, row.model_uuid)
+        fetch = Fetch(row, await self._files(row), retries, used, self._clock)
         try:
             total = await self._survey(row, fetch.files) if len(fetch.files) > 1 else None
             for number, file in enumerate(fetch.files, 1):
@@ -135,6 +146,7 @@ class Fetches:
             raise
         finally:
             self.running.pop(row.model_uuid, None)
+            self._room.release(row.model_uuid)
         return fetch.staged
 
     async def _files(self, row: TransferRow) -> list[SourceFile]:
@@ -147,7 +159,7 @@ class Fetches:
         return files + [SourceFile(address, FileRole.ADAPTER, name) for name, address in row.adapters]
 
     async def _survey(self, row: TransferRow, files: Sequence[SourceFile]) -> int:
-        """Check the headers of all files and the room for them, and return the sum of their sizes; 0 if one is unknown."""
+        """Check the headers of all files, reserve room for them, and return the sum of their sizes; 0 if one is unknown."""
         sizes: list[int | None] = []
         present = 0
         model, complete = ModelCheck([file.role for file in files]), True
@@ -168,7 +180,7 @@ class Fetches:
         if complete:
             model.metadata()
         known = sum(size or 0 for size in sizes)
-        await self._staging.check_room(row, known - present)
+        await self._room.reserve(row, known - present)
         return 0 if None in sizes else known
 
     async def _header(self, found: SourceObject) -> Header | None:
@@ -185,6 +197,8 @@ class Fetches:
             found.end_stream()
             fetch.present(staged.size)
         else:
+            if len(fetch.files) == 1:
+                await self._room.reserve(fetch.row, found.size or 0)
             staged = await self._staging.stage(
                 fetch.row, number, self._bandwidth.limited(found), fetch.check(number), fetch.received, fetch.present
             )

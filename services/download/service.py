@@ -45,6 +45,7 @@ from services.download.peers import PeerChanges
 from services.download.present_objects import PresentObjects
 from services.download.publications import Publications
 from services.download.retry_waits import RetryWaits
+from services.download.room import Room
 from services.download.servicer import CatalogueServicer, DownloadServicer
 from services.download.sources import (
     AddressRules,
@@ -117,7 +118,7 @@ async def run(member: Member) -> None:
         part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
         staging = Staging(store, partial_objects, part_size, parallel, monotonic)
         bandwidth = Bandwidth(settings.download_bytes_per_second, monotonic)
-        fetches = Fetches(sources, staging, present, bandwidth, monotonic)
+        fetches = Fetches(sources, staging, Room(store, partial_objects), present, bandwidth, monotonic)
         runs = TransferRuns(transfers, publications, health, fetches, changes, waits)
         pauses = Pauses(database, utc_now, timedelta(hours=settings.download_paused_hours))
         worker = Worker(transfers, runs, objects, health, waits, partial_objects, pauses)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from llamesh.kit.completion import together
-from llamesh.kit.objects import ObjectChangedError, ObjectStore, PartedObject, StagedObject, StoreFullError
+from llamesh.kit.objects import ObjectChangedError, ObjectStore, PartedObject, StagedObject
 from llamesh.kit.outages import until_written
 from services.download.continuation import continued, continued_range
 from services.download.early_check import Check, check_header, checked_chunks
@@ -72,15 +72,6 @@ class Staging:
         except BaseException:
             await parted.close()
             raise
-
-    async def check_room(self, row: TransferRow, size: int) -> None:
-        """Raise StoreFullError if the store has no room for all files of a transfer, `size` bytes, beside the parts that it has of them."""
-        present = await self._objects.bytes_of(row) if self._objects is not None else 0
-        space = await self._store.space()
-        if space is not None and size - present > space.free:
-            raise StoreFullError(
-                f"the files of the model need {size - present} more bytes and the object store has {space.free} bytes free"
-            )
 
     async def _write_parts(
         self, found: SourceObject, parted: PartedObject, record: Callable[[int, str], Awaitable[None]], received: Count

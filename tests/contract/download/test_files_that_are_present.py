@@ -22,21 +22,6 @@ PROJECTOR = projector_bytes()
 OTHER = large_model(len(DATA) // 32 * 32, seed=5)
 
 
-@pytest.fixture
-async def weights(one_settings: Settings, open_with: OpenWith, source: RangedServer) -> Service:
-    """Has the model m1 of the source, whose weights came in parts."""
-    settings = {"download_part_bytes": PART, "download_parallel_parts": PARALLEL}
-    service = await open_with(one_settings, http_source_hosts=(source.host,), **settings)
-    source.files["/p.gguf"] = PROJECTOR
-    assert (await service.fetched("m1", source.url)).state == pb.DOWNLOAD_STATE_SUCCEEDED
-    source.ranges.clear()
-    return service
-
-
-async def with_projector(service: Service, source: RangedServer) -> pb.Download:
-    return await service.fetched("m1", projector=f"http://{source.host}/p.gguf")
-
-
 async def stores(service: Service, *files: bytes) -> None:
     """Wait until the store has these objects only."""
 
@@ -45,6 +30,23 @@ async def stores(service: Service, *files: bytes) -> None:
 
     await until(settled)
     assert {path.read_bytes() for path in service.stored} == set(files)
+
+
+@pytest.fixture
+async def weights(one_settings: Settings, open_with: OpenWith, source: RangedServer) -> Service:
+    """Has the model m1 of the source, whose weights came in parts."""
+    settings = {"download_part_bytes": PART, "download_parallel_parts": PARALLEL}
+    service = await open_with(one_settings, http_source_hosts=(source.host,), **settings)
+    source.files["/p.gguf"] = PROJECTOR
+    assert (await service.fetched("m1", source.url)).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    # The staged file is removed after the success can be seen.
+    await stores(service, DATA)
+    source.ranges.clear()
+    return service
+
+
+async def with_projector(service: Service, source: RangedServer) -> pb.Download:
+    return await service.fetched("m1", projector=f"http://{source.host}/p.gguf")
 
 
 async def test_a_projector_comes_to_weights_that_stay_where_they_are(
