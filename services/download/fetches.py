@@ -150,13 +150,13 @@ class Fetches:
         return fetch.staged
 
     async def _files(self, row: TransferRow) -> list[SourceFile]:
-        """Return the files of the model: those of its source, with the projector and the adapters that the caller gave."""
-        files = list(await self._source.files(row.source))
-        if row.projector:
-            files = [file for file in files if file.role is not FileRole.PROJECTOR]
+        """Return the files of the model: those of its source, with the projector and the adapters that the caller gave instead."""
+        instead = {FileRole.PROJECTOR: bool(row.projector), FileRole.ADAPTER: bool(row.adapters)}
+        files = [file for file in await self._source.files(row.source) if not instead.get(file.role)]
         if row.projector not in ("", NO_PROJECTOR):
             files.append(SourceFile(row.projector, FileRole.PROJECTOR))
-        return files + [SourceFile(address, FileRole.ADAPTER, name) for name, address in row.adapters]
+        files += [SourceFile(address, FileRole.ADAPTER, name) for name, address in row.adapters]
+        return sorted(files, key=lambda file: list(FileRole).index(file.role))
 
     async def _survey(self, row: TransferRow, files: Sequence[SourceFile]) -> int:
         """Check the headers of all files, reserve room for them, and return the sum of their sizes; 0 if one is unknown."""

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
 
 from llamesh.kit.source_places import OLLAMA, RegistryPlace
 from llamesh.nearest import near
@@ -79,15 +80,16 @@ class RegistrySource:
         """See Source. All files are of one manifest."""
         address = _read(source)
         manifest = await self._manifest(address)
-        if address.layer:
-            return [SourceFile(str(address), _file(address, manifest)[0])]
+        if address.layer or manifest.files[0][0] is not FileRole.WEIGHTS:
+            # A file by itself, or a manifest without weights: the check of its header says what it is.
+            return [SourceFile(str(address))]
         pinned = replace(address, digest=manifest.sha256)
-        adapters = [layer for role, layer in manifest.files if role is FileRole.ADAPTER]
+        numbers = count(1)
         return [
             SourceFile(
                 str(replace(pinned, layer=layer.sha256)),
                 role,
-                _adapter_name(layer, adapters) if role is FileRole.ADAPTER else "",
+                _adapter_name(next(numbers)) if role is FileRole.ADAPTER else "",
             )
             for role, layer in manifest.files
         ]
@@ -220,7 +222,6 @@ def _file(address: RegistryAddress, manifest: ModelManifest) -> tuple[FileRole, 
     raise SourceError(f"the manifest of {address.place} has no GGUF file sha256:{address.layer}")
 
 
-def _adapter_name(layer: Layer, adapters: Sequence[Layer]) -> str:
+def _adapter_name(number: int) -> str:
     """Return the name by which servers use an adapter of a manifest: adapter, adapter-2, ..."""
-    number = adapters.index(layer) + 1
     return "adapter" if number == 1 else f"adapter-{number}"
