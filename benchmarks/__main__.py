@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from benchmarks import engines, idle, inference, management, rights
+from benchmarks import engines, idle, inference, management, rights, transfers
 from tests.mesh.running import running_mesh
 
 
@@ -26,8 +26,11 @@ async def main() -> None:
         "--models", type=Path, help="where SmolLM2 is or shall stay; it is fetched for each run otherwise"
     )
     parser.add_argument(
-        "--only", choices=["inference", "rights", "engines", "management", "idle"], help="leave the rest out"
+        "--only",
+        choices=["inference", "rights", "engines", "management", "idle", "transfers"],
+        help="leave the rest out; transfers is run only if named",
     )
+    parser.add_argument("--model-bytes", type=int, default=1 << 30, help="size of the model of the transfers")
     asked = parser.parse_args()
     chance = random.Random(asked.seed)
     count = {"rounds": asked.rounds, "requests": asked.requests, "chance": chance}
@@ -39,6 +42,9 @@ async def main() -> None:
     try:
         if asked.only in (None, "inference"):
             for table in await inference.measure(folder, **count):
+                print(table.markdown(), flush=True)
+        if asked.only == "transfers":
+            for table in transfers.measure(folder, size=asked.model_bytes, rounds=asked.rounds, chance=chance):
                 print(table.markdown(), flush=True)
         if asked.only in (None, "rights"):
             print(f"### Revoked keys\n\n{await rights.measure()}\n", flush=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from benchmarks import processes
-from tests.mesh.running import RunningMesh, mesh_processes
+from tests.mesh.running import RunningMesh
+from tests.processes import mesh_processes
 
 
 def measure(mesh: RunningMesh, *, seconds: float) -> str:

@@ -50,7 +50,7 @@ async def _with(door: FrontDoor, count: int) -> list[str]:
         door.control.set_admission_ids("keys", revoked, [f"key_more{number:012x}"])
         await door.control.settled(60)
         pushes.append(time.perf_counter() - started)
-    size = door.control._snapshot.of(RDS)["inference"].message.ByteSize()
+    size = door.control.intent.snapshot.of(RDS)["inference"].message.ByteSize()
     # Requests use those of the first hundred keys that the digest does not mistake for revoked ones.
     keys = [token(jti=f"key_{chance.getrandbits(64):016x}") for _ in range(200)]
     connection = await door.connect()

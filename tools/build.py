@@ -1,6 +1,7 @@
 """Build the programs for tests/cluster from the modules that go.mod pins, into .tools/bin; only missing or outdated ones.
 
-Needs Go. To build one program: `python tools/build.py grpcurl`.
+Needs Go. To build one program: `python tools/build.py grpcurl`. The programs that benchmarks compare with are built only if named:
+`python tools/build.py mc rclone`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ PROGRAMS = {
     "grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl",
     "minio": "github.com/minio/minio",
 }
+BENCHMARKS = {
+    "mc": "github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9",
+    "rclone": "github.com/rclone/rclone@v1.76.0",
+}
+"""Modules of their own, because their requirements exclude each other's."""
 
 
 def stale(name: str) -> bool:
@@ -36,7 +42,12 @@ def main() -> None:
     for name in wanted:
         print(f"building {name} (once)", flush=True)
         environment = {**os.environ, "CGO_ENABLED": "0"}
-        command = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(BIN / name), PROGRAMS[name]]
+        options = ["-trimpath", "-ldflags=-s -w"]
+        if name in PROGRAMS:
+            command = ["go", "build", *options, "-o", str(BIN / name), PROGRAMS[name]]
+        else:
+            environment["GOBIN"] = str(BIN)
+            command = ["go", "install", *options, BENCHMARKS[name]]
         subprocess.run(command, cwd=TOOLS, env=environment, check=True)
 
 
