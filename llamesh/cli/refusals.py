@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 from llamesh.cli.connection import (
     NEEDS_TLS,
     UNVERIFIED,
@@ -25,7 +27,7 @@ REMEDIES = {
     "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
     "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
     "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
-    "MODEL_NAME_TAKEN": "take another name; if it is an alias, `llamesh alias {modelUuid} {name} --remove` frees it",
+    "MODEL_NAME_TAKEN": "take another name",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
     "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh downloads cancel {modelUuid}` ends the first download, "
     "`llamesh rm {modelUuid}` removes its model",
@@ -36,7 +38,7 @@ REMEDIES = {
     "USER_EXISTS": "choose another name; `llamesh users update {username}` changes the user",
     "MODEL_NOT_READY": "`llamesh downloads` shows its download; `llamesh downloads resume {modelUuid}` lets a paused one go on, "
     "`llamesh downloads cancel {modelUuid}` ends it",
-    "MODEL_NOT_IN_CONTRACT": "an administrator sets the models of a contract: `llamesh contracts update {contractId} --models NAME`",
+    "MODEL_NOT_IN_CONTRACT": "an administrator sets the models of a contract: `llamesh contracts update {contractId} --model NAME`",
     "CONTRACT_IN_USE": "`llamesh users update NAME --contract CONTRACT` gives a user another; `llamesh keys revoke KEY` ends a key",
     "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
     "QUANT_NOT_CONFIGURED": "start the mesh with `llamesh up --quant`, or set QUANT_SERVICE_URL; `llamesh pull ADDRESS` needs neither",
@@ -48,6 +50,8 @@ REMEDIES = {
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
 """Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
+_FREES_ALIAS = "take another name; `llamesh alias {modelUuid} {alias} --remove` frees it"
+"""The remedy if the name is an alias, which the metadata spell as it is stored."""
 
 
 class NobodyAnswersError(CommandError):
@@ -75,8 +79,10 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         parts.append(f"details: llamesh why {decision}")
     cause, hint = error.message, error.remedy
     if error.reason in REMEDIES:
-        hint = REMEDIES[error.reason].format_map(
-            {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", "name": "NAME", **error.metadata}
+        remedy = _FREES_ALIAS if error.metadata.get("alias") else REMEDIES[error.reason]
+        values = {name: quote(value) for name, value in error.metadata.items()}
+        hint = remedy.format_map(
+            {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", "contractId": "ID", **values}
         )
     failure = NobodyAnswersError if error.code == "UNAVAILABLE" and not error.reason else CommandError
     if failure is NobodyAnswersError:

@@ -68,8 +68,14 @@ def search(
 
     if not query:
         raise CommandError("what is to be searched for?", hint="llamesh search QUERY", code=Exit.USAGE)
+    from llamesh.client.errors import SourceUnavailable
+
     with connected() as mesh:
-        repositories = mesh.models.search(" ".join(query), limit=limit).repositories
+        try:
+            repositories = mesh.models.search(" ".join(query), limit=limit).repositories
+        except SourceUnavailable as error:
+            hint = "check HF_ENDPOINT and the network of the mesh's machine, then search again"
+            raise CommandError(error.message, hint=hint, code=Exit.UNAVAILABLE) from error
     if output in {"json", "yaml"}:
         show_list(repositories, output, ())
         return

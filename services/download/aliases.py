@@ -72,9 +72,8 @@ async def check_no_alias(session: AsyncSession, model_uuid: str, name: str) -> N
     found = (await session.scalars(query)).first()
     if found is not None:
         field, text = ("name", name) if found.alias.lower() == name.lower() else ("model_uuid", model_uuid)
-        raise _taken(
-            field, text, f"is an alias of the model {found.model_uuid}, in this or another case", found.model_uuid
-        )
+        why = f"is an alias of the model {found.model_uuid}, in this or another case"
+        raise _taken(field, text, why, found.model_uuid, found.alias)
 
 
 async def remove_aliases(session: AsyncSession, model_uuid: str) -> None:
@@ -94,16 +93,20 @@ async def _check_free(session: AsyncSession, alias: str, model_uuid: str) -> Non
     )
     rows = await session.execute(
         union_all(
-            select(ModelAliasRow.model_uuid, literal("model")).where(of_alias),
-            select(ModelRow.model_uuid, literal("model")).where(of_model),
-            select(TransferRow.model_uuid, literal("transfer")).where(TransferRow.hidden.is_(False), of_transfer),
+            select(ModelAliasRow.model_uuid, literal("alias"), ModelAliasRow.alias).where(of_alias),
+            select(ModelRow.model_uuid, literal("model"), literal("")).where(of_model),
+            select(TransferRow.model_uuid, literal("transfer"), literal("")).where(
+                TransferRow.hidden.is_(False), of_transfer
+            ),
         )
     )
-    found = {kind: owner for owner, kind in rows}
-    if "model" in found:
-        raise _taken("add", alias, f"names the model {found['model']} already, in this or another case", found["model"])
+    found = {kind: (owner, stored) for owner, kind, stored in rows}
+    # The name or the id of a model stays taken if an alias is taken away.
+    if taken := found.get("model") or found.get("alias"):
+        owner, stored = taken
+        raise _taken("add", alias, f"names the model {owner} already, in this or another case", owner, stored)
     if "transfer" in found:
-        owner = found["transfer"]
+        owner, _ = found["transfer"]
         why = f"names the download of {owner}: `llamesh downloads rm {owner}` removes its record once it has ended"
         raise _taken("add", alias, why, owner)
 
@@ -115,11 +118,12 @@ def _same(
     return or_(column == text, (func.lower(column) == text.lower()) & (owner != model_uuid))
 
 
-def _taken(field: str, name: str, why: str, model_uuid: str) -> MeshError:
+def _taken(field: str, name: str, why: str, model_uuid: str, alias: str = "") -> MeshError:
+    """The refusal of a name. `alias`: the stored spelling of the alias that it is; empty if it is none."""
     words = f"{name} {why}"
     return MeshError(
         Reason.ERROR_REASON_MODEL_NAME_TAKEN,
         words,
-        {"name": name, "modelUuid": model_uuid},
+        {"name": name, "modelUuid": model_uuid, **({"alias": alias} if alias else {})},
         (FieldViolation(field, words),),
     )

@@ -42,7 +42,7 @@ class Gateway(FakeGateway):
     def ChangeModelAliases(self, request: Any, context: Any) -> model_pb2.Model:
         self.changes.append(request)
         if "taken" in request.add:
-            where = {"name": "taken", "modelUuid": "m2"}
+            where = {"name": "taken", "modelUuid": "m2", "alias": "Taken"}
             refuse(
                 context, grpc.StatusCode.ALREADY_EXISTS, "MODEL_NAME_TAKEN", "taken names the model m2 already", where
             )
@@ -82,7 +82,7 @@ def test_a_name_that_is_taken_is_refused_with_the_remedy(mesh: Gateway, capsys: 
     assert run(["alias", "m1", "taken"]) == Exit.REFUSED
     said = capsys.readouterr().err
     assert "taken names the model m2 already" in said
-    assert "hint: take another name; if it is an alias, `llamesh alias m2 taken --remove` frees it" in said
+    assert "hint: take another name; `llamesh alias m2 Taken --remove` frees it" in said
 
 
 def test_an_alias_stands_for_its_model_in_every_command(mesh: Gateway, capsys: Capture) -> None:

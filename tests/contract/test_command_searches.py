@@ -58,7 +58,10 @@ def test_programs_get_repositories_or_sources(hub: FakeDownloads, capsys: Captur
 def test_a_hub_that_does_not_answer_is_asked_once(hub: FakeDownloads, capsys: Capture) -> None:
     hub.unsearchable = "huggingface.co cannot be searched: the host huggingface.co cannot be found"
     assert run(["search", "tiny"]) == Exit.UNAVAILABLE
-    assert hub.unsearchable in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert hub.unsearchable in said
+    assert "check HF_ENDPOINT" in said
+    assert "pull" not in said
     assert hub.searches == 1
 
 

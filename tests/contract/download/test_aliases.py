@@ -54,6 +54,7 @@ async def test_an_alias_is_no_name_id_or_alias_of_a_model(two: Service, name: st
     with refused("MODEL_NAME_TAKEN") as refusal:
         await aliased(two, "m1", ["free", name])
     assert refusal.metadata["name"] == name
+    assert refusal.metadata.get("alias", "") == ("taken" if name == "taken" else "")
     assert list((await two.model("m1")).aliases) == []
 
 
@@ -63,12 +64,14 @@ async def test_an_alias_differs_from_the_names_of_other_models_in_more_than_case
     with refused("MODEL_NAME_TAKEN") as refusal:
         await aliased(two, "m1", [name])
     assert refusal.metadata["modelUuid"] == "m2"
+    assert refusal.metadata.get("alias", "") == ("taken" if name == "Taken" else "")
     # Of the same model it names nothing else.
     assert name in (await aliased(two, "m2", [name])).aliases
     path = import_file(two, "three.gguf", TINY)
     for uuid, fields in (("m3", {"name": "tAKEN"}), ("tAKEN", {})):
-        with refused("MODEL_NAME_TAKEN"):
+        with refused("MODEL_NAME_TAKEN") as refusal:
             await two.start(uuid, path, **fields)
+        assert refusal.metadata["alias"] == "taken"
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "x" * 129, "\u00e9"])
