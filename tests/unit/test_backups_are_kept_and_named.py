@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import sqlite3
@@ -145,6 +146,67 @@ def test_a_backup_that_holds_the_key_of_the_authority_says_so(
         held = "tls/ca.key" in written.getnames()
     assert (str(key) in last, held) == (kind == "file", kind == "file")
     assert not held or "can sign certificates for any host" in last
+
+
+def catalogue(home: Path, *statements: str) -> None:
+    (home / "data").mkdir()
+    with closing(sqlite3.connect(home / "data" / "download.db")) as opened:
+        opened.executescript(";".join(statements))
+
+
+MODELS = {
+    "a part of the web": (
+        ("m", "https://host/a-00001-of-00002.gguf"),
+        "a-00001-of-00002.gguf",
+        ("", []),
+        "https://host/a-00001-of-00002.gguf --name m",
+    ),
+    "a part of this machine": (
+        ("m", "a-00001-of-00002.gguf"),
+        "a-00001-of-00002.gguf",
+        ("", []),
+        "PATH/a-00001-of-00002.gguf --name m",
+    ),
+    "a file of this machine": (
+        ("m.gguf", "file:///x/y.gguf"),
+        "y.gguf",
+        ("", []),
+        "PATH/m.gguf --name m.gguf --uuid m",
+    ),
+    "a projector and adapters": (
+        ("m", "hf:ada/sees-GGUF/s.gguf"),
+        "s.gguf",
+        (
+            "https://host/p.gguf?signature=secret",
+            [["style", "file:///x/my%20style.gguf"], ["law", "hf:ada/law/l.gguf"]],
+        ),
+        "hf:ada/sees-GGUF/s.gguf --name m --mmproj https://host/p.gguf --lora 'style=PATH/my style.gguf' --lora law=hf:ada/law/l.gguf",
+    ),
+    "no projector": (
+        ("m", "hf:ada/sees-GGUF/a.gguf"),
+        "a.gguf",
+        ("none", []),
+        "hf:ada/sees-GGUF/a.gguf --name m --mmproj none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_is_fetched_again_with_all_its_files(tmp_path: Path, case: str) -> None:
+    (name, source), first, (projector, adapters), command = MODELS[case]
+    catalogue(
+        tmp_path,
+        f"create table model as select 'm' as model_uuid, '{name}' as name, '{source}' as source",
+        f"create table model_file as select 'm' as model_uuid, 1 as number, '{first}' as name",
+        "create table transfer as select 'm' as model_uuid,"
+        f" '{projector}' as projector, '{json.dumps(adapters)}' as adapters",
+    )
+    assert pulls(tmp_path) == [f"llamesh pull {command}"]
+
+
+def test_the_catalogue_of_an_earlier_release_names_the_source(tmp_path: Path) -> None:
+    catalogue(tmp_path, "create table model as select 'm' as model_uuid, 'm' as name, 'hf:ada/x/y.gguf' as source")
+    assert pulls(tmp_path) == ["llamesh pull hf:ada/x/y.gguf --name m"]
 
 
 def test_a_catalogue_that_cannot_be_read_gives_the_form_of_the_command(tmp_path: Path) -> None:
