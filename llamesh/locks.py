@@ -1,7 +1,8 @@
 """File locks (flock) whose file describes the holder: the locks of a home's supervisor and of its members.
 
 Invariant: the kernel releases the lock when its holder dies in any way. The description is written in one step and counts only while the
-lock is held. Imports the standard library only, because every command uses it.
+lock is held. Another user may hold the lock of a file of his own that describes any process, so such a description names no holder.
+Imports the standard library only, because every command uses it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamesh.processes import ProcessId
 
 _LENGTH = 512
 """Length in bytes to which a description is padded, so that it overwrites an earlier, longer one."""
@@ -65,3 +69,16 @@ def read_holder(descriptor: int) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def holder(descriptor: int) -> ProcessId | None:
+    """Return the process that the description of a held lock names; None unless this user owns the file and runs the process."""
+    from llamesh.processes import ProcessId
+
+    found = ProcessId.recorded(read_holder(descriptor)) if is_own(descriptor) else None
+    return found if found and found.is_own else None
+
+
+def is_own(descriptor: int) -> bool:
+    """Whether this user owns an open file. The content of another user's file is that user's choice."""
+    return os.fstat(descriptor).st_uid == os.geteuid()

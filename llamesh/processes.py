@@ -11,9 +11,10 @@ import platform
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Not a literal comparison: the type checker would treat the other branch as dead code.
 _LINUX = platform.system() == "Linux"
@@ -31,10 +32,23 @@ class ProcessId:
         """Return the process that has this pid now."""
         return cls(pid, start_time(pid) or "")
 
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any]) -> ProcessId | None:
+        """Return the process that a record names; None if the record is damaged."""
+        try:
+            return cls(int(record["pid"]), str(record["started"]))
+        except (KeyError, ValueError, TypeError):
+            return None
+
     @property
     def alive(self) -> bool:
         """Whether this process still runs."""
         return self.started != "" and start_time(self.pid) == self.started
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this process still runs, and runs as this user."""
+        return _user_of(self.pid) == os.geteuid() and self.alive
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, unless the process has ended."""
@@ -67,6 +81,19 @@ def start_time(pid: int) -> str | None:
         return None if fields[0] in "ZX" and not _other_threads(pid) else fields[19]
     asked = _ps("-o", "stat=,lstart=", "-p", str(pid))
     return None if not asked or asked.startswith("Z") else asked.partition(" ")[2].strip()
+
+
+def _user_of(pid: int) -> int | None:
+    """Return the effective user id of a process; None if it has ended."""
+    if not _LINUX:
+        shown = _ps("-o", "uid=", "-p", str(pid))
+        return int(shown) if shown.isdecimal() else None
+    try:
+        # Not the owner of the folder: that is root's if the program has capabilities.
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[2]) for line in lines if line.startswith("Uid:")), None)
 
 
 def _other_threads(pid: int) -> bool:

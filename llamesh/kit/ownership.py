@@ -134,8 +134,6 @@ async def _locked(path: Path, name: str, ending_seconds: float) -> int:
 
 
 def _holder(descriptor: int) -> tuple[int | None, bool]:
-    found = locks.read_holder(descriptor)
-    try:
-        return int(found["pid"]), bool(found["ending"])
-    except (ValueError, KeyError, TypeError):
-        return None, False
+    """Return the pid of the holder, if it is known here (it may run in another container), and whether it is draining."""
+    process = locks.holder(descriptor)
+    return process.pid if process else None, bool(locks.read_holder(descriptor).get("ending"))

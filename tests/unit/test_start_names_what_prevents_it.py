@@ -16,11 +16,12 @@ from types import SimpleNamespace
 import pytest
 
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import before_start, checks, ports
+from llamesh.cli.mesh import before_start, checks, leftovers, ports
 from llamesh.cli.mesh.envoy import TETHER
 from llamesh.cli.mesh.lock import MeshRunningError, held, holder
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.local_mesh import Addresses
+from llamesh.processes import ProcessId
 
 ADDRESSES = Addresses("http://localhost:1", "http://localhost:2")
 
@@ -53,10 +54,10 @@ LISTENS = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print
 
 def test_a_port_of_the_mesh_of_another_home_is_freed_by_ending_that_mesh(tmp_path: Path) -> None:
     home = tmp_path / "their home"
-    home.mkdir()
-    (home / "mesh.lock").touch()
+    (home / "run").mkdir(parents=True)
     command = [sys.executable, "-c", LISTENS, "--config-path", str(home / "run" / "envoy.yaml")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as envoy:
+    with held(home, ADDRESSES), subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as envoy:
+        leftovers.record(home / "run", {"envoy": leftovers.Life(ProcessId.of(envoy.pid))})
         assert envoy.stdout
         port = int(envoy.stdout.readline())
         problems = ports.taken(["127.0.0.1"], {"LLAMESH_GATEWAY_PORT": port})

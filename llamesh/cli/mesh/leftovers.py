@@ -1,8 +1,8 @@
 """Records the processes of a mesh in its run directory, and lets a later mesh of the same home end what is left of them.
 
 Invariant: `clear` is called only while the lock of the home is held, so all records belong to a mesh that has ended.
-A record identifies a process by pid and start time, so another process with a reused pid is never touched. Any file may be missing or
-damaged.
+A record identifies a process by pid and start time, so another process with a reused pid is never touched. Records of another user, and
+processes of another user, are not touched either. Any file may be missing or damaged.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from llamesh import certificates, locks, private_files, waiting
 from llamesh.private_files import write_private
 from llamesh.processes import ProcessId
+from llamesh.regular_files import NotRegularError, open_regular
 
 GRACE_SECONDS = 2.0
 """Seconds to wait for children, which end by themselves when their supervisor dies."""
@@ -60,16 +61,15 @@ def lives(run_dir: Path) -> dict[str, Life]:
     found = {}
     for item in _items(_path(run_dir)):
         with contextlib.suppress(KeyError, ValueError, TypeError):
-            found[str(item["name"])] = Life(
-                _process(item), int(item["restarts"]), int(item["silences"]), str(item["words"])
-            )
+            process = ProcessId.recorded(item) or _NONE
+            found[str(item["name"])] = Life(process, int(item["restarts"]), int(item["silences"]), str(item["words"]))
     return found
 
 
 def clear(home: Path, run_dir: Path, grace: float = GRACE_SECONDS) -> int:
     """End the processes of an earlier mesh and remove its files. Return how many processes had to be killed."""
     forced = 0
-    left = [process for process in _recorded(run_dir) if process.alive]
+    left = [process for process in _recorded(run_dir) if process.is_own]
     for process in left:
         if not process.wait_gone(grace):
             process.signal(signal.SIGKILL)
@@ -117,21 +117,16 @@ def _path(run_dir: Path) -> Path:
 
 def _recorded(run_dir: Path) -> list[ProcessId]:
     """Read the processes that the supervisor (components) and the controller (engines) recorded."""
-    found: list[ProcessId] = []
-    for path in [_path(run_dir), *(run_dir / "engines").glob("*.json")]:
-        for item in _items(path):
-            with contextlib.suppress(KeyError, ValueError, TypeError):
-                found.append(_process(item))
-    return found
+    paths = [_path(run_dir), *(run_dir / "engines").glob("*.json")]
+    found = [ProcessId.recorded(item) for path in paths for item in _items(path)]
+    return [process for process in found if process]
 
 
 def _items(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a file; none if it is another user's."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        with open_regular(path) as file:
+            content = json.loads(file.read()) if locks.is_own(file.fileno()) else []
+    except (OSError, NotRegularError, ValueError, RecursionError):
         return []
     return [item for item in (content if isinstance(content, list) else [content]) if isinstance(item, dict)]
-
-
-def _process(item: dict[str, Any]) -> ProcessId:
-    return ProcessId(int(item["pid"]), str(item["started"]))

@@ -1,10 +1,12 @@
 """The exclusive lock of LLAMESH_HOME, which allows one mesh. Its file has the holder and the addresses of the mesh.
 
-Invariant: the content counts only while the lock is held and the process that it names is the one that wrote it.
+Invariant: the content counts only while the lock is held and the process that it names is the one that wrote it. A lock file of another
+user names no process: whoever signals the holder would signal any process that the other user chooses.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +32,7 @@ def held(home: Path, addresses: Addresses) -> Iterator[None]:
     descriptor = locks.open_file(lock_file(home))
     try:
         if not locks.take(descriptor):
-            raise MeshRunningError(_holder(descriptor))
+            raise MeshRunningError(locks.holder(descriptor))
         # The lock is what matters, not the content; a later check reports the full disk.
         with suppress(OSError):
             locks.write_holder(descriptor, asdict(ProcessId.of(os.getpid())) | asdict(addresses))
@@ -68,18 +70,18 @@ def is_ready(home: Path, pid: int) -> bool:
 
 
 def holder(home: Path) -> ProcessId | None:
-    """Return the supervisor of this home's mesh; None if no mesh runs."""
+    """Return the supervisor of this home's mesh; None if no mesh runs. PermissionError if another user's mesh does."""
+    path = lock_file(home)
     try:
-        descriptor = os.open(lock_file(home), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return _holder(descriptor) if locks.is_held(descriptor) else None
+        if not locks.is_held(descriptor):
+            return None
+        if not locks.is_own(descriptor):
+            user = os.fstat(descriptor).st_uid
+            raise PermissionError(errno.EPERM, f"it belongs to user {user}, who alone may end that mesh", str(path))
+        return locks.holder(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _holder(descriptor: int) -> ProcessId | None:
-    found = locks.read_holder(descriptor)
-    process = ProcessId(int(found.get("pid", 0)), str(found.get("started", "")))
-    return process if process.alive else None

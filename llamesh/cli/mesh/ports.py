@@ -1,8 +1,12 @@
-"""Checks that the ports are free, and else finds who has them. Runs before Envoy starts, because Envoy would only log it."""
+"""Checks that the ports are free, and else finds who has them. Runs before Envoy starts, because Envoy would only log it.
+
+Invariant: what is recommended does not depend on what other users wrote, or gave their processes as names and arguments.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
@@ -10,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamesh.local_mesh import lock_file
+from llamesh.cli.mesh.leftovers import lives
+from llamesh.cli.mesh.lock import holder
 from llamesh.processes import command_line, program_of
 
 
@@ -24,7 +29,7 @@ class PortProblem:
     address: bool = False
     """Whether the address cannot be listened on, whatever the port."""
     home: str = ""
-    """Home of the mesh whose Envoy has the port; empty if it is another program's."""
+    """Home of the mesh of this user whose Envoy has the port; empty if it is another program's or another user's."""
 
 
 def taken(addresses: Sequence[str], ports: Mapping[str, int]) -> list[PortProblem]:
@@ -92,14 +97,20 @@ def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
 
 
 def mesh_of(pid: int) -> str:
-    """The home of the mesh whose Envoy is this process, by its bootstrap file; empty if it is another program, or not shown."""
+    """The home of the mesh of this user that runs a process as its Envoy; empty if none does.
+
+    The bootstrap file in the command line only leads to a home. The proof is there: this user owns the home and its files, whose lock is
+    held, and its supervisor recorded this process.
+    """
     words = command_line(pid)
     if "--config-path" not in words[:-1]:
         return ""
     path = Path(words[words.index("--config-path") + 1])
     home = path.parent.parent
     with suppress(OSError):
-        return str(home) if path == home / "run" / "envoy.yaml" and lock_file(home).exists() else ""
+        if path == home / "run" / "envoy.yaml" and home.stat().st_uid == os.geteuid() and holder(home):
+            envoy = lives(path.parent).get("envoy")
+            return str(home) if envoy and envoy.process.pid == pid and envoy.process.is_own else ""
     return ""
 
 
