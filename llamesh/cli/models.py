@@ -13,6 +13,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed
+from llamesh.cli.quality import quality
 from llamesh.cli.sources import fetchable
 from llamesh.client.profile import load_profile
 from llamesh.model_addresses import FORMS
@@ -45,6 +46,7 @@ MODEL = (
     Column("ARCHITECTURE", lambda model: model.gguf.architecture, wide=True),
     Column("FOR", _modalities, wide=True),
     Column("CHAT", _chat, wide=True),
+    Column("QUALITY", lambda model: quality(model.quality) if model.HasField("quality") else "", wide=True),
     Column("LICENSE", lambda model: model.gguf.license, wide=True),
     Column("TAGS", lambda model: ",".join(model.gguf.tags), wide=True),
     Column("ALIASES", lambda model: ",".join(model.aliases), wide=True),

@@ -11,11 +11,12 @@ from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
+from llamesh.cli.quality import divergence, same_top_token
 from llamesh.cli.quant_connection import calls_quant, quant_connected
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
-    from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantJob, QuantModel, QuantStep
+    from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantJob, QuantStep
 
 jobs = App(name="jobs", help="Jobs that make quantised variants.")
 variants = App(name="variants", help="Quantised variants that jobs have published.")
@@ -51,10 +52,6 @@ def _now(job: QuantJob) -> str:
     return f"{_kind(step)} {step.type}".strip() + done
 
 
-def _divergence(model: QuantModel) -> str:
-    return f"{model.report.kl_divergence:.4f}" if model.report.measured_tokens else "not measured"
-
-
 JOB = (
     Column("JOB", lambda job: job.job_id),
     Column("MODEL", lambda job: job.model_uuid),
@@ -83,8 +80,8 @@ VARIANT = (
     Column("MODEL", lambda model: model.model_uuid),
     Column("SIZE", lambda model: size(model.size_bytes)),
     Column("BITS", lambda model: f"{model.report.bits_per_weight:.2f}"),
-    Column("KL", _divergence),
-    Column("SAME TOP", lambda model: f"{model.report.same_top_token:.1%}" if model.report.measured_tokens else ""),
+    Column("KL", lambda model: divergence(model.report)),
+    Column("SAME TOP", lambda model: same_top_token(model.report)),
     Column("FROM", lambda model: model.source_model_uuid),
     Column("JOB", lambda model: model.job_id, wide=True),
     Column("SHA256", lambda model: model.sha256, wide=True),

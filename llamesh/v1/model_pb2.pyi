@@ -10,6 +10,7 @@ import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
 import google.protobuf.timestamp_pb2
+import llamesh.v1.quant_pb2
 import sys
 import typing
 
@@ -169,6 +170,7 @@ class Model(google.protobuf.message.Message):
     REVISION_FIELD_NUMBER: builtins.int
     FETCHED_BY_FIELD_NUMBER: builtins.int
     ALIASES_FIELD_NUMBER: builtins.int
+    QUALITY_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """Chosen by who fetched it, or by the download service. 1 to 128 characters of [A-Za-z0-9._-]."""
@@ -203,6 +205,10 @@ class Model(google.protobuf.message.Message):
         """Further names, oldest first. Each is unique among the aliases, ids and names of all models."""
 
     @property
+    def quality(self) -> llamesh.v1.quant_pb2.QuantReport:
+        """What the checks of the Quant service that made it have found. Not set: it comes from elsewhere, or its service gave no figures."""
+
+    @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
         """All files: the parts in the order of their numbers, then the projector, then the adapters."""
 
@@ -220,10 +226,11 @@ class Model(google.protobuf.message.Message):
         revision: builtins.str = ...,
         fetched_by: builtins.str = ...,
         aliases: collections.abc.Iterable[builtins.str] | None = ...,
+        quality: llamesh.v1.quant_pb2.QuantReport | None = ...,
         files: collections.abc.Iterable[Global___ModelFile] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "create_time", b"create_time", "fetched_by", b"fetched_by", "files", b"files", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf", "quality", b"quality"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "create_time", b"create_time", "fetched_by", b"fetched_by", "files", b"files", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "quality", b"quality", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
 

@@ -16,6 +16,7 @@ from functools import partial
 
 from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import StagedObject, StoreError
+from llamesh.v1.quant_pb2 import QuantReport
 from services.download.bandwidth import Bandwidth
 from services.download.continuation import continued
 from services.download.early_check import Check, read_header
@@ -45,6 +46,8 @@ class StagedFile:
     staged: StagedObject
     source_version: str
     """See `present_objects`."""
+    quality: QuantReport | None
+    """See SourceObject."""
 
 
 class Fetch:
@@ -98,7 +101,8 @@ class Fetch:
         """Note that all bytes of a file are staged. Its name is the given one, else that of the source."""
         file = self.files[number - 1]
         shown = file.name or "".join(filter(str.isprintable, found.name))[:MAX_NAME]
-        self.staged.append(StagedFile(file.role, shown, staged, source_version(file.address, found)))
+        version = source_version(file.address, found)
+        self.staged.append(StagedFile(file.role, shown, staged, version, found.quality))
         self._retries.staged()
 
 

@@ -9,6 +9,7 @@ from llamesh.kit import gguf
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState, ListCatalogueModelsRequest
 from llamesh.v1.model_pb2 import GgufMetadata, Model, ModelFile, ModelFileRole, ModelOrder, ModelSourceKind
+from llamesh.v1.quant_pb2 import QuantReport
 from services.download.model_search import ModelSearch
 from services.download.progress import Progress
 from services.download.source_names import shown_source
@@ -66,6 +67,8 @@ def model_message(row: ModelRow) -> Model:
             for file in row.files
         ],
     )
+    if row.files[0].quality:
+        message.quality.CopyFrom(QuantReport(**row.files[0].quality))
     message.create_time.FromDatetime(row.create_time)
     return message
 
@@ -83,6 +86,11 @@ def search_of(request: ListCatalogueModelsRequest) -> ModelSearch:
         order=order if request.order_by else "create_time",
         descending=request.descending,
     )
+
+
+def quality_fields(report: QuantReport | None) -> dict[str, Any]:
+    """Return the set fields of a report, as they are stored with a file."""
+    return {field.name: value for field, value in report.ListFields()} if report else {}
 
 
 def gguf_fields(metadata: gguf.GgufMetadata) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.objects import StagedObject, object_key
+from llamesh.v1.quant_pb2 import QuantReport
+from services.download.messages import quality_fields
 from services.download.model_search import searchable, set_tags
 from services.download.present_objects import PresentObjects
 from services.download.sources import FileRole
@@ -50,6 +52,8 @@ class PublishedFile:
     object: PublishedObject
     source_version: str
     """See `present_objects`."""
+    quality: QuantReport | None
+    """See SourceObject."""
 
 
 class PublicationLostError(Exception):
@@ -194,6 +198,7 @@ def _file_row(model_uuid: str, number: int, file: PublishedFile, key: str) -> Mo
         sha256=file.object.sha256,
         object_key=key,
         source_version=file.source_version,
+        quality=quality_fields(file.quality),
         damage="",
         problem="",
     )

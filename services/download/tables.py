@@ -154,6 +154,8 @@ class ModelFileRow(Base):
     """The version of the object that was found damaged (`present_objects.version_of`); empty if none was."""
     source_version: Mapped[str] = mapped_column(String(64), default="", index=True)
     """Which version of which source the bytes came from (`present_objects`); empty if unknown."""
+    quality: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    """The message QuantReport, by field name; empty if the file comes without."""
     problem: Mapped[str] = mapped_column(String(4096), default="")
     """Why the file cannot be used: its object is missing or damaged. Empty if there is no known problem."""
 

@@ -195,7 +195,7 @@ class TransferRuns:
             # Files of one model may have the same bytes.
             same = [each.object for each in published if each.object.sha256 == file.staged.sha256]
             done = same[0] if same else await self._publications.publish(file.staged)
-            published.append(PublishedFile(file.role, file.name, done, file.source_version))
+            published.append(PublishedFile(file.role, file.name, done, file.source_version, file.quality))
 
         recorded = False
         try:

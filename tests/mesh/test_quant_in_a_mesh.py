@@ -81,6 +81,8 @@ def test_a_variant_is_made_fetched_served_and_answers(
     assert fetched["sha256"] == report["sha256"]
     pulled = command(mesh, "pull", "quant:words-Q4_0")
     assert pulled.returncode == 0, pulled.stderr
+    assert mesh.call("GET", "/models/words-Q8_0").json()["quality"] == report["report"]
+    assert f"{report['report']['bits_per_weight']:.2f} bits" in command(mesh, "describe", "words-Q8_0").stdout
     server = mesh.serve("words-Q8_0")
     body = {"messages": [{"role": "user", "content": "?"}], "max_tokens": 4, "model": "any"}
     answer = mesh.http.post(mesh.url("inference", f"/{server['server_uuid']}/v1/chat/completions"), json=body)

@@ -57,7 +57,9 @@ class QuantSource:
                     opened=f"{model.size} bytes",
                     found=f"{found.size} bytes",
                 )
-            yield replace(found, name=model.name or found.name, sha256=model.sha256 or found.sha256)
+            yield replace(
+                found, name=model.name or found.name, sha256=model.sha256 or found.sha256, quality=model.report
+            )
 
     def _object(self, model: QuantModel) -> AbstractAsyncContextManager[SourceObject]:
         if model.path:

@@ -33,5 +33,11 @@ class QuantMember:
             ) from error
         model = found.model
         return QuantModel(
-            model.object_key, model.bucket, model.name, model.size_bytes or None, model.sha256, path=found.path
+            model.object_key,
+            model.bucket,
+            model.name,
+            model.size_bytes or None,
+            model.sha256,
+            path=found.path,
+            report=model.report if model.HasField("report") else None,
         )

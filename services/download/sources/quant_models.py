@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from google.protobuf.json_format import ParseDict, ParseError
+
+from llamesh.v1.quant_pb2 import QuantReport
+
+MAX_NOT_MEASURED = 500
+"""Maximum length of the recorded reason for which a model was not measured."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -14,7 +21,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 class QuantModel:
     """The location of a model of Quant: in its store under `key`, or in the file `path` of this machine.
 
-    `size` is None, and `bucket`, `name` and `sha256` are "", if Quant does not give them.
+    `size` and `report` are None, and `bucket`, `name` and `sha256` are "", if Quant does not give them.
     """
 
     key: str
@@ -23,6 +30,7 @@ class QuantModel:
     size: int | None
     sha256: str
     path: str = ""
+    report: QuantReport | None = None
 
 
 class QuantModels(Protocol):
@@ -43,7 +51,21 @@ def read_model(document: Any, model_uuid: str) -> QuantModel:
     # The JSON form of a message has 64-bit numbers as texts.
     number = int(size) if isinstance(size, int | str) and str(size).isascii() and str(size).isdecimal() else None
     digest = sha256.lower().removeprefix("sha256:")
-    return QuantModel(key, bucket, name, number or None, digest if _DIGEST.fullmatch(digest) else "")
+    digest = digest if _DIGEST.fullmatch(digest) else ""
+    return QuantModel(key, bucket, name, number or None, digest, report=_report(field_of(document, "report")))
+
+
+def _report(document: Any) -> QuantReport | None:
+    """Read the results of the checks; None if there are none, or if they are not such results."""
+    if not isinstance(document, dict):
+        return None
+    try:
+        report = ParseDict(document, QuantReport(), ignore_unknown_fields=True)
+    except ParseError:
+        return None
+    report.not_measured = "".join(filter(str.isprintable, report.not_measured))[:MAX_NOT_MEASURED]
+    numbers = [value for _, value in report.ListFields() if not isinstance(value, str)]
+    return report if all(0 <= number < math.inf for number in numbers) else None
 
 
 def field_of(document: Any, name: str) -> Any:

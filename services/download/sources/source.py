@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llamesh.kit.objects import ObjectOrigin
+from llamesh.v1.quant_pb2 import QuantReport
 
 
 class FileRole(enum.StrEnum):
@@ -115,6 +116,8 @@ class SourceObject:
     end_stream: Callable[[], None] = lambda: None
     local: bool = False
     bytes_per_second: int = 0
+    quality: QuantReport | None = None
+    """What the checks of the Quant service have found; None if the source says nothing."""
     origin: ObjectOrigin | None = None
 
 

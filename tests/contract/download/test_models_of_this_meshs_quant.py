@@ -15,6 +15,10 @@ from llamesh.v1.quant_pb2_grpc import QuantServiceServicer, add_QuantServiceServ
 from tests.contract.conftest import StartMember
 from tests.contract.download.conftest import TINY, OpenWith, Service, sha256
 
+REPORT = quant_pb2.QuantReport(
+    bits_per_weight=6.17, fallback_tensors=180, tensors=272, measured_tokens=255, kl_divergence=0.0616, perplexity=19.1
+)
+
 
 class Quant(QuantServiceServicer):
     """Knows one model, and says where its file is."""
@@ -22,7 +26,7 @@ class Quant(QuantServiceServicer):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.model = quant_pb2.QuantModel(
-            model_uuid="tiny-q4", name="tiny-Q4_K_M.gguf", size_bytes=len(TINY), sha256=sha256(TINY)
+            model_uuid="tiny-q4", name="tiny-Q4_K_M.gguf", size_bytes=len(TINY), sha256=sha256(TINY), report=REPORT
         )
 
     async def LocateQuantModel(self, request, context):
@@ -56,6 +60,14 @@ async def test_an_id_alone_brings_the_model(mesh: Service) -> None:
     download = await mesh.fetched("tiny-q4")
     assert (download.state, download.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
     assert (download.name, download.source, download.sha256) == ("tiny-Q4_K_M.gguf", "quant:tiny-q4", sha256(TINY))
+
+
+async def test_the_figures_of_a_model_are_in_the_catalogue_and_of_others_none(mesh: Service, quant: Quant) -> None:
+    await mesh.fetched("tiny-q4")
+    assert (await mesh.model("tiny-q4")).quality == REPORT
+    quant.model.ClearField("report")
+    await mesh.fetched("again", "quant:tiny-q4")
+    assert not (await mesh.model("again")).HasField("quality")
 
 
 async def test_a_model_that_quant_has_not_made_is_refused_with_the_reason(mesh: Service) -> None:

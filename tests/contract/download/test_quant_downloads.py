@@ -58,6 +58,28 @@ async def test_an_id_alone_brings_the_model_with_its_name(quant_service: Service
     assert (model.name, model.sha256, model.source) == ("Tiny-Q4_K_M.gguf", sha256(TINY), "quant:tiny-q4")
 
 
+@pytest.mark.parametrize(
+    ("report", "wanted"),
+    [
+        (
+            {"klDivergence": 0.06, "fallback_tensors": 180, "more": [1]},
+            {"kl_divergence": 0.06, "fallback_tensors": 180},
+        ),
+        ({"kl_divergence": "NaN"}, {}),
+        ({"perplexity": -1}, {}),
+        ({"tensors": "many"}, {}),
+        ([1, 2], {}),
+    ],
+)
+async def test_a_foreign_service_may_give_figures(
+    quant_service: Service, quant: FakeQuant, report: object, wanted: dict[str, float]
+) -> None:
+    quant.models["tiny-q4"]["report"] = report
+    await quant_service.fetched("tiny-q4")
+    found = (await quant_service.model("tiny-q4")).quality
+    assert {field.name: value for field, value in found.ListFields()} == wanted
+
+
 async def test_a_model_may_get_another_id_and_name(quant_service: Service) -> None:
     download = await quant_service.fetched("mine", "quant:tiny-q4", name="my-model")
     assert (download.state, download.name) == (pb.DOWNLOAD_STATE_SUCCEEDED, "my-model")
