@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,36 @@ def test_settings_of_a_home_behind_a_link_are_moved_however_they_name_it(
     assert run(["restore", str(tmp_path / "b")]) == Exit.OK
     assert (new / "config.env").read_text() == lines.format(new)
     assert "in config.env: LLAMESH_TLS_CERTIFICATE, LLAMESH_TLS_KEY\n" in capsys.readouterr().err
+
+
+def restored_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, description: dict[str, object]) -> str:
+    """The settings after a restore of a backup with another description, in terms of the old and the new home."""
+    old = tmp_path / "old"
+    (old / "secrets").mkdir(parents=True)
+    (old / "config.env").write_text(f"LLAMESH_TLS_KEY={old}/tls/server.key\n")
+
+    def described(manifest: archive.Manifest) -> dict[str, object]:
+        fields = {**asdict(manifest), **description}
+        return {name: value for name, value in fields.items() if value is not ...}
+
+    monkeypatch.setattr(archive, "asdict", described)
+    archive.write(old, tmp_path / "b", __version__, old / "config.env", models=False)
+    restoration.restore(tmp_path / "b", tmp_path / "new", __version__, loaded)
+    return (tmp_path / "new" / "config.env").read_text().replace(str(tmp_path), "")
+
+
+@pytest.mark.parametrize("paths", [..., [], ["/srv/other"]])
+def test_settings_of_a_backup_of_any_age_are_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: object
+) -> None:
+    assert restored_settings(tmp_path, monkeypatch, {"paths": paths}) == "LLAMESH_TLS_KEY=/new/tls/server.key\n"
+
+
+@pytest.mark.parametrize("paths", [None, 1, {"/srv/a": 1}, "/srv/a", [1], [None], ["a"], [["/srv/a"]]])
+def test_paths_that_no_mesh_writes_leave_the_settings_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: object
+) -> None:
+    assert restored_settings(tmp_path, monkeypatch, {"paths": paths}) == "LLAMESH_TLS_KEY=/old/tls/server.key\n"
 
 
 def test_a_path_that_cannot_be_written_does_not_keep_the_others(tmp_path: Path) -> None:

@@ -112,3 +112,10 @@ def test_what_the_reader_would_replace_or_cut_off_cannot_be_held() -> None:
 def test_a_place_with_several_paths_is_moved_once() -> None:
     found, _ = moved("A=/link/x\nB=/srv/old mesh/x\n", OLD, Path("/link/new"), ["/link", "/link/new/old"])
     assert values(found) == {"A": "/link/new/x", "B": "/link/new/x"}
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_of_places_below_each_other_the_longest_is_moved(quote: str) -> None:
+    content = f"A={quote}/srv/a/b/x{quote}\nB={quote}/srv/a/c{quote}\n"
+    for old, other in (("/srv/a", "/srv/a/b"), ("/srv/a/b", "/srv/a")):
+        assert values(moved(content, Path(old), NEW, [other])[0]) == {"A": "/srv/new/x", "B": "/srv/new/c"}

@@ -101,7 +101,7 @@ def move(file: Path, old: str, new: Path, others: Sequence[str] = ()) -> Moved:
 
     The file and the old places may come from a hostile backup: what no mesh writes is left as it is.
     """
-    if not isinstance(others, list) or not all(map(_is_known, [old, *others])) or not file.exists():
+    if not isinstance(others, Sequence) or not all(map(_is_known, [old, *others])) or not file.exists():
         return Moved()
     try:
         content, found = moved(read_text(file), Path(old), new, others[:MAX_PATHS])
