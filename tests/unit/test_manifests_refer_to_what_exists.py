@@ -75,6 +75,10 @@ def user(contract: str) -> str:
         (key("new", contract="taem"), "(Key/new): spec.contract: there is no contract taem; did you mean team?"),
         (key("new", scopes="['infer:caht']"), "spec.scopes: infer:caht: there is no model caht; did you mean chat?"),
         (key("new", scopes="[manag]"), "spec.scopes: manag is no scope; did you mean manage?"),
+        (
+            key("new", scopes="[qqqqzz]"),
+            "(Key/new): spec.scopes: qqqqzz is no scope: manage, metrics, infer:*, infer:MODEL",
+        ),
         (key("ci", contract="taem", scopes="['infer:chat']"), "there is no contract taem; did you mean team?"),
         (key("ci", contract="team", scopes="['infer:caht']"), "infer:caht: there is no model caht"),
     ],

@@ -1,6 +1,6 @@
-"""Finds what documents refer to in the mesh that is neither there nor declared: models, contracts, and scopes of keys. Pure.
+"""Finds references to models, contracts and scopes that exist neither in the mesh nor in the documents. Pure.
 
-Invariant: a reference of an object that is there is checked only if its document changes it.
+Invariant: a reference of an existing object is checked only if its document changes the reference.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 INFER_ANY = f"{INFER}*"
 _MODELS = ("spec.model_uuid", "spec.parameters.model_draft")
 _WORDS = ("manage", "metrics", INFER_ANY)
+_SCOPES = ", ".join([*_WORDS, f"{INFER}MODEL"])
+"""All forms of scopes, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +101,15 @@ def _problems(kind: str, spec: Any, known: Referents) -> Iterator[tuple[str, str
         for path, wanted in zip(_MODELS, (spec.model_uuid, spec.parameters.model_draft), strict=True):
             if wanted and wanted not in ids:
                 meant = known.model_names.get(wanted) or nearest(wanted, ids)
-                yield path, _nothing(f"there is no model with the id {text(wanted)}", meant)
+                yield path, _missing(f"there is no model with the id {text(wanted)}", meant)
     if kind in {"User", "Key"} and spec.contract and spec.contract not in known.contracts:
         yield "spec.contract", _no("contract", spec.contract, known.contracts)
     if kind == "Key":
         for scope in spec.scopes:
             name = scope.removeprefix(INFER)
             if not _is_scope(scope):
-                yield "spec.scopes", _nothing(f"{text(scope)} is no scope", nearest(scope, _WORDS))
+                meant = nearest(scope, _WORDS)
+                yield "spec.scopes", f"{text(scope)} is no scope" + (_hint(meant) if meant else f": {_SCOPES}")
             elif name not in {scope, "*"} and name not in known.served | known.allowed:
                 yield "spec.scopes", f"{text(scope)}: {_no('model', name, known.served | known.allowed)}"
 
@@ -117,9 +120,13 @@ def _is_scope(scope: str) -> bool:
 
 
 def _no(what: str, name: str, known: Collection[str]) -> str:
-    return _nothing(f"there is no {what} {text(name)}", nearest(name, sorted(known)))
+    return _missing(f"there is no {what} {text(name)}", nearest(name, sorted(known)))
 
 
-def _nothing(problem: str, meant: str) -> str:
-    """A problem, with what was probably meant."""
-    return f"{problem}; did you mean {text(meant)}?" if meant else f"{problem}, and none is declared here"
+def _missing(problem: str, meant: str) -> str:
+    """The problem of a reference to an object, with what was probably meant."""
+    return problem + (_hint(meant) if meant else ", and none is declared here")
+
+
+def _hint(meant: str) -> str:
+    return f"; did you mean {text(meant)}?"
