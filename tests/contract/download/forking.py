@@ -1,8 +1,8 @@
 """A program that starts download services by fork: `python -m tests.contract.download.forking`.
 
 It has imported the service, so a service starts in a fraction of a second and a test can kill many. Each line of its input is a JSON
-object: `environment` and `log` of a service, and `moment` if the service is to kill itself (`moments`). It answers with the process id, and
-with the exit status once the service has ended. One service runs at a time.
+object: `environment` and `log` of a service, `moment` if the service is to kill itself (`moments`), and `holes` if its disk has them
+(`large_files`). It answers with the process id, and with the exit status once the service has ended. One service runs at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from llamesh.kit.serving import run_member
 from services.download.service import run
+from tests.contract.download.large_files import keep_zeros_as_holes
 from tests.contract.download.moments import kill_at
 
 
@@ -27,6 +28,8 @@ def serve(order: dict[str, Any]) -> None:
         os.environ.update(order["environment"])
         if order["moment"]:
             kill_at(*order["moment"])
+        if order["holes"]:
+            keep_zeros_as_holes()
         run_member("download", run)
         status = 0
     except SystemExit as end:

@@ -52,11 +52,17 @@ class ForkedReplica(Replica):
 
     forks: Forks
     moment: Sequence[object] = ()
+    holes = False
     pid = 0
 
     async def start(self) -> None:
         await self._start_standings(self.settings)
-        order = {"environment": self._environment, "log": str(self.log), "moment": list(self.moment)}
+        order = {
+            "environment": self._environment,
+            "log": str(self.log),
+            "moment": list(self.moment),
+            "holes": self.holes,
+        }
         self.pid = await self.forks.start(order)
 
     async def end(self, number: signal.Signals) -> int:
