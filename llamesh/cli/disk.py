@@ -29,7 +29,7 @@ class Share:
 
     models: str
     """`all`; `used`: objects with a model that a declared server uses; `unused`: the others; `shared`: objects of several models; `free`:
-    what the disk of the store has left, unless it is a bucket."""
+    what the disk of the store has left, unless it is a bucket; `cached`: copies of a bucket's objects for engines."""
     count: int
     """Number of models."""
     objects: int
@@ -38,22 +38,28 @@ class Share:
     """Bytes of the objects."""
 
 
+_OF_DISKS = ("free", "cached")
 _COLUMNS = (
     Column("MODELS", lambda share: share.models),
-    Column("COUNT", lambda share: "" if share.models == "free" else share.count),
-    Column("OBJECTS", lambda share: "" if share.models == "free" else share.objects),
+    Column("COUNT", lambda share: "" if share.models in _OF_DISKS else share.count),
+    Column("OBJECTS", lambda share: "" if share.models in _OF_DISKS else share.objects),
     Column("SIZE", lambda share: size(share.size_bytes)),
 )
 
 
 def df(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name=("--output", "-o"))] = "table") -> None:
-    """Show how many bytes the models have: all, used by servers, unused, shared by models; and what the disk of the store has left."""
+    """Show how many bytes the models have: all, used by servers, unused, shared by models.
+
+    Then what the disk of the store has left, or, for models in a bucket, the copies for engines on the machine of the mesh.
+    """
     with connected() as mesh:
         models = list(mesh.models.list())
         found = shares(models, used_models(mesh.servers.list()))
         store = mesh.models.store()
     if store.HasField("free_bytes"):
         found.append(Share("free", 0, 0, store.free_bytes))
+    if store.HasField("cached_bytes"):
+        found.append(Share("cached", 0, 0, store.cached_bytes))
     if output != "table":
         say(document([asdict(share) for share in found], output))
         return

@@ -494,21 +494,27 @@ class Store(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     FREE_BYTES_FIELD_NUMBER: builtins.int
     TOTAL_BYTES_FIELD_NUMBER: builtins.int
+    CACHED_BYTES_FIELD_NUMBER: builtins.int
     kind: Global___StoreKind.ValueType
     """What it is."""
     free_bytes: builtins.int
     """Bytes that the service can still write to the disk of the store. Not set for S3, which does not say."""
     total_bytes: builtins.int
     """Bytes of that disk."""
+    cached_bytes: builtins.int
+    """Bytes of the copies that the machine of the service keeps for engines. Not set for a directory, whose files engines open."""
     def __init__(
         self,
         *,
         kind: Global___StoreKind.ValueType = ...,
         free_bytes: builtins.int | None = ...,
         total_bytes: builtins.int | None = ...,
+        cached_bytes: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_free_bytes", b"_free_bytes", "_total_bytes", b"_total_bytes", "free_bytes", b"free_bytes", "total_bytes", b"total_bytes"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_free_bytes", b"_free_bytes", "_total_bytes", b"_total_bytes", "free_bytes", b"free_bytes", "kind", b"kind", "total_bytes", b"total_bytes"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_cached_bytes", b"_cached_bytes", "_free_bytes", b"_free_bytes", "_total_bytes", b"_total_bytes", "cached_bytes", b"cached_bytes", "free_bytes", b"free_bytes", "total_bytes", b"total_bytes"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_cached_bytes", b"_cached_bytes", "_free_bytes", b"_free_bytes", "_total_bytes", b"_total_bytes", "cached_bytes", b"cached_bytes", "free_bytes", b"free_bytes", "kind", b"kind", "total_bytes", b"total_bytes"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_cached_bytes", b"_cached_bytes"]) -> typing.Literal["cached_bytes"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_free_bytes", b"_free_bytes"]) -> typing.Literal["free_bytes"] | None: ...
     @typing.overload

@@ -107,11 +107,11 @@ class DownloadServicer(DownloadServiceServicer):
     async def GetStore(self, request: GetStoreRequest, context: Context) -> Store:
         """See download.proto."""
         try:
-            space = await self._store.space()
+            space, cached = await self._store.space(), await self._store.cached_bytes()
         except StoreError as error:
             raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error)) from error
         if space is None:
-            return Store(kind=StoreKind.STORE_KIND_S3)
+            return Store(kind=StoreKind.STORE_KIND_S3, cached_bytes=cached)
         return Store(kind=StoreKind.STORE_KIND_DIRECTORY, free_bytes=space.free, total_bytes=space.total)
 
 

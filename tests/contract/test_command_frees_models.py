@@ -91,6 +91,14 @@ def test_the_free_space_of_the_stores_disk_is_shown_if_the_store_says_it(
     assert capsys.readouterr().out.splitlines()[-1].split() == ["free", "-", "-", "5.0", "MiB"]
 
 
+def test_copies_for_engines_are_shown_if_the_models_are_in_a_bucket(
+    mesh: Gateway, downloads: FakeDownloads, capsys: Capture
+) -> None:
+    downloads.store = download_pb2.Store(kind=download_pb2.STORE_KIND_S3, cached_bytes=5 * MIB)
+    assert run(["df"]) == Exit.OK
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["cached", "-", "-", "5.0", "MiB"]
+
+
 def test_an_empty_catalogue_has_no_bytes(mesh: Gateway, capsys: Capture) -> None:
     mesh.models = {}
     assert run(["df"]) == Exit.OK

@@ -86,10 +86,12 @@ def names(folder: Path) -> set[str]:
 async def test_a_fill_reads_ranges_at_the_same_time_and_each_once(tmp_path: Path, remote: Remote) -> None:
     data = content(1)
     key = remote.put(data)
-    path = await cache(tmp_path, remote).path(key, len(data))
+    made = cache(tmp_path, remote)
+    path = await made.path(key, len(data))
     assert path.read_bytes() == data
     assert sorted(remote.reads) == [(start, min(PART, len(data) - start)) for start in range(0, len(data), PART)]
     assert remote.most == PARALLEL_READS
+    assert await made.size() == len(data)
 
 
 async def test_objects_with_the_same_bytes_are_one_file(tmp_path: Path, remote: Remote) -> None:

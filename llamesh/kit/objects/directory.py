@@ -62,6 +62,10 @@ class DirectoryStore:
         with store_errors("cannot use the folder of the object store"):
             return await asyncio.to_thread(_space, self._staging)
 
+    async def cached_bytes(self) -> int | None:
+        """See ObjectStore. There are no copies."""
+        return None
+
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> _Staged:
         """See ObjectStore."""
         with store_errors("cannot write to the object store"):

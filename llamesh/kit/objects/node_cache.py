@@ -102,6 +102,11 @@ class NodeCache:
         kind = checked_key(key).partition("/")[0]
         return self._directory / kind / f"{digest_of(key)}{Path(key).suffix}"
 
+    async def size(self) -> int:
+        """Return the bytes of all copies."""
+        with store_errors("cannot read the model cache of this machine"):
+            return sum(file.size for file in await asyncio.to_thread(self._room.files))
+
     def remove(self, key: str) -> None:
         """Remove the local copy, if there is one. Processes that have opened it can go on."""
         self.place(key).unlink(missing_ok=True)

@@ -107,6 +107,10 @@ class S3Store:
         """See ObjectStore. S3 has no call for it."""
         return None
 
+    async def cached_bytes(self) -> int | None:
+        """See ObjectStore."""
+        return await self._cache.size()
+
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> _Staged:
         """See ObjectStore. Uploads in parts; a failure or cancellation aborts the multipart upload."""
         with s3_errors("cannot write to the object store"):

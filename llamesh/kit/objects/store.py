@@ -98,6 +98,9 @@ class ObjectStore(Protocol):
     async def space(self) -> DiskSpace | None:
         """Return the room on the disk of the store; None if the store does not say. Changes nothing."""
 
+    async def cached_bytes(self) -> int | None:
+        """Return the bytes of the local copies of objects; None if programs open the objects themselves."""
+
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> StagedObject:
         """Write the chunks without making them visible. A failure or cancellation leaves nothing behind.
 

@@ -249,7 +249,7 @@ async def test_a_bucket_does_not_say_how_much_room_it_has(one_settings: Settings
         keys = {"minio_access_key": SecretStr("k"), "minio_secret_key": SecretStr("s")}
         service = await open_with(one_settings, minio_endpoint=s3.endpoint, **keys)
         store = await service.downloads.GetStore(pb.GetStoreRequest(), metadata=service.caller)
-    assert store == pb.Store(kind=pb.STORE_KIND_S3)
+    assert store == pb.Store(kind=pb.STORE_KIND_S3, cached_bytes=0)
 
 
 async def test_models_are_searched_by_their_facts_and_a_deleted_model_is_not_found(service: Service) -> None:
