@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection
 
-from sqlalchemy import delete, exists, select, update
+from sqlalchemy import ColumnElement, delete, exists, select, update
 
 from llamesh.kit.completion import to_completion
 from llamesh.kit.database import Database
@@ -41,7 +41,8 @@ class PartialObjects:
 
         Return its name too.
         """
-        for row, recorded in await self._of(transfer.model_uuid, number):
+        of_file = PartialObjectRow.model_uuid == transfer.model_uuid, PartialObjectRow.file_number == number
+        for row, recorded in await self._of(*of_file):
             if row.attempt > transfer.attempt:
                 continue  # the transfer was paused or started again since this run began: the object belongs to a later run
             if row.attempt == transfer.attempt and same_object(row, found):
@@ -87,16 +88,12 @@ class PartialObjects:
                 )
         return upload
 
-    async def bytes_of(self, transfer: TransferRow) -> int:
-        """Return the bytes of all parts that an attempt has recorded."""
-        query = (
-            select(PartialObjectRow, ObjectPartRow.number)
-            .join(ObjectPartRow, ObjectPartRow.name == PartialObjectRow.name)
-            .where(PartialObjectRow.model_uuid == transfer.model_uuid, PartialObjectRow.attempt == transfer.attempt)
-        )
-        async with self._database.read() as session:
-            parts = (await session.execute(query)).all()
-        return sum(PartLayout(row.size, row.part_size).span(number)[1] for row, number in parts)
+    async def bytes_of(self, transfer: TransferRow) -> tuple[int, int]:
+        """Return the bytes of all parts that an attempt has recorded, and for how many the store needs no more room, recorded or not."""
+        of_attempt = PartialObjectRow.model_uuid == transfer.model_uuid, PartialObjectRow.attempt == transfer.attempt
+        objects = [(row.name, PartLayout(row.size, row.part_size), parts) for row, parts in await self._of(*of_attempt)]
+        recorded = sum(layout.bytes_of(parts) for _, layout, parts in objects)
+        return recorded, sum([await self._parts.occupied(*each) for each in objects])
 
     async def record(self, name: str, number: int, tag: str) -> None:
         """Record that the store has a part. Idempotent. Raises ObjectNotFoundError if the object was removed meanwhile."""
@@ -132,11 +129,9 @@ class PartialObjects:
         except Exception as error:
             report_failure("remove objects in parts without a transfer", error)
 
-    async def _of(self, model_uuid: str, number: int) -> list[tuple[PartialObjectRow, dict[int, str]]]:
+    async def _of(self, *conditions: ColumnElement[bool]) -> list[tuple[PartialObjectRow, dict[int, str]]]:
         async with self._database.read() as session:
-            of_file = PartialObjectRow.model_uuid == model_uuid, PartialObjectRow.file_number == number
-            query = select(PartialObjectRow).where(*of_file)
-            rows = (await session.scalars(query)).all()
+            rows = (await session.scalars(select(PartialObjectRow).where(*conditions))).all()
             return [
                 (
                     row,

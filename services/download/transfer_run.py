@@ -22,6 +22,7 @@ from llamesh.kit.objects import (
     ObjectNotFoundError,
     StoreDeniedError,
     StoreError,
+    StoreShortError,
     StoreUnavailableError,
 )
 from llamesh.kit.outages import until_written
@@ -82,7 +83,7 @@ class TransferRuns:
         retries = self._waits.of_store.get(attempt) or StoreRetries(self._waits.clock)
         try:
             await self._transfer(row, retries)
-        except (StoreUnavailableError, ObjectNotFoundError, PublicationLostError) as error:
+        except (StoreUnavailableError, StoreShortError, ObjectNotFoundError, PublicationLostError) as error:
             await self._retry_store(row, retries, error)
         except SourceError as error:
             await self._retry_source(row, error)

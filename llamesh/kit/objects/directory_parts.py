@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from llamesh.kit.completion import to_completion
-from llamesh.kit.objects.parted_file import PartedFile, create_file
+from llamesh.kit.objects.parted_file import PartedFile, create_file, occupied_bytes
 from llamesh.kit.objects.parts import SUFFIX, ObjectOrigin, PartLayout
 from llamesh.kit.objects.staging import blocks, store_errors
-from llamesh.kit.objects.store import ObjectNotFoundError, StagedObject, StoreError
+from llamesh.kit.objects.store import ObjectNotFoundError, StagedObject, StoreError, StoreFullError, StoreShortError
 
 CheckRoom = Callable[[int], None]
 """Raises StoreFullError if the store has no room for a number of bytes."""
@@ -53,11 +53,29 @@ class DirectoryParts:
         try:
             if file.size != layout.size:
                 raise ObjectNotFoundError(f"{name} has {file.size} bytes instead of {layout.size}")
-            self._check_room(layout.size - layout.bytes_of(parted.done))
+            self._check_rest(layout.size, max(file.occupied, layout.bytes_of(recorded)))
         except BaseException:
             await parted.close()
             raise
         return parted
+
+    async def occupied(self, name: str, layout: PartLayout, recorded: Mapping[int, str]) -> int:
+        """See PartedObjects. The file is sparse, so a part that a killed writer has begun already has its blocks."""
+        try:
+            with store_errors("cannot look up a staged object"):
+                found = self._path(name).stat()
+        except ObjectNotFoundError:
+            return 0
+        # A file system that compresses has fewer blocks than bytes.
+        return max(occupied_bytes(found), layout.bytes_of(recorded)) if found.st_size == layout.size else 0
+
+    def _check_rest(self, size: int, occupied: int) -> None:
+        try:
+            self._check_room(size - occupied)
+        except StoreFullError as error:
+            if occupied:
+                raise StoreShortError(str(error)) from error
+            raise
 
     async def remove(self, name: str, upload: str) -> None:
         """See PartedObjects."""

@@ -21,6 +21,8 @@ from llamesh.kit.objects.store import ObjectBusyError, StoreError, StoreUnavaila
 
 _sync = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
+_STAT_BLOCK = 512
+"""Unit of `st_blocks` in bytes, whatever the file system."""
 
 
 def create_file(path: Path, size: int) -> None:
@@ -33,6 +35,11 @@ def create_file(path: Path, size: int) -> None:
     finally:
         os.close(fd)
     sync(path.parent)
+
+
+def occupied_bytes(found: os.stat_result) -> int:
+    """Return how many bytes of a sparse file have a place on the disk."""
+    return min(found.st_size, found.st_blocks * _STAT_BLOCK)
 
 
 class PartedFile:
@@ -55,6 +62,12 @@ class PartedFile:
         self.size = os.fstat(self._fd).st_size
         self.sha256 = ""
         """SHA-256 of all bytes, set when it is known."""
+
+    @property
+    def occupied(self) -> int:
+        """How many of its bytes have a place on the disk."""
+        with self._open() as fd:
+            return occupied_bytes(os.fstat(fd))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[int]:

@@ -93,8 +93,11 @@ class PartedObjects(Protocol):
     async def open(self, name: str, upload: str, layout: PartLayout, recorded: Mapping[int, str]) -> PartedObject:
         """Open an object for writing. `recorded` are the parts that its writers have recorded, with their tags.
 
-        Raises ObjectNotFoundError if the store has no such object.
+        Raises ObjectNotFoundError if the store has no such object, and StoreShortError if it has no room for the missing bytes.
         """
+
+    async def occupied(self, name: str, layout: PartLayout, recorded: Mapping[int, str]) -> int:
+        """Return for how many bytes of an object the store needs no more room: those that it has, recorded or not."""
 
     async def remove(self, name: str, upload: str) -> None:
         """Remove an object in any state. Idempotent."""

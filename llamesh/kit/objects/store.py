@@ -40,6 +40,10 @@ class StoreFullError(StoreError):
     """The bytes do not fit: disk, quota or inodes are exhausted. A retry helps only after space was freed."""
 
 
+class StoreShortError(StoreFullError):
+    """The rest of an object in parts does not fit. The store keeps the parts that it has, and goes on once space was freed."""
+
+
 class StoreDeniedError(StoreError):
     """The store refuses the credentials, or this process lacks a permission. A retry cannot help."""
 

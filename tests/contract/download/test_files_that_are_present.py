@@ -11,7 +11,7 @@ from llamesh.v1 import download_pb2 as pb
 from tests.contract.download.conftest import OpenWith, Service, import_file, sha256
 from tests.contract.download.in_parts import DATA, PARALLEL, PART
 from tests.contract.download.journal import until
-from tests.contract.download.test_models_in_parts import disk_of
+from tests.contract.download.small_disk import Disk
 from tests.contract.ranged_source import RangedServer, large_model
 from tests.split_models import adapter_bytes, projector_bytes
 from tests.unit.fake_hub import FakeHub, Repository, fake_hub
@@ -54,7 +54,7 @@ async def test_a_projector_comes_to_weights_that_stay_where_they_are(
 ) -> None:
     [before] = weights.stored
     # A second copy of the weights would not fit.
-    disk_of(len(DATA) + (1 << 20), weights, monkeypatch)
+    Disk(len(DATA) + (1 << 20), weights.settings, monkeypatch)
     found = await with_projector(weights, source)
     assert (found.state, found.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
     assert found.bytes_done == found.bytes_total == len(DATA) + len(PROJECTOR)

@@ -9,17 +9,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from llamesh.disk_space import DiskSpace
 from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1 import model_pb2
 from tests.contract.download.conftest import Open, OpenWith, Service, import_file, sha256
-from tests.contract.download.journal import HEADER
 from tests.contract.model_source import ModelServer
 from tests.contract.patience import PATIENCE
 from tests.contract.ranged_source import ranged_server
-from tests.files import files_below
 from tests.split_models import Parts, part_name
 from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
@@ -134,56 +131,6 @@ async def test_a_foreign_last_part_costs_the_headers_only(one_settings: Settings
     assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "MODEL_INVALID")
     assert source.ranges == [], "nothing but the beginnings was read"
     assert service.stored == []
-
-
-def disk_of(size: int, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store lies on a disk of that size, of which it has all bytes but those that it has written."""
-
-    def space(folder: Path) -> DiskSpace:
-        used = sum(path.stat().st_blocks * 512 for path in files_below(service.settings.home / "objects"))
-        return DiskSpace(size - used, size)
-
-    monkeypatch.setattr("llamesh.kit.objects.directory.disk_space", space)
-    monkeypatch.setattr("llamesh.kit.objects.directory.free_bytes", lambda folder: space(folder).free)
-
-
-async def test_a_model_for_which_there_is_no_room_as_a_whole_costs_the_headers_only(
-    one_settings: Settings, open_with: OpenWith, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each part alone fits: all but the last were fetched before the store was full."""
-    parts = Parts(size=LARGE).files()
-    async with ranged_server(b"") as source:
-        source.files = {f"/{name}": data for name, data in parts.items()}
-        service = await open_with(one_settings, http_source_hosts=(source.host,), download_part_bytes=PART)
-        disk_of(2 * LARGE + LARGE // 2, service, monkeypatch)
-        download = await service.fetched("m1", f"http://{source.host}/{part_name('tiny', 1, 3)}")
-    assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
-    total = sum(map(len, parts.values()))
-    assert f"the files of the model need {total} more bytes and the object store has" in download.error.message
-    assert source.ranges == [], "nothing but the beginnings was read"
-    assert service.stored == []
-
-
-async def test_the_parts_that_a_paused_download_has_need_no_room_again(
-    one_settings: Settings, open_with: OpenWith, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts = Parts(size=LARGE).files()
-    total = sum(map(len, parts.values()))
-    async with ranged_server(b"") as source:
-        source.files = {f"/{name}": data for name, data in parts.items()}
-        service = await open_with(
-            one_settings, http_source_hosts=(source.host,), download_part_bytes=PART, download_parallel_parts=1
-        )
-        # A part that was not recorded is on the disk too.
-        disk_of(total + 2 * PART, service, monkeypatch)
-        source.stop_at = LARGE + LARGE // 2 + 2 * HEADER
-        await service.start("m1", f"http://{source.host}/{part_name('tiny', 1, 3)}")
-        await asyncio.wait_for(source.stopped.wait(), PATIENCE)
-        await service.pause("m1")
-        source.go_on_until(total * 100)
-        await service.resume("m1")
-        download = await service.state("m1")
-    assert (download.state, download.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
 
 
 async def test_the_progress_is_that_of_all_parts(sqlite_service: Service, web: ModelServer) -> None:

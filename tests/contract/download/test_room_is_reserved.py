@@ -10,7 +10,7 @@ import pytest
 from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.download.conftest import OpenWith, Service
-from tests.contract.download.test_models_in_parts import disk_of
+from tests.contract.download.small_disk import Disk
 from tests.contract.patience import PATIENCE
 from tests.contract.ranged_source import RangedServer, large_model, ranged_server
 from tests.split_models import Parts, part_name
@@ -46,7 +46,7 @@ async def busy(
         download_part_bytes=1 << 20,
         download_parallel_parts=1,
     )
-    disk_of(SIZE + SIZE // 2 + (1 << 20), service, monkeypatch)
+    Disk(SIZE + SIZE // 2 + (1 << 20), service.settings, monkeypatch)
     source.stop_at = (1 << 20) + SIZE // 2
     await service.start("m1", source.url)
     await asyncio.wait_for(source.stopped.wait(), PATIENCE)
