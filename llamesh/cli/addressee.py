@@ -1,7 +1,10 @@
 """The server or model that a conversation is with: what a request to it is addressed to.
 
-The inference port knows ids of servers and served names. Another name, such as a model's id or alias, is looked up in the mesh, once, after
-the port has refused it, so a conversation needs no management token unless it is needed for that.
+The inference port knows ids of servers and served names. Another name, such as a model's id or alias, is looked up in the mesh after the
+port has refused it, once for each question, so a conversation needs no management token unless it is needed for that.
+
+Invariant: the result of a lookup is used until the port refuses it. So a server that was replaced, or declared after the first question, is
+found by the next one.
 """
 
 from __future__ import annotations
@@ -19,12 +22,11 @@ LIST_SECONDS = 5.0
 
 
 class Addressee:
-    """What a person's word names. `name` is by what requests name it: at first the word."""
+    """What a conversation is with. `name` is by what requests name it; `word`, by default the same, is looked up if it is refused."""
 
-    def __init__(self, word: str) -> None:
-        self.word = word
-        self.name = word
-        self._looked_up = False
+    def __init__(self, name: str, word: str = "") -> None:
+        self.name = name
+        self._word = word or name
 
     def addressed(self, request: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         """The path and the body of a request: a server's id goes into the path, a name into the body."""
@@ -34,23 +36,23 @@ class Addressee:
             return "/v1/chat/completions", {"model": self.name, **request}
 
     def found_elsewhere(self, refusal: CommandError) -> bool:
-        """Whether the word, which the inference port refused, is another name of a server, which `name` is then.
+        """Look up the word, because the inference port refused `name`. Return whether `name` is another one now.
 
-        CommandError if it names a model that no server serves, or several servers.
+        CommandError if the word names a model that no server serves, or several servers.
         """
-        if refusal.code is not Exit.NOT_FOUND or self._looked_up or not meant().token:
+        if refusal.code is not Exit.NOT_FOUND or not meant().token:
             return False
-        self._looked_up = True
         from llamesh.client.errors import MeshError
 
         try:
             with connected() as mesh:
-                self.name = find_server(mesh, self.word)
+                found = find_server(mesh, self._word)
         except NoOneServerError:
             raise
         except (CommandError, MeshError, LookupError, ValueError):
             return False
-        return self.name != self.word
+        before, self.name = self.name, found
+        return found != before
 
 
 def with_served_names(refusal: CommandError, address: str, token: str) -> CommandError:

@@ -63,6 +63,31 @@ def chat(
     json_lines
         Print the answer's parts as they come, one JSON object a line.
     """
+    converse(
+        Addressee(model),
+        prompt,
+        system=system,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        image=image,
+        verbose=verbose,
+        json_lines=json_lines,
+    )
+
+
+def converse(
+    addressee: Addressee,
+    prompt: str,
+    *,
+    system: str = "",
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    image: Sequence[Path] = (),
+    verbose: bool = False,
+    json_lines: bool = False,
+) -> None:
+    """Talk to an addressee; see `chat`."""
+    model = addressee.name
     options = {"temperature": temperature, "max_tokens": max_tokens}
     talk = Conversation(system)
     for name, value in options.items():
@@ -73,7 +98,7 @@ def chat(
         sys.stdin.reconfigure(errors="replace")
     if not prompt and not image and sys.stdin.isatty():
         note(f"talking to {text(model)}; /help lists commands, Ctrl-D ends")
-        ask = partial(_answer, Addressee(model), json_lines=json_lines, stoppable=True)
+        ask = partial(_answer, addressee, json_lines=json_lines, stoppable=True)
         Talk(model, talk, ask, reader(), verbose=verbose).go_on()
         return
     _check_paths(model, prompt)
@@ -81,7 +106,7 @@ def chat(
     if not question.strip():
         raise CommandError("there is no question", hint='llamesh chat MODEL "..."', code=Exit.USAGE)
     talk.messages.append({"role": "user", "content": content(question, list(image))})
-    _answer(Addressee(model), talk, verbose, json_lines=json_lines)
+    _answer(addressee, talk, verbose, json_lines=json_lines)
 
 
 def _check_paths(model: str, prompt: str) -> None:
@@ -126,8 +151,8 @@ def _answer(
         request["stream_options"] = {"include_usage": True}
     shown = _Shown(json_lines=json_lines)
     try:
-        while not _sent(addressee, request, shown):
-            pass
+        if not _sent(addressee, request, shown, look_up=True):
+            _sent(addressee, request, shown, look_up=False)
     except (KeyboardInterrupt, CommandError) as error:
         if shown.said or isinstance(error, KeyboardInterrupt):
             shown.end()
@@ -141,8 +166,8 @@ def _answer(
     return shown.said
 
 
-def _sent(addressee: Addressee, request: dict[str, Any], shown: _Shown) -> bool:
-    """Send a request and show its answer. False if it is to be sent again, because the addressee has another name there."""
+def _sent(addressee: Addressee, request: dict[str, Any], shown: _Shown, *, look_up: bool) -> bool:
+    """Send a request and show its answer. With `look_up`, False if it is to be sent again, because the addressee has another name."""
     from llamesh.cli import web
 
     profile = meant()
@@ -151,7 +176,7 @@ def _sent(addressee: Addressee, request: dict[str, Any], shown: _Shown) -> bool:
     with web.answer(address, "POST", path, profile.token, encoded(body)) as response:
         if response.status >= 400:
             refusal = web.refusal(response)
-            if addressee.found_elsewhere(refusal):
+            if look_up and addressee.found_elsewhere(refusal):
                 return False
             raise with_served_names(refusal, address, profile.token)
         for event in _events(response):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
-from llamesh.cli.chat import chat
+from llamesh.cli.addressee import Addressee
+from llamesh.cli.chat import converse
 from llamesh.cli.connection import connected
 from llamesh.cli.declaring import declaring
 from llamesh.cli.durations import Duration, IdleSleep
@@ -72,8 +73,8 @@ def run(
     with connected() as mesh:
         server = _server(mesh, model, ctx_size=ctx_size, idle_sleep=idle_sleep)
         _await(mesh, server, timeout)
-        name = _address(server, staying(mesh.servers.list()))
-    chat(name, prompt, system=system, temperature=temperature, max_tokens=max_tokens, verbose=verbose)
+        addressee = Addressee(_address(server, staying(mesh.servers.list())), server.model_uuid)
+    converse(addressee, prompt, system=system, temperature=temperature, max_tokens=max_tokens, verbose=verbose)
 
 
 def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float) -> Server:

@@ -28,8 +28,8 @@ class FakeInference(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
         self.refusal: tuple[int, object] | None = None
-        self.unknown = ""
-        """A model's name that is answered with 404."""
+        self.known: set[str] | None = None
+        """Names and ids that are served; all others are answered with 404. None: all are served."""
         self.breaks_off = False
         self.cut: int | None = None
         """How many bytes of an answer are sent before the connection ends, as if the answer ended there."""
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
             status, document = self.server.refusal
             self._send(status, json.dumps(document).encode())
             return
-        if self.server.unknown and body.get("model") == self.server.unknown:
+        if self.server.known is not None and body.get("model", self.path.split("/")[1]) not in self.server.known:
             self._send(404, json.dumps({"error": {"message": "nobody serves that"}}).encode())
             return
         if self.server.hung:
@@ -187,7 +187,7 @@ def test_another_name_of_a_served_model_is_looked_up_in_the_mesh(
 ) -> None:
     gateway = FakeGateway()
     gateway.servers = [server_pb2.Server(server_uuid=UUID, model_name="smol", model_uuid="m0")]
-    inference.unknown = name
+    inference.known = {UUID}
     with fake_mesh(gateway, FakeDownloads()) as address:
         monkeypatch.setenv("LLAMESH_URL", address)
         assert run(["chat", name, "Hi"]) == Exit.NOT_FOUND

@@ -1,0 +1,108 @@
+"""A conversation finds its server again: each question that the inference port refuses looks up the person's word, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from llamesh.cli import chat
+from llamesh.cli.addressee import Addressee
+from llamesh.cli.conversation import Conversation
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.main import run
+from llamesh.v1 import server_pb2
+from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
+from tests.contract.test_chat_against_a_fake import UUID, FakeInference, inference
+
+__all__ = ["inference"]
+
+OTHER = "7a1d6a0e-2b0d-4b4e-9a52-7f4f7c1f8f11"
+ANSWER = "You said: Hi"
+
+
+class Mesh:
+    """A mesh with at most one server, and a conversation with a model of it."""
+
+    def __init__(self, gateway: FakeGateway, inference: FakeInference) -> None:
+        self.gateway = gateway
+        self.inference = inference
+        self.serve("")
+
+    def serve(self, uuid: str) -> None:
+        """Replace the server."""
+        found = server_pb2.Server(
+            server_uuid=uuid, model_name="smol", model_uuid="m0", state=server_pb2.SERVER_STATE_READY
+        )
+        self.gateway.servers = [found] if uuid else []
+        self.inference.known = {uuid, "smol"} if uuid else set()
+
+    def ask(self, addressee: Addressee) -> str:
+        """The answer to a question, or the words of the refusal."""
+        talk = Conversation(messages=[{"role": "user", "content": "Hi"}])
+        try:
+            return chat._answer(addressee, talk, verbose=False)
+        except CommandError as error:
+            return error.render()
+
+
+@pytest.fixture
+def mesh(inference: FakeInference, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mesh]:
+    gateway = FakeGateway()
+    with fake_mesh(gateway, FakeDownloads()) as address:
+        monkeypatch.setenv("LLAMESH_URL", address)
+        monkeypatch.setenv("LLAMESH_TOKEN", "token")
+        yield Mesh(gateway, inference)
+
+
+@pytest.mark.parametrize("word", ["m0", "name0"])
+def test_a_server_that_is_replaced_is_found_again(mesh: Mesh, word: str) -> None:
+    addressee = Addressee(word)
+    for uuid in (UUID, OTHER, UUID):
+        mesh.serve(uuid)
+        assert mesh.ask(addressee) == ANSWER
+        assert mesh.inference.asked[-1][0].startswith(f"/{uuid}/")
+
+
+def test_a_server_that_was_missing_at_first_is_found(mesh: Mesh) -> None:
+    addressee = Addressee("name0")
+    assert "`llamesh serve name0`" in mesh.ask(addressee)
+    mesh.serve(UUID)
+    assert mesh.ask(addressee) == ANSWER
+    mesh.serve("")
+    assert "`llamesh serve name0`" in mesh.ask(addressee)
+    mesh.serve(OTHER)
+    assert mesh.ask(addressee) == ANSWER
+
+
+def test_a_lookup_that_fails_is_made_again_for_the_next_question(mesh: Mesh) -> None:
+    addressee = Addressee("name0")
+    mesh.serve(UUID)
+    mesh.gateway.refusal = grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING", "not now"
+    assert "nobody serves that" in mesh.ask(addressee)
+    mesh.gateway.refusal = None
+    assert mesh.ask(addressee) == ANSWER
+
+
+def test_a_question_is_sent_at_most_twice(mesh: Mesh) -> None:
+    addressee = Addressee("name0")
+    for uuid in (UUID, OTHER):
+        mesh.serve(uuid)
+        mesh.inference.known = set()
+        mesh.inference.asked.clear()
+        assert "nobody serves that" in mesh.ask(addressee)
+        assert len([path for path, _, _ in mesh.inference.asked if path.endswith("/chat/completions")]) == 2
+
+
+def test_run_talks_to_its_model_also_after_the_server_was_replaced(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    talked: list[Addressee] = []
+    monkeypatch.setattr("llamesh.cli.run.converse", lambda addressee, *_, **__: talked.append(addressee))
+    mesh.serve(UUID)
+    # Without a name of its own it is addressed by its id.
+    mesh.gateway.servers[0].model_name = ""
+    assert run(["run", "name0", "Hi"]) == Exit.OK
+    assert mesh.ask(talked[0]) == ANSWER
+    mesh.serve(OTHER)
+    assert mesh.ask(talked[0]) == ANSWER
+    assert mesh.inference.asked[-1][0].startswith(f"/{OTHER}/")
