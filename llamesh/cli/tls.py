@@ -45,7 +45,7 @@ def init(
         Make a new certificate of the server in any case. The authority stays.
     """
     from llamesh import certificates
-    from llamesh.cli.mesh import authority, host_names, restore_mark
+    from llamesh.cli.mesh import authority, certificate_checks, host_names, restore_mark
 
     home = home_directory(os.environ)
     files = authority.Files(home)
@@ -54,6 +54,7 @@ def init(
         raise CommandError(
             f"--name and --drop both name {', '.join(both)}", hint="leave one of them out", code=Exit.USAGE
         )
+    now = datetime.now(UTC)
     try:
         restore_mark.check(home)
         _check_settings(home, (files.certificate, files.key))
@@ -66,7 +67,7 @@ def init(
             )
         make_private(home)
         certificate, made = authority.issue(
-            files, [*host_names.names_of_this_machine(), *names], datetime.now(UTC), renew=renew, without=without
+            files, [*host_names.names_of_this_machine(), *names], now, renew=renew, without=without
         )
         fingerprint = authority.fingerprint(files.authority)
         said = _use(home, files.certificate, files.key)
@@ -85,6 +86,9 @@ def init(
         note(f"no longer for {', '.join(gone)}")
     if absent:
         note(f"--drop changes nothing: the certificate had no name {', '.join(absent)}")
+    finding = certificate_checks.end_of_authority(files, now)
+    if finding.state != "ok":
+        note(f"{finding.check}: {finding.found}\n    -> {finding.fix}")
     note(said)
     say(_trust(files.authority, fingerprint))
 

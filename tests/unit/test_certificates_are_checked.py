@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import before_start, certificate_checks, host_names
-from llamesh.cli.mesh.authority import AUTHORITY_DAYS, Files, issue
+from llamesh.cli.mesh.authority import AUTHORITY_DAYS, Files, end, issue
 from llamesh.cli.mesh.findings import Finding
 from llamesh.cli.mesh.settings import MeshSettings
 from tests.unit.test_start_names_what_prevents_it import settings as plain_settings
@@ -82,9 +82,11 @@ def harmed(files: Files, harm: str) -> tuple[MeshSettings, str]:
     return settings(files), "Envoy takes no key of the kind of"
 
 
-def write_pair(files: Files, key: ec.EllipticCurvePrivateKey | ed448.Ed448PrivateKey, names: list[str]) -> None:
+def write_pair(
+    files: Files, key: ec.EllipticCurvePrivateKey | ed448.Ed448PrivateKey, names: list[str], days: int = 90
+) -> None:
     builder = x509.CertificateBuilder(x509.Name([]), x509.Name([]), key.public_key(), 1)
-    builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=90))
+    builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=days))
     if names:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), False)
     made = builder.sign(key, hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None)
@@ -193,6 +195,18 @@ def test_doctor_says_when_the_authority_ends(files: Files, days: float, state: s
     assert (finding.check, finding.state) == ("authority", state)
     assert words in finding.found
     assert state == "ok" or f"rm {files.authority} {files.authority_key}; llamesh tls init --renew" in finding.fix
+
+
+def test_a_certificate_ends_with_its_authority_at_the_latest(files: Files) -> None:
+    last = end(files.authority)
+    then = NOW + timedelta(days=AUTHORITY_DAYS - 100)
+    write_pair(files, ec.generate_private_key(ec.SECP256R1()), ["localhost"], AUTHORITY_DAYS + 100)
+    made, is_new = issue(files, ["localhost"], then)
+    assert (made.ends, is_new) == (last, True), "one of an earlier release, which outlives it, is replaced"
+    kept, is_new = issue(files, ["localhost"], then + timedelta(days=80))
+    assert (kept.leaf, is_new) == (made.leaf, False), "a new one would end at the same time"
+    early, _ = issue(files, ["localhost"], NOW, renew=True)
+    assert NOW + timedelta(days=396) < early.ends < last
 
 
 def test_the_end_of_an_authority_counts_only_if_the_mesh_uses_it(files: Files) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from llamesh import certificates
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.cli.mesh import host_names
-from llamesh.cli.mesh.authority import Files, _signed, issue
+from llamesh.cli.mesh.authority import AUTHORITY_DAYS, Files, _signed, issue
 from llamesh.cli.mesh.settings import read_settings
 
 Capture = pytest.CaptureFixture[str]
@@ -38,6 +38,17 @@ def names(home: Path) -> list[str]:
 
 
 USUAL = ["localhost", "machine", "machine.local", "127.0.0.1", "::1"]
+
+
+@pytest.mark.parametrize("days", [20, 89, 91])
+def test_an_authority_that_ends_soon_is_said_with_the_remedy(home: Path, capsys: Capture, days: int) -> None:
+    files = Files(home)
+    issue(files, ["localhost"], datetime.now(UTC) - timedelta(days=AUTHORITY_DAYS - days, seconds=-60))
+    assert run(["tls", "init"]) == Exit.OK
+    said = capsys.readouterr().err
+    assert (f"authority: {files.authority} ends in {days} days" in said) is (days < 90)
+    assert (f"rm {files.authority} {files.authority_key}; llamesh tls init --renew" in said) is (days < 90)
+
 
 WRONG = {
     "http://a.lan": "scheme",

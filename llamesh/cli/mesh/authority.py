@@ -28,7 +28,7 @@ AUTHORITY_DAYS = 3650
 SERVER_DAYS = 397
 """Browsers refuse certificates that are valid for longer."""
 RENEWED_DAYS = 30
-"""A certificate that expires within this time is renewed."""
+"""A certificate that expires within this time is renewed, unless it ends with its authority."""
 _REMEDY = (
     "put ca.pem and ca.key back into {folder}; if they are lost or expired, remove both: clients must trust a new one"
 )
@@ -68,7 +68,8 @@ def issue(
 ) -> tuple[Certificate, bool]:
     """Return the server's certificate for these names, and whether it is new. A certificate that is still good is kept.
 
-    A new one is also valid for the names of the one that it replaces, which clients may use, except those in `without`.
+    A new one ends with the authority at the latest, because no client trusts it longer. It is also valid for the names of the one that it
+    replaces, which clients may use, except those in `without`.
     OSError if a file cannot be written; CertificateError if a name is none or the authority's files cannot be used.
     """
     dropped = {as_dropped(name) for name in without}
@@ -79,16 +80,25 @@ def issue(
         before = certificates.names(files.certificate)
         stay = [name for name in before if is_usable(name) and name not in dropped]
         if not renew and len(stay) == len(before) and set(wanted) <= set(before):
+            kept = None
             with suppress(CertificateError):
                 kept = certificates.read(str(files.certificate), str(files.key), now)
-                if kept.days_left(now) > RENEWED_DAYS:
-                    return kept, False
+            if kept and _is_good(kept, files, now):
+                return kept, False
         signer, signing = _authority(files, now)
         certificate, key = _signed(tuple(dict.fromkeys((*wanted, *stay))), signer, signing, now)
         # A reader between these two writes sees a pair that does not match, rejects it, and reads again later.
         write_private(files.key, key)
         write_private(files.certificate, certificate)
         return certificates.read(str(files.certificate), str(files.key), now), True
+
+
+def _is_good(kept: Certificate, files: Files, now: datetime) -> bool:
+    """Whether a new certificate would be no better. CertificateError if the authority's file has none."""
+    last = end(files.authority) if files.authority.exists() else None
+    if last and kept.ends >= last:
+        return kept.ends == last
+    return kept.days_left(now) > RENEWED_DAYS
 
 
 def fingerprint(file: Path) -> str:
@@ -151,7 +161,7 @@ def _authority(files: Files, now: datetime) -> tuple[Any, Any]:
         )
     }
     certificate = (
-        _builder(name, name, key.public_key(), now, AUTHORITY_DAYS)
+        _builder(name, name, key.public_key(), now, now + timedelta(days=AUTHORITY_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.KeyUsage(**usage), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -186,9 +196,10 @@ def _signed(names: tuple[str, ...], signer: Any, signing: Any, now: datetime) ->
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "llamesh")])
+    last = min(now + timedelta(days=SERVER_DAYS), signer.not_valid_after_utc)
     authority_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(signing.public_key())
     certificate = (
-        _builder(subject, signer.subject, key.public_key(), now, SERVER_DAYS)
+        _builder(subject, signer.subject, key.public_key(), now, last)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -199,7 +210,7 @@ def _signed(names: tuple[str, ...], signer: Any, signing: Any, now: datetime) ->
     return certificate.public_bytes(serialization.Encoding.PEM), _pem(key)
 
 
-def _builder(subject: Any, issuer: Any, public_key: Any, now: datetime, days: int) -> Any:
+def _builder(subject: Any, issuer: Any, public_key: Any, now: datetime, last: datetime) -> Any:
     from cryptography import x509
 
     return (
@@ -209,7 +220,7 @@ def _builder(subject: Any, issuer: Any, public_key: Any, now: datetime, days: in
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_after(last)
     )
 
 

@@ -45,23 +45,25 @@ def of_files(settings: MeshSettings, now: Callable[[], float] = time.time) -> It
 
 
 def of_authority(settings: MeshSettings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
-    """Check the end of the authority that `llamesh tls init` made, if the mesh uses its certificate. No certificate outlives it."""
+    """Check the end of the authority that `llamesh tls init` made, if the mesh uses its certificate."""
     files = authority.Files(settings.home)
-    if settings.tls_certificate != str(files.certificate) or not files.authority.exists():
-        return
+    if settings.tls_certificate == str(files.certificate) and files.authority.exists():
+        yield end_of_authority(files, datetime.fromtimestamp(now(), UTC))
+
+
+def end_of_authority(files: authority.Files, now: datetime) -> Finding:
+    """Check the end of an authority, which is that of its certificates at the latest."""
     try:
         end = authority.end(files.authority)
     except certificates.CertificateError as error:
-        yield Finding("authority", "warning", str(error), error.remedy)
-        return
-    left = (end - datetime.fromtimestamp(now(), UTC)).total_seconds() / 86400
+        return Finding("authority", "warning", str(error), error.remedy)
+    left = (end - now).total_seconds() / 86400
     if left >= MIN_AUTHORITY_DAYS:
-        yield Finding("authority", "ok", f"valid for {left:.0f} days, until {end:%Y-%m-%d}")
-        return
+        return Finding("authority", "ok", f"valid for {left:.0f} days, until {end:%Y-%m-%d}")
     remove = shlex.join(["rm", str(files.authority), str(files.authority_key)])
     fix = f"{remove}; llamesh tls init --renew; then `llamesh tls trust` on each client: until then it refuses the mesh"
     words = f"{files.authority} {f'ends in {left:.0f} days' if left > 0 else 'ended'}, on {end:%Y-%m-%d}: no client trusts it then"
-    yield Finding("authority", "warning" if left > 0 else "problem", words, fix)
+    return Finding("authority", "warning" if left > 0 else "problem", words, fix)
 
 
 def _missing_names(settings: MeshSettings, found: Certificate) -> Iterator[Finding]:
