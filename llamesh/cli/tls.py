@@ -138,13 +138,14 @@ def _kept(file: Path) -> list[Authority]:
 def _use(home: Path, certificate: Path, key: Path) -> str:
     """Name the files in the settings, unless the settings name others that exist. Return what is used then."""
     from llamesh.cli.mesh import settings_file
+    from llamesh.cli.mesh.authority import is_same
     from llamesh.cli.mesh.settings import read_settings
     from llamesh.private_files import write_private
 
     config, content = _settings(home)
     found = read_settings(os.environ, tolerant=True)
     named = (found.tls_certificate, found.tls_key)
-    if all(_is_same(file, made) for file, made in zip(named, (certificate, key), strict=True)):
+    if all(is_same(file, made) for file, made in zip(named, (certificate, key), strict=True)):
         return "the settings name it already: a mesh that runs takes a renewed certificate by itself"
     both, missing = " and ".join(SETTINGS), [file for file in named if file and _is_missing(file)]
     by_environment = any(os.environ.get(setting) for setting in SETTINGS)
@@ -184,14 +185,6 @@ def _check_settings(home: Path, files: tuple[Path, Path]) -> None:
             hint="set LLAMESH_HOME to a folder with another name",
             code=Exit.USAGE,
         )
-
-
-def _is_same(file: str, made: Path) -> bool:
-    """Whether a setting names a file, by whatever path."""
-    try:
-        return bool(file) and expanded(file).samefile(made)
-    except (OSError, ValueError):
-        return False
 
 
 def _gone(missing: list[str]) -> str:

@@ -209,6 +209,20 @@ def test_a_certificate_ends_with_its_authority_at_the_latest(files: Files) -> No
     assert NOW + timedelta(days=396) < early.ends < last
 
 
+@pytest.mark.parametrize(
+    "spelling", ["{home}//tls/server.pem", "{home}/../{name}/tls/server.pem", "{link}/tls/server.pem"]
+)
+def test_the_mesh_uses_its_own_certificate_whatever_the_spelling(files: Files, spelling: str) -> None:
+    link = files.home.with_name("link")
+    link.symlink_to(files.home)
+    path = spelling.format(home=files.home, name=files.home.name, link=link)
+    then = NOW + timedelta(days=AUTHORITY_DAYS - 10)
+    used = settings(files, tls_certificate=path)
+    assert [item.state for item in certificate_checks.of_authority(used, then.timestamp)] == ["warning"]
+    here, _ = found(replace(used, bind="192.0.2.9"))
+    assert here.fix == "llamesh tls init --name 192.0.2.9"
+
+
 def test_the_end_of_an_authority_counts_only_if_the_mesh_uses_it(files: Files) -> None:
     other = settings(files, tls_certificate=str(files.home / "other.pem"))
     assert not list(certificate_checks.of_authority(other))

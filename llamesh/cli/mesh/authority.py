@@ -21,7 +21,7 @@ from llamesh import certificates, locks
 from llamesh.certificates import Certificate, CertificateError
 from llamesh.cli.mesh.host_names import is_usable, normal
 from llamesh.client.trust import own_authority
-from llamesh.locations import make_private
+from llamesh.locations import expanded, make_private
 from llamesh.private_files import write_private
 
 AUTHORITY_DAYS = 3650
@@ -122,6 +122,15 @@ def _certificate(file: Path) -> Any:
     except (OSError, ValueError) as error:
         words = getattr(error, "strerror", None) or "it holds no PEM certificate"
         raise CertificateError(f"{file}: {words}", _REMEDY.format(folder=file.parent)) from error
+
+
+def is_same(file: str, made: Path) -> bool:
+    """Whether a setting names a file, by whatever path."""
+    try:
+        named = expanded(file)
+        return bool(file) and (named == made or named.samefile(made))
+    except (OSError, ValueError):
+        return False
 
 
 def as_dropped(name: str) -> str:

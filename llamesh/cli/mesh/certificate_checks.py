@@ -47,7 +47,7 @@ def of_files(settings: MeshSettings, now: Callable[[], float] = time.time) -> It
 def of_authority(settings: MeshSettings, now: Callable[[], float] = time.time) -> Iterator[Finding]:
     """Check the end of the authority that `llamesh tls init` made, if the mesh uses its certificate."""
     files = authority.Files(settings.home)
-    if settings.tls_certificate == str(files.certificate) and files.authority.exists():
+    if authority.is_same(settings.tls_certificate, files.certificate) and files.authority.exists():
         yield end_of_authority(files, datetime.fromtimestamp(now(), UTC))
 
 
@@ -75,7 +75,7 @@ def _missing_names(settings: MeshSettings, found: Certificate) -> Iterator[Findi
     others = [] if settings.public_host == "localhost" else [settings.public_host]
     others += hosts_for_others(settings, host_names.outward_addresses())
     missing = [host for host in dict.fromkeys(others) if host != here and not found.covers(host)]
-    own = settings.tls_certificate == str(authority.Files(settings.home).certificate)
+    own = authority.is_same(settings.tls_certificate, authority.Files(settings.home).certificate)
     if not found.covers(here):
         fix = f"commands on this machine need LLAMESH_URL with one of its names: {', '.join(found.names)}"
         yield Finding(
