@@ -26,25 +26,27 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from llamesh.v1 import quant_pb2 as llamesh_dot_v1_dot_quant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16llamesh/v1/model.proto\x12\nllamesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16llamesh/v1/quant.proto\"\xce\x02\n\x05Model\x12\x12\n\nmodel_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12&\n\x04gguf\x18\x06 \x01(\x0b\x32\x18.llamesh.v1.GgufMetadata\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x08 \x01(\t\x12\x10\n\x08revision\x18\t \x01(\t\x12\x12\n\nfetched_by\x18\n \x01(\t\x12\x0f\n\x07\x61liases\x18\x0b \x03(\t\x12(\n\x07quality\x18\x0c \x01(\x0b\x32\x17.llamesh.v1.QuantReport\x12$\n\x05\x66iles\x18\x14 \x03(\x0b\x32\x15.llamesh.v1.ModelFile\"w\n\tModelFile\x12\'\n\x04role\x18\x01 \x01(\x0e\x32\x19.llamesh.v1.ModelFileRole\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\"\x95\x04\n\x0cGgufMetadata\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0fparameter_count\x18\x04 \x01(\x03\x12\x14\n\x0cquantisation\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x13\n\x0blayer_count\x18\x07 \x01(\r\x12\x12\n\nhead_count\x18\x08 \x01(\r\x12\x15\n\rkv_head_count\x18\t \x01(\r\x12\x12\n\nkey_length\x18\n \x01(\r\x12\x14\n\x0cvalue_length\x18\x0b \x01(\r\x12\x18\n\x10\x65mbedding_length\x18\x0c \x01(\r\x12\x17\n\x0fvocabulary_size\x18\r \x01(\r\x12\x19\n\x11has_chat_template\x18\x0e \x01(\x08\x12\x14\n\x0ctensor_count\x18\x0f \x01(\r\x12\x14\n\x0ctensor_bytes\x18\x10 \x01(\x03\x12\x16\n\x0esliding_window\x18\x11 \x01(\r\x12\x0f\n\x07license\x18\x12 \x01(\t\x12\x0c\n\x04tags\x18\x13 \x03(\t\x12(\n\nmodalities\x18\x14 \x03(\x0e\x32\x14.llamesh.v1.Modality\x12\x1f\n\x17\x63hat_template_has_tools\x18\x15 \x01(\x08\x12#\n\x1b\x63hat_template_has_reasoning\x18\x16 \x01(\x08*\x89\x01\n\rModelFileRole\x12\x1f\n\x1bMODEL_FILE_ROLE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_FILE_ROLE_WEIGHTS\x10\x01\x12\x1d\n\x19MODEL_FILE_ROLE_PROJECTOR\x10\x02\x12\x1b\n\x17MODEL_FILE_ROLE_ADAPTER\x10\x03*\x9a\x01\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x16\n\x12MODALITY_EMBEDDING\x10\x02\x12\x16\n\x12MODALITY_RERANKING\x10\x03\x12\x1d\n\x19MODALITY_VISION_PROJECTOR\x10\x04\x12\x12\n\x0eMODALITY_MEDIA\x10\x05*\xde\x01\n\x0fModelSourceKind\x12!\n\x1dMODEL_SOURCE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_SOURCE_KIND_HUB\x10\x01\x12\x1a\n\x16MODEL_SOURCE_KIND_HTTP\x10\x02\x12\x18\n\x14MODEL_SOURCE_KIND_S3\x10\x03\x12\x1b\n\x17MODEL_SOURCE_KIND_QUANT\x10\x04\x12\x1a\n\x16MODEL_SOURCE_KIND_FILE\x10\x05\x12\x1e\n\x1aMODEL_SOURCE_KIND_REGISTRY\x10\x06*x\n\nModelOrder\x12\x1b\n\x17MODEL_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_ORDER_CREATE_TIME\x10\x01\x12\x14\n\x10MODEL_ORDER_NAME\x10\x02\x12\x1a\n\x16MODEL_ORDER_SIZE_BYTES\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16llamesh/v1/model.proto\x12\nllamesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16llamesh/v1/quant.proto\"\xfd\x02\n\x05Model\x12\x12\n\nmodel_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12&\n\x04gguf\x18\x06 \x01(\x0b\x32\x18.llamesh.v1.GgufMetadata\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07problem\x18\x08 \x01(\t\x12\x10\n\x08revision\x18\t \x01(\t\x12\x12\n\nfetched_by\x18\n \x01(\t\x12\x0f\n\x07\x61liases\x18\x0b \x03(\t\x12(\n\x07quality\x18\x0c \x01(\x0b\x32\x17.llamesh.v1.QuantReport\x12-\n\x0csource_facts\x18\r \x01(\x0b\x32\x17.llamesh.v1.SourceFacts\x12$\n\x05\x66iles\x18\x14 \x03(\x0b\x32\x15.llamesh.v1.ModelFile\"_\n\x0bSourceFacts\x12\x0f\n\x07license\x18\x01 \x01(\t\x12\x1e\n\x16\x63hat_template_language\x18\x02 \x01(\t\x12\x1f\n\x17\x63hat_template_has_tools\x18\x03 \x01(\x08\"w\n\tModelFile\x12\'\n\x04role\x18\x01 \x01(\x0e\x32\x19.llamesh.v1.ModelFileRole\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\"\x95\x04\n\x0cGgufMetadata\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x14\n\x0c\x61rchitecture\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x17\n\x0fparameter_count\x18\x04 \x01(\x03\x12\x14\n\x0cquantisation\x18\x05 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x06 \x01(\r\x12\x13\n\x0blayer_count\x18\x07 \x01(\r\x12\x12\n\nhead_count\x18\x08 \x01(\r\x12\x15\n\rkv_head_count\x18\t \x01(\r\x12\x12\n\nkey_length\x18\n \x01(\r\x12\x14\n\x0cvalue_length\x18\x0b \x01(\r\x12\x18\n\x10\x65mbedding_length\x18\x0c \x01(\r\x12\x17\n\x0fvocabulary_size\x18\r \x01(\r\x12\x19\n\x11has_chat_template\x18\x0e \x01(\x08\x12\x14\n\x0ctensor_count\x18\x0f \x01(\r\x12\x14\n\x0ctensor_bytes\x18\x10 \x01(\x03\x12\x16\n\x0esliding_window\x18\x11 \x01(\r\x12\x0f\n\x07license\x18\x12 \x01(\t\x12\x0c\n\x04tags\x18\x13 \x03(\t\x12(\n\nmodalities\x18\x14 \x03(\x0e\x32\x14.llamesh.v1.Modality\x12\x1f\n\x17\x63hat_template_has_tools\x18\x15 \x01(\x08\x12#\n\x1b\x63hat_template_has_reasoning\x18\x16 \x01(\x08*\x89\x01\n\rModelFileRole\x12\x1f\n\x1bMODEL_FILE_ROLE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_FILE_ROLE_WEIGHTS\x10\x01\x12\x1d\n\x19MODEL_FILE_ROLE_PROJECTOR\x10\x02\x12\x1b\n\x17MODEL_FILE_ROLE_ADAPTER\x10\x03*\x9a\x01\n\x08Modality\x12\x18\n\x14MODALITY_UNSPECIFIED\x10\x00\x12\x11\n\rMODALITY_TEXT\x10\x01\x12\x16\n\x12MODALITY_EMBEDDING\x10\x02\x12\x16\n\x12MODALITY_RERANKING\x10\x03\x12\x1d\n\x19MODALITY_VISION_PROJECTOR\x10\x04\x12\x12\n\x0eMODALITY_MEDIA\x10\x05*\xde\x01\n\x0fModelSourceKind\x12!\n\x1dMODEL_SOURCE_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_SOURCE_KIND_HUB\x10\x01\x12\x1a\n\x16MODEL_SOURCE_KIND_HTTP\x10\x02\x12\x18\n\x14MODEL_SOURCE_KIND_S3\x10\x03\x12\x1b\n\x17MODEL_SOURCE_KIND_QUANT\x10\x04\x12\x1a\n\x16MODEL_SOURCE_KIND_FILE\x10\x05\x12\x1e\n\x1aMODEL_SOURCE_KIND_REGISTRY\x10\x06*x\n\nModelOrder\x12\x1b\n\x17MODEL_ORDER_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_ORDER_CREATE_TIME\x10\x01\x12\x14\n\x10MODEL_ORDER_NAME\x10\x02\x12\x1a\n\x16MODEL_ORDER_SIZE_BYTES\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'llamesh.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELFILEROLE']._serialized_start=1090
-  _globals['_MODELFILEROLE']._serialized_end=1227
-  _globals['_MODALITY']._serialized_start=1230
-  _globals['_MODALITY']._serialized_end=1384
-  _globals['_MODELSOURCEKIND']._serialized_start=1387
-  _globals['_MODELSOURCEKIND']._serialized_end=1609
-  _globals['_MODELORDER']._serialized_start=1611
-  _globals['_MODELORDER']._serialized_end=1731
+  _globals['_MODELFILEROLE']._serialized_start=1234
+  _globals['_MODELFILEROLE']._serialized_end=1371
+  _globals['_MODALITY']._serialized_start=1374
+  _globals['_MODALITY']._serialized_end=1528
+  _globals['_MODELSOURCEKIND']._serialized_start=1531
+  _globals['_MODELSOURCEKIND']._serialized_end=1753
+  _globals['_MODELORDER']._serialized_start=1755
+  _globals['_MODELORDER']._serialized_end=1875
   _globals['_MODEL']._serialized_start=96
-  _globals['_MODEL']._serialized_end=430
-  _globals['_MODELFILE']._serialized_start=432
-  _globals['_MODELFILE']._serialized_end=551
-  _globals['_GGUFMETADATA']._serialized_start=554
-  _globals['_GGUFMETADATA']._serialized_end=1087
+  _globals['_MODEL']._serialized_end=477
+  _globals['_SOURCEFACTS']._serialized_start=479
+  _globals['_SOURCEFACTS']._serialized_end=574
+  _globals['_MODELFILE']._serialized_start=576
+  _globals['_MODELFILE']._serialized_end=695
+  _globals['_GGUFMETADATA']._serialized_start=698
+  _globals['_GGUFMETADATA']._serialized_end=1231
 # @@protoc_insertion_point(module_scope)

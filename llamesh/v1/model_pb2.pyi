@@ -171,6 +171,7 @@ class Model(google.protobuf.message.Message):
     FETCHED_BY_FIELD_NUMBER: builtins.int
     ALIASES_FIELD_NUMBER: builtins.int
     QUALITY_FIELD_NUMBER: builtins.int
+    SOURCE_FACTS_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """Chosen by who fetched it, or by the download service. 1 to 128 characters of [A-Za-z0-9._-]."""
@@ -209,6 +210,10 @@ class Model(google.protobuf.message.Message):
         """What the checks of the Quant service that made it have found. Not set: it comes from elsewhere, or its service gave no figures."""
 
     @property
+    def source_facts(self) -> Global___SourceFacts:
+        """What the source says of it beside its files, for instance in a registry. It is shown only: engines follow the files."""
+
+    @property
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___ModelFile]:
         """All files: the parts in the order of their numbers, then the projector, then the adapters."""
 
@@ -227,12 +232,39 @@ class Model(google.protobuf.message.Message):
         fetched_by: builtins.str = ...,
         aliases: collections.abc.Iterable[builtins.str] | None = ...,
         quality: llamesh.v1.quant_pb2.QuantReport | None = ...,
+        source_facts: Global___SourceFacts | None = ...,
         files: collections.abc.Iterable[Global___ModelFile] | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf", "quality", b"quality"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "create_time", b"create_time", "fetched_by", b"fetched_by", "files", b"files", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "quality", b"quality", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["create_time", b"create_time", "gguf", b"gguf", "quality", b"quality", "source_facts", b"source_facts"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "create_time", b"create_time", "fetched_by", b"fetched_by", "files", b"files", "gguf", b"gguf", "model_uuid", b"model_uuid", "name", b"name", "problem", b"problem", "quality", b"quality", "revision", b"revision", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "source_facts", b"source_facts"]) -> None: ...
 
 Global___Model: typing_extensions.TypeAlias = Model
+
+@typing.final
+class SourceFacts(google.protobuf.message.Message):
+    """What a source says of a model beside its files. Empty fields: it does not say."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LICENSE_FIELD_NUMBER: builtins.int
+    CHAT_TEMPLATE_LANGUAGE_FIELD_NUMBER: builtins.int
+    CHAT_TEMPLATE_HAS_TOOLS_FIELD_NUMBER: builtins.int
+    license: builtins.str
+    """The beginning of the text of its licence: the first two lines with words, at most 128 bytes."""
+    chat_template_language: builtins.str
+    """Language of the chat template beside the files: "go" of Ollama, which engines do not render, or "jinja"."""
+    chat_template_has_tools: builtins.bool
+    """Whether that template renders tools."""
+    def __init__(
+        self,
+        *,
+        license: builtins.str = ...,
+        chat_template_language: builtins.str = ...,
+        chat_template_has_tools: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chat_template_has_tools", b"chat_template_has_tools", "chat_template_language", b"chat_template_language", "license", b"license"]) -> None: ...
+
+Global___SourceFacts: typing_extensions.TypeAlias = SourceFacts
 
 @typing.final
 class ModelFile(google.protobuf.message.Message):

@@ -24,7 +24,7 @@ from services.download.model_parts import Header, ModelCheck, check_file
 from services.download.present_objects import PresentObjects, source_version
 from services.download.progress import Progress
 from services.download.room import Room
-from services.download.sources import FileRole, Source, SourceFile, SourceObject
+from services.download.sources import FileRole, ModelFacts, Source, SourceFile, SourceObject
 from services.download.staging import Staging
 from services.download.store_retries import StoreRetries
 from services.download.tables import NO_PROJECTOR, TransferRow
@@ -48,6 +48,8 @@ class StagedFile:
     """See `present_objects`."""
     quality: QuantReport | None
     """See SourceObject."""
+    facts: ModelFacts
+    """What the source says of the model beside its files; that of the first file counts."""
 
 
 class Fetch:
@@ -102,7 +104,7 @@ class Fetch:
         file = self.files[number - 1]
         shown = file.name or "".join(filter(str.isprintable, found.name))[:MAX_NAME]
         version = source_version(file.address, found)
-        self.staged.append(StagedFile(file.role, shown, staged, version, found.quality))
+        self.staged.append(StagedFile(file.role, shown, staged, version, found.quality, file.facts))
         self._retries.staged()
 
 

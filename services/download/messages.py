@@ -8,7 +8,7 @@ from typing import Any
 from llamesh.kit import gguf
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.download_pb2 import Download, DownloadError, DownloadState, ListCatalogueModelsRequest
-from llamesh.v1.model_pb2 import GgufMetadata, Model, ModelFile, ModelFileRole, ModelOrder, ModelSourceKind
+from llamesh.v1.model_pb2 import GgufMetadata, Model, ModelFile, ModelFileRole, ModelOrder, ModelSourceKind, SourceFacts
 from llamesh.v1.quant_pb2 import QuantReport
 from services.download.model_search import ModelSearch
 from services.download.progress import Progress
@@ -53,6 +53,7 @@ def model_message(row: ModelRow) -> Model:
         source=shown_source(row.source),
         revision=row.revision,
         gguf=GgufMetadata(**row.gguf),
+        source_facts=SourceFacts(**row.source_facts) if any((row.source_facts or {}).values()) else None,
         problem=row.problem,
         fetched_by=row.fetched_by,
         aliases=row.aliases or (),

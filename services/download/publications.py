@@ -95,11 +95,11 @@ class Publications:
         return publication
 
     async def record(
-        self, files: Sequence[PublishedFile], gguf: Mapping[str, Any], transfer: TransferRow
+        self, files: Sequence[PublishedFile], facts: Mapping[str, Mapping[str, Any]], transfer: TransferRow
     ) -> tuple[ModelRow, TransferRow] | None:
         """Record the model and the transfer's success in one transaction. Idempotent: it may be repeated if the database failed.
 
-        `files` are at least one, in the order of their numbers.
+        `files` are at least one, in the order of their numbers. `facts` are the columns `gguf` and `source_facts`.
 
         Return None if the transfer was cancelled, started again or taken over in the meantime. Raises PublicationLostError.
         """
@@ -128,8 +128,9 @@ class Publications:
                     source=row.shown_source,
                     revision=row.revision,
                     fetched_by=row.requested_by,
-                    gguf=dict(gguf),
-                    **searchable(row.name, gguf, row.shown_source),
+                    gguf=dict(facts["gguf"]),
+                    source_facts=dict(facts["source_facts"]),
+                    **searchable(row.name, facts["gguf"], row.shown_source),
                     create_time=now,
                     files=[
                         _file_row(row.model_uuid, number, file, key)
@@ -137,7 +138,7 @@ class Publications:
                     ],
                 )
             )
-            await set_tags(session, row.model_uuid, gguf.get("tags", ()))
+            await set_tags(session, row.model_uuid, facts["gguf"].get("tags", ()))
             await session.flush()
             repaired = {
                 each.model_uuid: each

@@ -114,6 +114,8 @@ class ModelRow(Base):
     """Subject of the caller who started the transfer of the bytes; empty if unknown."""
     gguf: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The message GgufMetadata, by field name."""
+    source_facts: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    """The message SourceFacts, by field name; empty for models of earlier releases."""
     aliases: Mapped[list[str]] = mapped_column(JSON, default=list)
     """The further names, oldest first: those of the rows of `model_alias`."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)

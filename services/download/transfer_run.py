@@ -11,6 +11,7 @@ limit, because the bytes have been fetched; a transfer waits for an unavailable 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
@@ -204,15 +205,16 @@ class TransferRuns:
                 await _until_written(partial(_completed, publish, file))
             # Before the success can be seen, so that a success leaves nothing behind.
             await discard(files)
-            recorded = await _until_written(partial(_completed, self._record, published, gguf_fields(metadata), row))
+            facts = {"gguf": gguf_fields(metadata), "source_facts": asdict(files[0].facts)}
+            recorded = await _until_written(partial(_completed, self._record, published, facts, row))
         finally:
             if not recorded:
                 for each in published:
                     await to_completion(self._publications.abandon(each.object))
 
-    async def _record(self, published: Sequence[PublishedFile], fields: dict[str, Any], row: TransferRow) -> bool:
+    async def _record(self, published: Sequence[PublishedFile], facts: dict[str, Any], row: TransferRow) -> bool:
         """Record the model and tell the watchers. Return False if the transfer was ended by others meanwhile."""
-        recorded = await self._publications.record(published, fields, row)
+        recorded = await self._publications.record(published, facts, row)
         if recorded is None:
             return False
         model, transfer = recorded

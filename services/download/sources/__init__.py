@@ -22,6 +22,7 @@ from services.download.sources.s3 import S3Bucket, S3Source
 from services.download.sources.source import (
     CheckedSource,
     FileRole,
+    ModelFacts,
     Source,
     SourceChangedError,
     SourceError,
@@ -38,6 +39,7 @@ __all__ = [
     "FileSource",
     "HttpsSource",
     "HubSource",
+    "ModelFacts",
     "QuantMember",
     "QuantModels",
     "QuantOverHttp",

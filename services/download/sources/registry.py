@@ -21,6 +21,7 @@ from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError
 from services.download.sources.http_objects import HttpObjects
 from services.download.sources.registry_client import RegistryClient
+from services.download.sources.registry_facts import read_facts
 from services.download.sources.registry_manifests import (
     Layer,
     ModelManifest,
@@ -83,6 +84,7 @@ class RegistrySource:
         if address.layer or manifest.files[0][0] is not FileRole.WEIGHTS:
             # A file by itself, or a manifest without weights: the check of its header says what it is.
             return [SourceFile(str(address))]
+        facts = await read_facts(self._client(address.host), address.repository, manifest)
         pinned = replace(address, digest=manifest.sha256)
         numbers = count(1)
         return [
@@ -90,6 +92,7 @@ class RegistrySource:
                 str(replace(pinned, layer=layer.sha256)),
                 role,
                 _adapter_name(next(numbers)) if role is FileRole.ADAPTER else "",
+                facts,
             )
             for role, layer in manifest.files
         ]

@@ -122,12 +122,25 @@ class SourceObject:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a source says of a model beside its files. The fields are those of the message SourceFacts."""
+
+    license: str = ""
+    chat_template_language: str = ""
+    chat_template_has_tools: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of a model: its canonical address, what it is to the model, and its name if the caller gave it one."""
+    """A file of a model: its canonical address, what it is to the model, its name if the caller gave it one.
+
+    `facts` of the first file are those of the model.
+    """
 
     address: str
     role: FileRole = FileRole.WEIGHTS
     name: str = ""
+    facts: ModelFacts = ModelFacts()
 
 
 class Source(Protocol):

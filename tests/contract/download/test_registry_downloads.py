@@ -10,10 +10,13 @@ from pydantic import SecretStr
 from llamesh.kit.config import Settings
 from llamesh.kit.source_places import RegistryPlace
 from llamesh.v1 import download_pb2 as pb
+from llamesh.v1.model_pb2 import ModelSourceKind
 from tests.contract.download.conftest import TINY, OpenWith, Service, sha256
 from tests.contract.model_source import model_bytes
 from tests.contract.rich_status import refused
-from tests.unit.fake_registry import DOCKER_MODEL, OLLAMA_MODEL, FakeRegistry, fake_registry
+from tests.split_models import adapter_bytes, projector_bytes
+from tests.unit.fake_registry import DOCKER_MODEL, OLLAMA_MODEL, FakeRegistry, digest, fake_registry
+from tests.unit.gguf_bytes import File
 
 LARGE = model_bytes("large", 3 << 20)
 
@@ -54,6 +57,70 @@ async def test_a_model_comes_from_a_registry(
     (pushed,) = [digest for tag, digest in repository.tags.items() if tag in ("135m", "v1")]
     assert f"sha256:{model.revision}" == pushed
     assert (await service.path("m1")).read_bytes() == LARGE
+
+
+async def test_projector_adapter_and_facts_come_with_their_model(registry: FakeRegistry, service: Service) -> None:
+    model, projector, adapter = File().build(), projector_bytes(), adapter_bytes()
+    kinds = {
+        "license": b"\n   Apache License\n   Version 2.0\n\nterms",
+        "adapter": adapter,
+        "template": b"{{ if .Tools }}x{{ end }}",
+        "model": model,
+        "projector": projector,
+    }
+    registry.push("ada/eyes", "v1", [(f"application/vnd.ollama.image.{kind}", data) for kind, data in kinds.items()])
+    download = await service.fetched("m1", "ollama:ada/eyes:v1")
+    assert (download.state, download.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
+    found = await service.model("m1")
+    assert [(file.name, file.sha256) for file in found.files] == [
+        ("eyes.gguf", sha256(model)),
+        ("mmproj-eyes.gguf", sha256(projector)),
+        ("adapter", sha256(adapter)),
+    ]
+    facts = found.source_facts
+    assert (facts.license, facts.chat_template_language, facts.chat_template_has_tools) == (
+        "Apache License Version 2.0",
+        "go",
+        True,
+    )
+    adapters = [pb.AdapterSource(name="style", source=f"ollama:ada/eyes:v1#sha256:{sha256(adapter)}")]
+    request = pb.StartDownloadRequest(model_uuid="m1", source="ollama:ada/eyes:v1", projector="none", adapters=adapters)
+    await service.downloads.StartDownload(request, metadata=service.caller)
+    assert (await service.state("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    assert [file.name for file in (await service.model("m1")).files] == ["eyes.gguf", "style"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (("application/vnd.ollama.image.projector", projector_bytes()), "the file is of the kind 'mmproj'"),
+        (("application/vnd.ollama.image.tensor", b"x"), "single tensors of Ollama's own format"),
+        (("application/vnd.docker.ai.safetensors", b"x"), "safetensors files"),
+        ((OLLAMA_MODEL, b"ggla, the former format of adapters"), "not a GGUF file"),
+    ],
+)
+async def test_what_is_no_model_of_gguf_files_is_refused_and_leaves_nothing(
+    registry: FakeRegistry, service: Service, layer: tuple[str, bytes], words: str
+) -> None:
+    registry.push("ada/other", "v1", [layer])
+    download = await service.fetched("m1", "ollama:ada/other:v1")
+    assert download.state == pb.DOWNLOAD_STATE_FAILED
+    assert words in download.error.message
+    assert service.stored == []
+
+
+async def test_bytes_that_are_not_those_of_the_manifest_are_refused(registry: FakeRegistry, service: Service) -> None:
+    of_tiny = registry.repositories["library/tiny"]
+    of_tiny.blobs[digest(LARGE)] = LARGE[:-1] + bytes([LARGE[-1] ^ 1])
+    download = await service.fetched("m1", "ollama:tiny:135m")
+    assert (download.error.reason, service.stored) == ("CONTENT_MISMATCH", [])
+
+
+async def test_models_of_registries_are_found_by_their_kind(service: Service) -> None:
+    await service.fetched("m1", "ollama:tiny:135m")
+    request = pb.ListCatalogueModelsRequest(source_kind=ModelSourceKind.MODEL_SOURCE_KIND_REGISTRY)
+    found = await service.catalogue.ListCatalogueModels(request)
+    assert [item.model_uuid for item in found.models] == ["m1"]
 
 
 async def test_a_pinned_model_is_that_of_the_digest_also_after_the_tag_has_moved(
