@@ -40,14 +40,9 @@ def check_types(types: Sequence[str]) -> None:
 
 
 def check_source(model: Model, *, allow_requantize: bool) -> None:
-    """Raise QUANT_REFUSED if the source is in parts, or already quantised unless that is allowed; MODEL_CORRUPT if it is damaged."""
+    """Raise QUANT_REFUSED if the source is already quantised, unless that is allowed; MODEL_CORRUPT if it is damaged."""
     if model.problem:
         raise MeshError(Reason.ERROR_REASON_MODEL_CORRUPT, model.problem, {"modelUuid": model.model_uuid})
-    if len(model.files) > 1:
-        raise _refused(
-            "parts",
-            f"{model.model_uuid} is in {len(model.files)} parts: merge them with `llama-gguf-split --merge` and fetch the result",
-        )
     if model.gguf.quantisation not in UNQUANTISED and not allow_requantize:
         raise _refused(
             "quantised",

@@ -35,10 +35,14 @@ class Workspace:
     def __init__(self, home: Path, job_id: str) -> None:
         self.folder = root_of(home) / job_id
 
+    def source_part(self, number: int, count: int) -> Path:
+        """Path of a part of the source model; llama.cpp finds the other parts by the name of the first."""
+        return self.folder / f"source-{number:05d}-of-{count:05d}.gguf"
+
     @property
-    def source(self) -> Path:
-        """Path of the source model."""
-        return self.folder / "source.gguf"
+    def sources(self) -> list[Path]:
+        """Paths of all parts of the source model, in their order. The step `fetch` has put them there."""
+        return sorted(self.folder.glob("source-*-of-*.gguf"))
 
     def variant(self, of_type: str) -> Path:
         """Path of the variant of a type."""

@@ -9,6 +9,7 @@ import asyncio
 import errno
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from llamesh.kit.errors import MeshError, name_of
 from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
+from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS, ModelFile
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
 from services.quant.workspace import Workspace, finish
 
@@ -39,20 +41,17 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         raise StepRefusedError(
             "CONTENT_MISMATCH", f"the model {spec.model_uuid} was replaced since the job was submitted"
         )
-    unfinished = workspace.source.with_suffix(".part")
-    unfinished.unlink(missing_ok=True)
-    path = Path(found.path)
+    weights = [file for file in found.model.files if file.role == MODEL_FILE_ROLE_WEIGHTS]
     try:
-        _bring(path, unfinished, spec.source_sha256)
-        size = unfinished.stat().st_size
-        with unfinished.open("rb") as file:
-            metadata = read_gguf(file, size)
+        _bring(list(zip(weights, map(Path, found.file_paths), strict=False)), workspace)
+        first = workspace.sources[0]
+        with first.open("rb") as file:
+            metadata = read_gguf(file, first.stat().st_size)
     except OSError as error:
         raise StepOutageError("STORE_UNAVAILABLE", f"the source cannot be copied: {error.strerror}") from error
     except GgufError as error:
         raise StepRefusedError("MODEL_INVALID", str(error)) from error
-    finish(unfinished, workspace.source)
-    return {"size": size, "quantisation": metadata.quantisation}
+    return {"size": sum(file.size_bytes for file in weights), "quantisation": metadata.quantisation}
 
 
 async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
@@ -62,20 +61,31 @@ async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
             return await CatalogueServiceStub(own).LocateModel(request, **call_options(_LOCATE_SECONDS))
 
 
-def _bring(path: Path, target: Path, sha256: str) -> None:
-    try:
-        os.link(path, target)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-    else:
-        return
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
+def _bring(parts: Sequence[tuple[ModelFile, Path]], workspace: Workspace) -> None:
+    """Link or copy the parts of the source. Its projector and its adapters stay: they have no variant."""
+    done, total = 0, sum(file.size_bytes for file, _ in parts)
+    for number, (file, path) in enumerate(parts, 1):
+        target = workspace.source_part(number, len(parts))
+        unfinished = target.with_suffix(".part")
+        unfinished.unlink(missing_ok=True)
+        try:
+            os.link(path, unfinished)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            _copy(file, path, unfinished, done, total)
+        finish(unfinished, target)
+        done += file.size_bytes
+
+
+def _copy(file: ModelFile, path: Path, target: Path, done: int, total: int) -> None:
+    """Copy a part and check its bytes. `done` bytes of all parts were there before."""
+    digest = hashlib.sha256()
     with path.open("rb") as source, target.open("wb") as copy:
         while block := source.read(_BLOCK):
             copy.write(block)
             digest.update(block)
             done += len(block)
             report_progress(done, total)
-    if digest.hexdigest() != sha256:
+    if digest.hexdigest() != file.sha256:
         raise StepRefusedError("CONTENT_MISMATCH", "the source has other bytes than its record")

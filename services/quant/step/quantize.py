@@ -38,7 +38,7 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
         *(["--allow-requantize"] if spec.allow_requantize else []),
         *(["--pure"] if spec.pure else []),
     ]
-    command = [str(workspace.source), str(unfinished), of_type, str(usable_cores()), *options]
+    command = [str(workspace.sources[0]), str(unfinished), of_type, str(usable_cores()), *options]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "services.quant.step.quantiser", *command],
         stdin=subprocess.DEVNULL,

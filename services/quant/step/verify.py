@@ -28,16 +28,19 @@ _MEMORY = Path("/proc/meminfo")
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """A model file and its checked header."""
+    """The checked header of a model, which may be in several files."""
 
-    path: Path
     metadata: GgufMetadata
+    """That of the first file."""
     tensors: Mapping[str, TensorInfo]
+    paths: Mapping[str, Path]
+    """The file of each tensor."""
 
 
 def verify(workspace: Workspace, of_type: str) -> dict[str, Any]:
     """Check the variant of a type. Return its size, its SHA-256 and the fields of QuantReport."""
-    source, variant = opened(workspace.source), opened(workspace.variant(of_type))
+    path = workspace.variant(of_type)
+    source, variant = opened(*workspace.sources), opened(path)
     check_header(source, variant, of_type)
     report_progress(1, _PARTS)
     spec = workspace.spec()
@@ -52,20 +55,27 @@ def verify(workspace: Workspace, of_type: str) -> dict[str, Any]:
     limit = spec.max_kl_divergence or QUANTISATIONS[of_type].max_kl
     report |= measured(workspace, of_type, limit)
     report_progress(3, _PARTS)
-    with variant.path.open("rb") as file:
+    with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     report_progress(4, _PARTS)
     return {"size": variant.metadata.file_bytes, "sha256": sha256, "report": report}
 
 
-def opened(path: Path) -> GgufFile:
-    """Read and check a header. Raises StepRefusedError."""
-    try:
-        with path.open("rb") as file:
-            metadata, tensors = read_tensors(file, path.stat().st_size)
-    except GgufError as error:
-        raise _unsound(f"{path.name}: {error}") from error
-    return GgufFile(path, metadata, {info.name: info for info in tensors})
+def opened(*paths: Path) -> GgufFile:
+    """Read and check the headers of the files of a model. Raises StepRefusedError."""
+    headers: list[GgufMetadata] = []
+    all_tensors: dict[str, TensorInfo] = {}
+    path_of: dict[str, Path] = {}
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                metadata, tensors = read_tensors(file, path.stat().st_size)
+        except GgufError as error:
+            raise _unsound(f"{path.name}: {error}") from error
+        headers.append(metadata)
+        all_tensors |= {info.name: info for info in tensors}
+        path_of |= {info.name: path for info in tensors}
+    return GgufFile(headers[0], all_tensors, path_of)
 
 
 def check_header(source: GgufFile, variant: GgufFile, of_type: str) -> None:
@@ -89,8 +99,8 @@ def check_rows(source: GgufFile, variant: GgufFile, seed: int) -> int:
     for name in names:
         mine, theirs = variant.tensors[name], source.tensors[name]
         first, count = tensor_rows.sample_of(mine, seed)
-        stored = tensor_rows.stored_rows(variant.path, mine, first, count)
-        weights = tensor_rows.weights_of(tensor_rows.stored_rows(source.path, theirs, first, count), theirs.type)
+        stored = tensor_rows.stored_rows(variant.paths[name], mine, first, count)
+        weights = tensor_rows.weights_of(tensor_rows.stored_rows(source.paths[name], theirs, first, count), theirs.type)
         made = tensor_rows.quantised(weights, mine.type)
         if (stored == made).all():
             continue
@@ -123,11 +133,11 @@ def fallbacks(tensors: Any, of_type: str) -> list[str]:
 
 def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]:
     """Return the measured fields of the report. Raises StepRefusedError if the variant differs too much from its source."""
-    needed = workspace.source.stat().st_size
+    needed = sum(path.stat().st_size for path in workspace.sources)
     if (left := available_memory()) < needed:
         return {"not_measured": f"the source needs {size(needed)} of memory, {size(left)} are available"}
     try:
-        tokens, source = measurement.cached_predictions(workspace.source, workspace.measured_source)
+        tokens, source = measurement.cached_predictions(workspace.sources[0], workspace.measured_source)
     except measurement.NotMeasurableError as error:
         return {"not_measured": str(error)}
     try:

@@ -36,7 +36,6 @@ class SourceCatalogue(download_pb2_grpc.CatalogueServiceServicer):
     """A fake of the catalogue: one model in F16, and one that says that it is quantised."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         with path.open("rb") as file:
             metadata = read_gguf(file, path.stat().st_size)
         self.model = model_pb2.Model(
@@ -46,10 +45,21 @@ class SourceCatalogue(download_pb2_grpc.CatalogueServiceServicer):
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             gguf=model_pb2.GgufMetadata(quantisation="F16", parameter_count=metadata.parameter_count),
         )
+        self.hold([path])
         self.quantised = model_pb2.Model()
         self.quantised.CopyFrom(self.model)
         self.quantised.model_uuid = "tiny-q4"
         self.quantised.gguf.quantisation = "Q4_1"
+
+    def hold(self, parts: list[Path]) -> None:
+        """Let the model have these parts."""
+        self.paths = parts
+        del self.model.files[:]
+        for part in parts:
+            digest = hashlib.sha256(part.read_bytes()).hexdigest()
+            size = part.stat().st_size
+            self.model.files.add(role=model_pb2.MODEL_FILE_ROLE_WEIGHTS, name=part.name, size_bytes=size, sha256=digest)
+        self.model.sha256 = self.model.files[0].sha256
 
     async def GetCatalogueModel(self, request, context):
         for model in (self.model, self.quantised):
@@ -58,7 +68,8 @@ class SourceCatalogue(download_pb2_grpc.CatalogueServiceServicer):
         raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no such model", {"modelUuid": request.model_uuid})
 
     async def LocateModel(self, request, context):
-        return download_pb2.LocateModelResponse(path=str(self.path), model=self.model)
+        paths = list(map(str, self.paths))
+        return download_pb2.LocateModelResponse(path=paths[0], file_paths=paths, model=self.model)
 
 
 @dataclass
@@ -68,6 +79,7 @@ class Quant:
     settings: Settings
     stub: QuantServiceStub
     caller: list[tuple[str, str]]
+    catalogue: SourceCatalogue
     fault: Path
     """What the quantiser does wrong, if the file is there."""
 
@@ -152,7 +164,7 @@ async def prepared(
     await start_standings(settings)
     fault = tmp_path / "fault"
     own = settings.model_copy(update={"llama_quantize_bin": str(write_program(tmp_path / "llama-quantize", fault))})
-    return Quant(own, QuantServiceStub(connect(own, "quant")), as_caller("ada", "manage"), fault)
+    return Quant(own, QuantServiceStub(connect(own, "quant")), as_caller("ada", "manage"), catalogue, fault)
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from engine import sentence
+from llamesh.kit.gguf import read_tensors
 from llamesh.v1 import quant_pb2
 from tests.contract.conftest import Connect, StartMain
 from tests.contract.quant.conftest import Quant
 from tests.quantised_models import write_source
+from tests.split_models import split
 
 pytest.importorskip("cyllama", reason="the package cyllama is not installed: extra quant")
 
@@ -45,6 +47,20 @@ async def test_k_types_are_measured_and_published(own: Quant) -> None:
     assert models["tiny-Q6_K"].report.kl_divergence < models["tiny-Q4_K_M"].report.kl_divergence
     assert 4 < models["tiny-Q4_K_M"].report.bits_per_weight < models["tiny-Q6_K"].report.bits_per_weight
     await own.tidy(2)
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+async def test_a_model_in_parts_becomes_one_file(own: Quant, source: Path, tmp_path: Path) -> None:
+    own.catalogue.hold(split(source, tmp_path / "parts", "tiny", 3))
+    job = await own.ended((await own.create("Q4_K_M")).job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED, job
+    report = (await own.models())["tiny-Q4_K_M"].report
+    assert report.compared_tensors >= 2
+    assert report.measured_tokens > 100
+    await own.tidy(1)
+    (made,) = own.objects().values()
+    with made.open("rb") as file:
+        assert len(read_tensors(file, made.stat().st_size)[1]) == report.tensors
 
 
 @pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
