@@ -10,6 +10,10 @@ from ipaddress import ip_address
 
 from controller.xds.public_api import PublicApi
 
+MAX_BODY_BYTES = 16384
+"""Maximum bytes of the body of a call without a token, which Envoy may hold for anybody. A login needs a quarter of that even if all
+its characters are escaped."""
+
 
 def known(origins: Iterable[str], hosts: Iterable[str], addresses: Iterable[str]) -> dict[str, bool]:
     """Return the callers that need no token: web pages of these origins, and all callers under one of these host names. If the mesh listens

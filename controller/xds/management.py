@@ -22,7 +22,7 @@ from llamesh import names
 LISTENER = "envoy.config.listener.v3.Listener"
 
 # The last route. It is no direct response, because the CORS filter handles routes only, and because a REST call has this route until it is
-# transcoded. The header is never set.
+# transcoded (a call without a token: `_rest_route`). The header is never set.
 _NOWHERE = {
     "match": {"prefix": "/"},
     "route": {"cluster_header": names.CLUSTER_HEADER, "cluster_not_found_response_code": "NOT_FOUND"},
@@ -91,6 +91,7 @@ def management_listener(settings: ManagementSettings) -> Any:
         if not method.internal
     ]
     routes += [_open_route(service, settings.restart_retries) for service in settings.open_services]
+    routes += [_rest_route(path, _NOWHERE) for path in _anonymous_paths(api, settings)]
     routes += [
         route for method, cluster in settings.open_methods for route in _rest_routes(api, method, cluster, settings)
     ]
@@ -98,6 +99,7 @@ def management_listener(settings: ManagementSettings) -> Any:
         "name": settings.name,
         **listening(settings.addresses, settings.port),
         "max_body_bytes": settings.max_body_bytes,
+        "max_body_without_token": anonymous_callers.MAX_BODY_BYTES,
         "trusted_proxies": settings.trusted_proxies,
         "any_case": jwt_provider(settings.tokens, ANY_BEARER, TO_HEADER),
         "usual": jwt_provider(settings.tokens, BEARER, TO_HEADER),
@@ -107,22 +109,29 @@ def management_listener(settings: ManagementSettings) -> Any:
         | ({"pages only": True} if settings.any_host else {}),
         "without_token_lua": scripts.without_token(),
         "strict_json_lua": scripts.strict_json(api),
-        "transcoder": _transcoder(settings, [service for service, _ in settings.services]),
+        "transcoder": _transcoder(
+            settings.descriptor_file, [service for service, _ in settings.services], settings.max_body_bytes
+        ),
         "per_filter": cors_policy(settings.allowed_origins),
         "routes": [*routes, _NOWHERE],
         **HEADER_LIMITS,
-        "replies": replies.management({**HEADER_LIMITS, "max_body_bytes": settings.max_body_bytes}),
+        "replies": replies.management(
+            {
+                **HEADER_LIMITS,
+                "max_body_bytes": f"{settings.max_body_bytes}, or without a token {anonymous_callers.MAX_BODY_BYTES}",
+            }
+        ),
     }
     hosts = (*settings.allowed_hosts, *settings.addresses, *settings.certificate_names)
     return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file, hosts)
 
 
-def _transcoder(settings: ManagementSettings, services: Sequence[str]) -> Any:
+def _transcoder(descriptor_file: Path, services: Sequence[str], max_body_bytes: int) -> Any:
     """Return the filter that transcodes the REST calls of these services."""
     values = {
-        "descriptors": base64.b64encode(settings.descriptor_file.read_bytes()).decode(),
+        "descriptors": base64.b64encode(descriptor_file.read_bytes()).decode(),
         "services": list(services),
-        "max_body_bytes": settings.max_body_bytes,
+        "max_body_bytes": max_body_bytes,
     }
     return templates.tree("routes/transcoder.yaml", values)
 
@@ -131,21 +140,49 @@ def _rest_routes(api: PublicApi, name: str, cluster: str, settings: ManagementSe
     """Yield the routes of the REST forms of one call. Only there the transcoder knows its service, of which other paths may equal those of
     the listener's own services."""
     (method,) = (each for each in api.methods if each.path == f"/{name}")
+    transcoder = _transcoder(settings.descriptor_file, [method.service], anonymous_callers.MAX_BODY_BYTES)
     for binding in method.bindings:
-        route = _route({"safe_regex": {"regex": f"{re.escape(binding.path)}/?"}}, cluster, 0, reads=True)
-        filters = {"envoy.filters.http.grpc_json_transcoder": _transcoder(settings, [method.service])}
-        yield {**route, "typed_per_filter_config": filters}
+        route = _rest_route(binding.path, _route({}, cluster, 0, reads=True))
+        route["typed_per_filter_config"]["envoy.filters.http.grpc_json_transcoder"] = transcoder
+        yield route
+
+
+def _anonymous_paths(api: PublicApi, settings: ManagementSettings) -> list[str]:
+    """Return the REST paths of the listener's own calls that need no token."""
+    own = {service for service, _ in settings.services}
+    return [
+        binding.path
+        for method in api.methods
+        if method.anonymous and method.service in own
+        for binding in method.bindings
+    ]
+
+
+def _rest_route(path: str, route: dict[str, Any]) -> dict[str, Any]:
+    """Return a route for a REST call without a token, which bounds its body. The transcoder ignores a slash at the end of a path."""
+    bound = templates.tree("routes/bounded_body.yaml", {"max_body_bytes": anonymous_callers.MAX_BODY_BYTES})
+    return {
+        **route,
+        "match": {"safe_regex": {"regex": f"{re.escape(path)}/?"}},
+        "typed_per_filter_config": {"envoy.filters.http.buffer": bound},
+    }
+
+
+def _bounded(route: dict[str, Any]) -> dict[str, Any]:
+    """Return a route of gRPC for callers without a token: Envoy holds little of a body for a retry."""
+    return {**route, "request_body_buffer_limit": anonymous_callers.MAX_BODY_BYTES}
 
 
 def _method_route(method: Method, cluster: str, retries: int) -> Any:
     health = method.name == "GetHealth"
-    return _route(
+    route = _route(
         {"path": method.path},
         cluster,
         MAX_HEALTH_RETRIES if health else retries,
         reads=method.reads,
         timeout=HEALTH_TIMEOUT if health else "0s",
     )
+    return _bounded(route) if method.anonymous else route
 
 
 def _open_route(service: OpenService, retries: int) -> Any:
@@ -154,7 +191,7 @@ def _open_route(service: OpenService, retries: int) -> Any:
     route = _route(match, service.cluster, MAX_HEALTH_RETRIES if service.upstream_name else retries, reads=True)
     if service.upstream_name:
         route["route"]["prefix_rewrite"] = f"/{service.upstream_name}/"
-    return route
+    return _bounded(route)
 
 
 def _route(match: dict[str, Any], cluster: str, retries: int, *, reads: bool, timeout: str = "0s") -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from controller.xds import templates
+from controller.xds import anonymous_callers, templates
 from controller.xds.public_api import PublicApi
 from llamesh.kit import limits
 from llamesh.kit.errors import PREFIX, Reason, spec_of
@@ -62,7 +62,11 @@ def answers() -> str:
 
 def strict_json(api: PublicApi) -> str:
     """Return the filter that checks REST calls against their contracts."""
-    known = {"RULES": api.body_rules(), "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS}}
+    known = {
+        "RULES": api.body_rules(),
+        "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS},
+        "MAX_WITHOUT_TOKEN": anonymous_callers.MAX_BODY_BYTES,
+    }
     head = "".join(f"local {name} = {literal(value)}\n" for name, value in known.items())
     return head + modules(*_STRICT_MODULES) + file("strict_json")
 

@@ -2,7 +2,8 @@
 -- calls that cannot honour it. Envoy's transcoder silently drops unknown fields, accepts more than JSON, and names neither field nor
 -- remedy. Only calls in RULES continue, so the transcoder reads nothing that was not checked here.
 --
--- RULES, a table (see public_api.py), and REMEDIES, texts by reason, are put before this script. The services check gRPC's own encoding.
+-- RULES, a table (see public_api.py), REMEDIES, texts by reason, and MAX_WITHOUT_TOKEN, the most bytes of a body without a token, are put
+-- before this script. The services check gRPC's own encoding.
 
 local field_kinds = require("field_kinds")
 local json_body = require("json_body")
@@ -11,8 +12,6 @@ local nearest = require("nearest")
 local quoted = require("quotation")
 local rpc_status = require("rpc_status")
 
--- Maximum bytes of a body without a token. A login needs a quarter of that even if all its characters are escaped.
-local MAX_WITHOUT_TOKEN = 16384
 local BOM = "\239\187\191"
 
 local function is_value_of(values, value)
@@ -116,7 +115,7 @@ end
 -- Refuses a wrong body and returns true.
 local function refused_body(request, binding, content_type)
   local most = request:headers():get("x-llamesh-claims") and math.huge or MAX_WITHOUT_TOKEN
-  -- Before `body` buffers it. A body of unstated length is buffered up to the route's limit.
+  -- Before `body` buffers it. A body of unstated length is buffered up to the route's limit, which is the same for calls without a token.
   local length = tonumber(request:headers():get("content-length") or 0)
   local buffer = length <= most and request:body()
   length = buffer and buffer:length() or length
@@ -180,9 +179,8 @@ function envoy_on_request(request)
   if at then
     return refuse(request, "400", nil, at, why)
   end
-  if verb ~= "GET" then
-    refused_body(request, binding, content_type)
-  end
+  -- Of a GET too: the transcoder would buffer it.
+  refused_body(request, binding, content_type)
 end
 
 function envoy_on_response(response)

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import grpc
 import pytest
 
 from llamesh.addresses import listening_addresses
@@ -14,6 +15,8 @@ from tests.mesh.front_door import PATIENCE
 from tests.mesh.http_connection import Connection, read_body, read_head
 from tests.mesh.management_door import (
     BEARER,
+    OF_DOWNLOADS,
+    SERVICE,
     Mesh,
     status_of,
 )
@@ -72,18 +75,54 @@ async def test_paths_and_fields_that_the_contract_lacks_are_refused(
 async def test_a_long_body_without_a_token_is_refused_before_it_has_arrived(managed: Mesh) -> None:
     door, gateway = managed
     count = len(gateway.requests)
-    reader, writer = await asyncio.open_connection("127.0.0.1", door.port)
-    head = b"POST /auth/token HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 65000"
-    writer.write(head + b"\r\n\r\n")
-    try:
-        first, headers = await asyncio.wait_for(read_head(reader), PATIENCE)
-        body = json.loads(await read_body(reader, headers))
-    finally:
-        writer.close()
-    assert first.split()[1] == "413"
+    status, words = await _unfinished(door.port, "POST /auth/token", "content-length: 65000")
+    body = json.loads(words)
+    assert status == 413
     assert "16384 bytes" in body["message"], body
     assert body["details"][0]["reason"] == "INVALID_FIELD"
     assert len(gateway.requests) == count
+
+
+@pytest.mark.parametrize("verb", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/health", "/health/", "/.well-known/jwks.json"])
+@pytest.mark.parametrize("length", ["content-length: 65000", "transfer-encoding: chunked"])
+async def test_a_get_without_a_token_makes_envoy_hold_no_long_body(
+    managed: Mesh, verb: str, path: str, length: str
+) -> None:
+    door, gateway = managed
+    count = len(gateway.requests)
+    for port in (door.port, OF_DOWNLOADS) if path.startswith("/health") else (door.port,):
+        assert (await _unfinished(port, f"{verb} {path}", length))[0] == 413
+    assert len(gateway.requests) == count
+
+
+async def test_a_login_of_unstated_length_is_refused_at_the_same_bound(managed: Mesh) -> None:
+    door, _ = managed
+    status, words = await _unfinished(door.port, "POST /auth/token", "transfer-encoding: chunked")
+    assert (status, "or without a token 16384 bytes" in words) == (413, True)
+
+
+async def test_a_long_call_of_grpc_without_a_token_is_not_held_for_a_retry(managed: Mesh) -> None:
+    door, gateway = managed
+    count = len(gateway.requests)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{door.port}") as channel:
+        call = channel.unary_unary(f"{SERVICE}/GetHealth", None, gateway_pb2.Health.FromString)
+        assert (await call(b"\x7a\xc0\xb8\x02" + b"x" * 40_000, timeout=PATIENCE)).version == "1"
+    assert len(gateway.requests) == count + 1
+
+
+async def _unfinished(port: int, line: str, length: str) -> tuple[int, str]:
+    """Begin a request whose body has 65,000 bytes, and send the first 40,000; return status and body of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    chunk = b"9c40\r\n" if "chunked" in length else b""
+    head = f"{line} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{length}\r\n\r\n"
+    writer.write(head.encode() + chunk + b" " * 40_000)
+    try:
+        first, headers = await asyncio.wait_for(read_head(reader), PATIENCE)
+        body = b"" if line.startswith("HEAD") else await read_body(reader, headers)
+    finally:
+        writer.close()
+    return int(first.split()[1]), body.decode()
 
 
 GRPC_WEB = [
@@ -118,7 +157,7 @@ async def test_no_content_type_gets_a_field_past_the_contract(managed: Mesh, con
         [("content-type", content_type), ("content-type", "application/json")],
     ):
         answer = await door.send("POST", "/auth/token", body, headers)
-        assert answer.status in (404, 415) or answer.headers["grpc-status"] == "12"
+        assert answer.status in (400, 404, 415) or answer.headers["grpc-status"] == "12"
     assert len(gateway.requests) == count
 
 

@@ -203,6 +203,13 @@ def test_a_long_body_needs_a_token() -> None:
     assert run(json.dumps(longest).encode()).answer is None
 
 
+@pytest.mark.parametrize(("verb", "path"), [("GET", "/health"), ("HEAD", "/health"), ("GET", "/.well-known/jwks.json")])
+def test_a_get_takes_no_body(verb: str, path: str) -> None:
+    assert run({"x": 1}, path, verb).answer["message"] == "This call takes no body."
+    assert run(b"x" * 16385, path, verb).status == 413
+    assert run({}, path, verb).answer is None
+
+
 def test_the_longest_body_of_a_contract_passes() -> None:
     """Lists of a thousand names, each character escaped as many clients do."""
     body = {"name": "n", "models": ["\u6a21" * 16 for _ in range(1000)]}
