@@ -10,7 +10,7 @@ from typing import TypedDict
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import HandedOver
 from llamesh.cli.sources import fetchable
-from llamesh.client.profile import load_profile
+from llamesh.client.profile import Profile, load_profile
 
 NO_PROJECTOR = "none"
 
@@ -63,9 +63,9 @@ class Companions:
         return cls(projector, found)
 
     @contextmanager
-    def handed(self, purpose: str) -> Iterator[HandedCompanions]:
-        """Put the files of this machine where the mesh may read them, for as long as the block lasts."""
-        profile = load_profile()
+    def handed(self, purpose: str, profile: Profile | None = None) -> Iterator[HandedCompanions]:
+        """Put the files of this machine where the mesh of a profile may read them, for as long as the block lasts."""
+        profile = profile or load_profile()
         with ExitStack() as stack:
 
             def hand(source: str, what: str) -> HandedOver:

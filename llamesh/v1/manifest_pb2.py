@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from llamesh.v1 import gateway_pb2 as llamesh_dot_v1_dot_gateway__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19llamesh/v1/manifest.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18llamesh/v1/gateway.proto\"j\n\tModelSpec\x12\x18\n\x06source\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12+\n\x06sha256\x18\x03 \x01(\tB\x1b\xbaH\x18r\x13\x32\x11^[0-9a-fA-F]{64}$\xd8\x01\x01\"T\n\x0c\x43ontractSpec\x12*\n\x17max_concurrent_requests\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06\x12\x18\n\x06models\x18\x02 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64\"\x96\x01\n\x08UserSpec\x12(\n\x04role\x18\x01 \x01(\x0e\x32\x10.llamesh.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\x08\x63ontract\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\x12\x32\n\rpassword_from\x18\x04 \x01(\x0b\x32\x1b.llamesh.v1.SecretReference\"}\n\x07KeySpec\x12\x18\n\x06scopes\x18\x01 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x1a\n\x08\x63ontract\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\x0b\x65xpire_days\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xc2\x1c\x12\x1d\n\x0bsecret_file\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \"@\n\x0fSecretReference\x12\x15\n\x03\x65nv\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x16\n\x04\x66ile\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19llamesh/v1/manifest.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18llamesh/v1/gateway.proto\"\xaa\x01\n\tModelSpec\x12\x18\n\x06source\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12\x16\n\x04name\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12+\n\x06sha256\x18\x03 \x01(\tB\x1b\xbaH\x18r\x13\x32\x11^[0-9a-fA-F]{64}$\xd8\x01\x01\x12\x1b\n\tprojector\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x10\x12!\n\x08\x61\x64\x61pters\x18\x05 \x03(\tB\x0f\xbaH\x0c\x92\x01\t\x10\x08\"\x05r\x03\x18\xc1\x10\"T\n\x0c\x43ontractSpec\x12*\n\x17max_concurrent_requests\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06\x12\x18\n\x06models\x18\x02 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64\"\x96\x01\n\x08UserSpec\x12(\n\x04role\x18\x01 \x01(\x0e\x32\x10.llamesh.v1.RoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\x08\x63ontract\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x10\n\x08\x64isabled\x18\x03 \x01(\x08\x12\x32\n\rpassword_from\x18\x04 \x01(\x0b\x32\x1b.llamesh.v1.SecretReference\"}\n\x07KeySpec\x12\x18\n\x06scopes\x18\x01 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x10\x64\x12\x1a\n\x08\x63ontract\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x1d\n\x0b\x65xpire_days\x18\x03 \x01(\rB\x08\xbaH\x05*\x03\x18\xc2\x1c\x12\x1d\n\x0bsecret_file\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 \"@\n\x0fSecretReference\x12\x15\n\x03\x65nv\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x16\n\x04\x66ile\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80 b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSPEC'].fields_by_name['name']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_MODELSPEC'].fields_by_name['sha256']._loaded_options = None
   _globals['_MODELSPEC'].fields_by_name['sha256']._serialized_options = b'\272H\030r\0232\021^[0-9a-fA-F]{64}$\330\001\001'
+  _globals['_MODELSPEC'].fields_by_name['projector']._loaded_options = None
+  _globals['_MODELSPEC'].fields_by_name['projector']._serialized_options = b'\272H\005r\003\030\200\020'
+  _globals['_MODELSPEC'].fields_by_name['adapters']._loaded_options = None
+  _globals['_MODELSPEC'].fields_by_name['adapters']._serialized_options = b'\272H\014\222\001\t\020\010\"\005r\003\030\301\020'
   _globals['_CONTRACTSPEC'].fields_by_name['max_concurrent_requests']._loaded_options = None
   _globals['_CONTRACTSPEC'].fields_by_name['max_concurrent_requests']._serialized_options = b'\272H\006*\004\030\240\215\006'
   _globals['_CONTRACTSPEC'].fields_by_name['models']._loaded_options = None
@@ -59,14 +63,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SECRETREFERENCE'].fields_by_name['env']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_SECRETREFERENCE'].fields_by_name['file']._loaded_options = None
   _globals['_SECRETREFERENCE'].fields_by_name['file']._serialized_options = b'\272H\005r\003\030\200 '
-  _globals['_MODELSPEC']._serialized_start=96
-  _globals['_MODELSPEC']._serialized_end=202
-  _globals['_CONTRACTSPEC']._serialized_start=204
-  _globals['_CONTRACTSPEC']._serialized_end=288
-  _globals['_USERSPEC']._serialized_start=291
-  _globals['_USERSPEC']._serialized_end=441
-  _globals['_KEYSPEC']._serialized_start=443
-  _globals['_KEYSPEC']._serialized_end=568
-  _globals['_SECRETREFERENCE']._serialized_start=570
-  _globals['_SECRETREFERENCE']._serialized_end=634
+  _globals['_MODELSPEC']._serialized_start=97
+  _globals['_MODELSPEC']._serialized_end=267
+  _globals['_CONTRACTSPEC']._serialized_start=269
+  _globals['_CONTRACTSPEC']._serialized_end=353
+  _globals['_USERSPEC']._serialized_start=356
+  _globals['_USERSPEC']._serialized_end=506
+  _globals['_KEYSPEC']._serialized_start=508
+  _globals['_KEYSPEC']._serialized_end=633
+  _globals['_SECRETREFERENCE']._serialized_start=635
+  _globals['_SECRETREFERENCE']._serialized_end=699
 # @@protoc_insertion_point(module_scope)

@@ -23,27 +23,37 @@ DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
 
 @typing.final
 class ModelSpec(google.protobuf.message.Message):
-    """Spec of kind Model. metadata.name is the model's id. A model cannot be changed in place."""
+    """Spec of kind Model. metadata.name is the model's id. Only its projector and its adapters can be changed in place."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: builtins.int
     NAME_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
+    PROJECTOR_FIELD_NUMBER: builtins.int
+    ADAPTERS_FIELD_NUMBER: builtins.int
     source: builtins.str
     """Where the model comes from, as in StartDownloadRequest.source. Needed only if the model is not there yet."""
     name: builtins.str
     """The model's name. Default: the file's name in the source."""
     sha256: builtins.str
     """Expected SHA-256, 64 hexadecimal digits."""
+    projector: builtins.str
+    """The model's projector: an address or a path like source, or "none". Empty: as it is, or else the one beside the model on the Hub."""
+    @property
+    def adapters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """LoRA adapters of the model, each NAME=SOURCE: these names and no others. Empty: as they are."""
+
     def __init__(
         self,
         *,
         source: builtins.str = ...,
         name: builtins.str = ...,
         sha256: builtins.str = ...,
+        projector: builtins.str = ...,
+        adapters: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "sha256", b"sha256", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapters", b"adapters", "name", b"name", "projector", b"projector", "sha256", b"sha256", "source", b"source"]) -> None: ...
 
 Global___ModelSpec: typing_extensions.TypeAlias = ModelSpec
 

@@ -15,6 +15,7 @@ import pytest
 
 from engine import sentence
 from tests.mesh.running import COMMAND_SECONDS, RunningMesh
+from tests.split_models import write_adapter
 from tests.terminal import terminal
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -310,3 +311,31 @@ def test_a_terminal_shows_plain_lines(folder: Path, environment: dict[str, str],
             assert shown.end() == 0
         # A line with an id is longer than 60 columns.
         assert without_id("".join(shown.lines)).replace(" ", "") == "".join(lines).replace(" ", "")
+
+
+def test_a_model_is_declared_with_its_adapters(llamesh: Command, folder: Path, mesh: RunningMesh) -> None:
+    model = mesh.home / "import" / "manifest-model.gguf"
+    for name in ("style", "law"):
+        write_adapter(folder / f"{name}.gguf", model, 0, 0)
+    head = f"apiVersion: llamesh.dev/v1alpha1\nkind: Model\nmetadata: {{name: manifest-tuned}}\nspec:\n  source: {model.as_uri()}\n"
+
+    def adapters(*words: str) -> None:
+        (folder / "model.yaml").write_text(head + f"  adapters: [{', '.join(words)}]\n")
+
+    def named() -> list[str]:
+        [found] = [
+            each for each in json.loads(llamesh("models", "-o", "json").stdout) if each["name"] == "manifest-model.gguf"
+        ]
+        return [file["name"] for file in found["files"][1:]]
+
+    adapters("style=style.gguf")
+    assert llamesh("apply", "-f", "model.yaml").stdout.splitlines() == ["Model/manifest-tuned created"]
+    assert llamesh("apply", "-f", "model.yaml").stdout.splitlines() == ["Model/manifest-tuned unchanged"]
+    assert named() == ["style"]
+    adapters("style=style.gguf", "law=law.gguf")
+    assert llamesh("apply", "-f", "model.yaml").stdout.splitlines() == [
+        "Model/manifest-tuned updated",
+        "  spec.adapters: style -> law style",
+    ]
+    assert named() == ["style", "law"]
+    llamesh("delete", "-f", "model.yaml")

@@ -98,6 +98,28 @@ def test_the_order_is_that_of_dependencies(tmp_path: Path) -> None:
     assert actions[2].desired.contract == "c1"
 
 
+ROLE = {"p.gguf": model_pb2.MODEL_FILE_ROLE_PROJECTOR, "style": model_pb2.MODEL_FILE_ROLE_ADAPTER}
+COMPANIONS = {
+    "a projector comes": ([], "projector: 'https://h/p.gguf'", ["spec.projector: none -> https://h/p.gguf"]),
+    "a projector goes": (["p.gguf"], "projector: none", ["spec.projector: p.gguf -> none"]),
+    "a projector is there": (["p.gguf"], "projector: 'https://h/another.gguf'", []),
+    "no projector is there": ([], "projector: none", []),
+    "an adapter comes": ([], "adapters: ['style=hf:a/b/s.gguf']", ["spec.adapters: none -> style"]),
+    "an adapter is there": (["style"], "adapters: ['style=hf:a/b/s.gguf']", []),
+    "an adapter is replaced": (["style"], "adapters: ['law=hf:a/b/l.gguf']", ["spec.adapters: style -> law"]),
+    "nothing is said": (["p.gguf", "style"], "name: Smol.gguf", []),
+}
+
+
+@pytest.mark.parametrize("case", COMPANIONS)
+def test_the_projector_and_the_adapters_of_a_model_can_be_changed(tmp_path: Path, case: str) -> None:
+    (present, written, expected), mesh = COMPANIONS[case], full()
+    mesh.models["smol"].files.extend(model_pb2.ModelFile(name=name, role=ROLE[name]) for name in present)
+    (action,) = planned(tmp_path, f"{API}kind: Model\nmetadata: {{name: smol}}\nspec: {{{written}}}\n", mesh)
+    assert [str(change) for change in action.changes] == expected
+    assert action.verb == ("update" if expected else "unchanged")
+
+
 SERVER = f"{API}kind: ModelServe\nmetadata: {{name: s}}\n"
 
 

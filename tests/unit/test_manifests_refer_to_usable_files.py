@@ -51,6 +51,15 @@ def key(file: str, name: str = "ci") -> str:
         (user("env: NO_SUCH_VARIABLE"), "the environment variable NO_SUCH_VARIABLE is not set"),
         (model("absent.gguf"), "spec.source: there is no file FOLDER/absent.gguf"),
         (model("short"), "short is no GGUF file"),
+        (model("https://h/a.gguf', projector: 'absent.gguf"), "spec.projector: there is no file FOLDER/absent.gguf"),
+        (
+            model("https://h/a.gguf', adapters: ['absent.gguf'], name: 'x"),
+            "spec.adapters: absent.gguf is not NAME=SOURCE",
+        ),
+        (
+            model("https://h/a.gguf', adapters: ['s=./no.gguf'], name: 'x"),
+            "spec.adapters: there is no file FOLDER/no.gguf",
+        ),
         (model("model.gguf"), "is on another machine and cannot read model.gguf of this one"),
         (key("no/such/folder"), "spec.secret_file: FOLDER/no/such/folder: its folder does not exist"),
         (key("short"), "spec.secret_file: FOLDER/short: File exists"),

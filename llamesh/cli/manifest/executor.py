@@ -9,7 +9,7 @@ from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest import holdings
 from llamesh.cli.manifest.holdings import identity
 from llamesh.cli.manifest.plan import Action
-from llamesh.cli.manifest.references import password_of, source_of, token_path
+from llamesh.cli.manifest.references import companions_of, password_of, source_of, token_path
 from llamesh.cli.manifest.token_file import ended_tokens, holds_token, reserved
 from llamesh.cli.sources import fetchable
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
@@ -41,10 +41,19 @@ def _model(mesh: Client, action: Action) -> object:
     name = spec.name or (action.present.name if action.present else "")
     sha256 = spec.sha256 or (action.present.sha256 if action.present else "")
     uuid = action.document.name
-    with fetchable(source, mesh.profile, purpose=f"{name}/{uuid}") as file:
-        pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256)
-        with file.fetched_by(pull):
-            return pull.wait()
+    purpose = f"{name}/{uuid}"
+    with (
+        fetchable(source, mesh.profile, purpose=purpose) as file,
+        companions_of(action.document).handed(purpose, mesh.profile) as others,
+    ):
+        pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, **others.arguments)
+        # The files stay for the mesh if this command ends before the fetch.
+        others.kept = True
+        try:
+            with file.fetched_by(pull):
+                return pull.wait()
+        finally:
+            others.kept = file.kept
 
 
 def _contract(mesh: Client, action: Action) -> object:

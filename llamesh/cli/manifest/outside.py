@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from llamesh.cli.companions import NO_PROJECTOR
 from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest import token_file
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.holdings import Holdings
-from llamesh.cli.manifest.references import password_of, source_of, token_path
+from llamesh.cli.manifest.references import companions_of, password_of, source_of, token_path
 from llamesh.cli.sources import check_source
 from llamesh.client.profile import Profile
 
@@ -44,10 +45,14 @@ def unusable(documents: Sequence[Document], held: Holdings, profile: Profile) ->
 
 
 def _model(profile: Profile, document: Document) -> None:
-    try:
-        check_source(source_of(document), profile)
-    except CommandError as error:
-        raise CommandError(f"{document.place('spec.source')}: {error.cause}", hint=error.hint) from error
+    companions = companions_of(document)
+    projector = "" if companions.projector == NO_PROJECTOR else companions.projector
+    sources = [("spec.source", source_of(document)), ("spec.projector", projector)]
+    for field, source in sources + [("spec.adapters", source) for source in companions.adapters.values()]:
+        try:
+            check_source(source, profile)
+        except CommandError as error:
+            raise CommandError(f"{document.place(field)}: {error.cause}", hint=error.hint) from error
 
 
 def _key(has_ended: Callable[[str], bool], files: dict[Path, Document], document: Document) -> None:

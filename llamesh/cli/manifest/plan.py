@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
 
+from llamesh.cli.companions import NO_PROJECTOR
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.dangling import INFER_ANY, Referents, dangling, name_of_model, referents
 from llamesh.cli.manifest.document import Document
@@ -22,7 +23,7 @@ from llamesh.cli.manifest.kinds import ORDER
 from llamesh.cli.output import text
 from llamesh.cli.served_names import INFER
 from llamesh.client.references import address_of
-from llamesh.v1 import gateway_pb2, manifest_pb2
+from llamesh.v1 import gateway_pb2, manifest_pb2, model_pb2
 
 Verb = Literal["create", "update", "unchanged"]
 FIXED = {
@@ -137,6 +138,8 @@ def _action(document: Document, held: Holdings, names: dict[str, str], limited: 
     if present is None:
         return Action(document, "create", desired)
     before = _comparable(spec_of(present), document.kind)
+    if document.kind == "Model":
+        before.projector, before.adapters[:] = _companions(present)
     after = _comparable(desired, document.kind, before)
     if document.kind == "Key" and after.contract in limited:
         after.scopes[:] = _narrowed(after.scopes, before.scopes)
@@ -199,7 +202,24 @@ def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
             made.name = made.name or other.name
             made.source = _comparable_source(made, other)
             made.sha256 = made.sha256 or other.sha256
+            made.projector, made.adapters[:] = _comparable_companions(made, other)
     return made
+
+
+def _companions(present: model_pb2.Model) -> tuple[str, list[str]]:
+    """Return the name of a model's projector, "" without one, and the names of its adapters: the mesh does not show their sources."""
+    projectors = [file.name for file in present.files if file.role == model_pb2.MODEL_FILE_ROLE_PROJECTOR]
+    adapters = [file.name for file in present.files if file.role == model_pb2.MODEL_FILE_ROLE_ADAPTER]
+    return (projectors[0] or "present") if projectors else "", sorted(adapters)
+
+
+def _comparable_companions(
+    desired: manifest_pb2.ModelSpec, present: manifest_pb2.ModelSpec
+) -> tuple[str, Sequence[str]]:
+    """The present projector if one is wanted, whatever its source, and the wanted names of adapters; what is not given stays."""
+    projector = "" if desired.projector == NO_PROJECTOR else present.projector or desired.projector
+    adapters = sorted(each.partition("=")[0] for each in desired.adapters) or present.adapters
+    return projector, adapters
 
 
 def _narrowed(desired: Sequence[str], present: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from buf.validate import validate_pb2
 from llamesh.cli.bounded_file import read_bounded
+from llamesh.cli.companions import NO_PROJECTOR, Companions
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
 from llamesh.locations import expanded
@@ -24,9 +25,29 @@ MAX_SECRET_FILE = 4096
 def source_of(document: Document) -> str:
     """Return the source of a model: an address, or the absolute path of a file of this machine; empty if none is given."""
     spec: Any = document.spec
-    if not spec.source or is_address(spec.source):
-        return str(spec.source)
-    return str((document.folder / expanded(spec.source, document.place("spec.source"))).absolute())
+    return _source(document, spec.source, "spec.source")
+
+
+def companions_of(document: Document) -> Companions:
+    """Return the projector and the adapters that a model is to have, their sources as `source_of` gives them."""
+    spec: Any = document.spec
+    try:
+        given = Companions.read(spec.projector, spec.adapters)
+    except CommandError as error:
+        words = f"{document.place('spec.adapters')}: {error.cause.replace('--lora ', '')}"
+        raise CommandError(words, hint="write each as NAME=SOURCE", code=Exit.USAGE) from error
+    projector = given.projector
+    if projector != NO_PROJECTOR:
+        projector = _source(document, projector, "spec.projector")
+    return Companions(
+        projector, {name: _source(document, source, "spec.adapters") for name, source in given.adapters.items()}
+    )
+
+
+def _source(document: Document, source: str, field: str) -> str:
+    if not source or is_address(source):
+        return str(source)
+    return str((document.folder / expanded(source, document.place(field))).absolute())
 
 
 def token_path(document: Document) -> Path:
