@@ -1,6 +1,7 @@
-"""Opens files that a person names.
+"""Opens files that a person names, and checks those that are to be replaced.
 
-Invariant: only regular files are read. A device such as /dev/zero has no end, and a pipe without a writer blocks.
+Invariant: only regular files are read. A device such as /dev/zero has no end, and a pipe without a writer blocks. Only regular files are
+replaced: a new file in the place of a device, a pipe or a link would take it away from all who use it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,29 @@ class NotRegularError(Exception):
     def __init__(self, path: Path, mode: int) -> None:
         kind = next((kind for is_kind, kind in _KINDS if is_kind(mode)), "something else")
         super().__init__(f"{path} is no regular file but {kind}")
+
+
+class NotReplaceableError(Exception):
+    """The path names something that a new file must not replace. `remedy` is the instruction for a person."""
+
+    def __init__(self, words: str, remedy: str = "name a file") -> None:
+        super().__init__(words)
+        self.remedy = remedy
+
+
+def check_replaceable(target: Path) -> None:
+    """NotReplaceableError if there is anything but a regular file. OSError."""
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISREG(mode):
+        return
+    if not stat.S_ISLNK(mode):
+        raise NotReplaceableError(str(NotRegularError(target, mode)))
+    leads = Path(os.path.realpath(target))
+    remedy = f"name the file itself: {leads}" if leads.is_file() else "name a file"
+    raise NotReplaceableError(f"{target} is a link, which a new file would replace", remedy)
 
 
 def open_regular(path: Path) -> IO[bytes]:

@@ -17,6 +17,7 @@ from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.locations import expanded
 from llamesh.private_files import write_private
+from llamesh.regular_files import NotReplaceableError, check_replaceable
 
 IMAGES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}
 MAX_IMAGE_BYTES = 10 * 2**20
@@ -134,10 +135,13 @@ def encoded(value: object, indent: int | None = None) -> bytes:
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write a file that only this user can read, in one step. CommandError if that fails."""
+    """Write a file that only this user can read, in one step. CommandError if that fails, or if there is anything but a regular file."""
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        check_replaceable(path)
         write_private(path, content)
+    except NotReplaceableError as error:
+        raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from None
     except (OSError, ValueError) as error:
         raise CommandError(f"{path}: {getattr(error, 'strerror', None) or error}", code=Exit.FAILED) from None

@@ -280,7 +280,9 @@ def _keep(lines: list[str]) -> None:
     """Write the history. A disk that is full or read-only does not end a conversation."""
     del lines[:-MAX_QUESTIONS]
     try:
-        history_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        keep(history_file(), encoded(lines))
+        # A link to the file stays, also one to /dev/null, with which a person keeps no history.
+        file = Path(os.path.realpath(history_file()))
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        keep(file, encoded(lines))
     except (OSError, ValueError, CommandError):
         return

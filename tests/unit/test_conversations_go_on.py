@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import socket
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -128,6 +131,37 @@ def test_save_replaces_no_file_of_another_unasked(tmp_path: Path, capsys: pytest
     assert len(json.loads(notes.read_text())["messages"]) == 2
 
 
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link", "link that leads nowhere", "link to a device"])
+@pytest.mark.parametrize("command", ["/save", "/save!"])
+def test_save_replaces_regular_files_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, command: str
+) -> None:
+    path, other = tmp_path / "here", tmp_path / "other.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    elif kind == "link":
+        other.write_text("kept")
+        path.symlink_to(other)
+    else:
+        path.symlink_to("/dev/null" if kind == "link to a device" else other)
+    before = path.lstat()
+    talk(["one", f"{command} {path}"])
+    after = path.lstat()
+    assert (after.st_ino, stat.S_IFMT(after.st_mode)) == (before.st_ino, stat.S_IFMT(before.st_mode))
+    assert [item.name for item in tmp_path.iterdir() if item not in (path, other)] == []
+    said = capsys.readouterr().err
+    assert "saved" not in said
+    if command == "/save!" or kind == "link that leads nowhere":
+        words = "is a link, which a new file would replace" if "link" in kind else f"is no regular file but a {kind}"
+        assert f"error: {path} {words}" in said
+    if command == "/save!" and kind == "link":
+        assert f"hint: name the file itself: {other}\n" in said
+        assert other.read_text() == "kept"
+
+
 def test_save_replaces_the_file_of_its_own_conversation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, copy = tmp_path / "x.json", tmp_path / "copy.json"
     talk(["one", f"/save {file}", "two", f"/save {file}"])
@@ -157,3 +191,16 @@ def test_bytes_that_are_not_text_are_kept_in_the_history(tmp_path: Path, monkeyp
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     module._keep(["caf\udce9"])
     assert module._history() == ["caf?"]
+
+
+@pytest.mark.parametrize("target", ["kept.json", "/dev/null"])
+def test_a_link_in_the_place_of_the_history_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    from llamesh.cli import talk as module
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    link = module.history_file()
+    link.parent.mkdir()
+    link.symlink_to(target)
+    module._keep(["one"])
+    assert link.is_symlink()
+    assert module._history() == ([] if target == "/dev/null" else ["one"])

@@ -105,7 +105,7 @@ def test_a_link_in_the_place_of_the_folder_is_not_followed(home: Path) -> None:
 
 
 def test_a_folder_is_no_file_for_a_backup(home: Path) -> None:
-    with pytest.raises(ArchiveError, match="is a folder") as raised:
+    with pytest.raises(ArchiveError, match="no regular file but a folder") as raised:
         run("backup", home, home.parent)
     assert raised.value.remedy == f"name a file: {home.parent / 'mesh.backup'}"
 

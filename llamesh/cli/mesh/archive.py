@@ -15,7 +15,6 @@ import json
 import os
 import shlex
 import sqlite3
-import stat
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+from llamesh import regular_files
 from llamesh.cli.mesh import restore_mark, settings_file, unfinished
 from llamesh.durability import sync
 from llamesh.private_files import new_private
@@ -120,21 +120,12 @@ def write(
 
 
 def check_replaceable(target: Path) -> None:
-    """ArchiveError if there is anything but a regular file: what people write to, such as a device, would be gone."""
+    """ArchiveError if there is anything but a regular file: a backup appears whole or not at all, so it cannot be written to a device."""
     try:
-        mode = target.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if stat.S_ISREG(mode):
-        return
-    if stat.S_ISDIR(mode):
-        raise ArchiveError(f"{target} is a folder", f"name a file: {target / 'mesh.backup'}")
-    if stat.S_ISLNK(mode) and (leads := target.resolve()).is_file():
-        raise ArchiveError(f"{target} is a link, which a backup would replace", f"name the file itself: {leads}")
-    raise ArchiveError(
-        f"{target} is no regular file: a backup appears whole or not at all, and can be written only to a file",
-        "name a file, and read that file when the backup has ended",
-    )
+        regular_files.check_replaceable(target)
+    except regular_files.NotReplaceableError as error:
+        folder = target.is_dir() and not target.is_symlink()
+        raise ArchiveError(str(error), f"name a file: {target / 'mesh.backup'}" if folder else error.remedy) from error
 
 
 @contextmanager
