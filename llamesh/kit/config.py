@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from llamesh.addresses import LOCALHOST, read_bind
+from llamesh.home_files import MIN_SECRET_LENGTH
 from llamesh.kit import limits
 from llamesh.kit.config_models import ModelSettings
 from llamesh.kit.config_sources import ENCODING
@@ -26,7 +27,6 @@ from llamesh.locations import run_directory
 
 MIN_ROTATION_DAYS = 1 / 24
 """Verifiers get each key pair until its last token has expired; a shorter rotation would make their number unbounded."""
-MIN_SECRET_LENGTH = 32
 
 
 class Settings(ModelSettings):

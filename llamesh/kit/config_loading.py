@@ -130,7 +130,8 @@ def main() -> int:
     except WrongSettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    more = {"run_dir": str(settings.run_dir), "warnings": warnings(), "wrong": wrong}
+    has_secret = settings.jwt_secret is not None
+    more = {"run_dir": str(settings.run_dir), "warnings": warnings(), "wrong": wrong, "has_secret": has_secret}
     shown = settings.model_dump(mode="json") | more
     sys.stdout.write(json.dumps(shown) + "\n")
     return 0

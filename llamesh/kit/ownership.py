@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
 import socket
 import time
 import uuid
@@ -19,18 +18,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamesh import locks
+from llamesh import home_files, locks
 from llamesh.kit.errors import StartRefused
 from llamesh.kit.logs import log
 from llamesh.locations import make_private
-from llamesh.private_files import create_private
 from llamesh.processes import ProcessId
 
 HELD_SECONDS = 2.0
 """Seconds to wait for a lock whose holder is not draining: a killed process needs a moment to disappear."""
 _POLL_SECONDS = 0.05
-_ID = re.compile(r"[0-9A-Za-z-]{1,64}")
-"""The id of a home."""
 
 
 class HeldError(Exception):
@@ -53,17 +49,12 @@ class Owner:
 
 
 def owner_of(home: Path, name: str) -> Owner:
-    """Return this process as an owner; create the home's id if it has none. StartRefused if it has one that is damaged."""
+    """Return this process as an owner; create the home's id if it has none. StartRefused if it has one that cannot be used."""
     host = socket.gethostname()
-    path = make_private(home) / "home-id"
-    if not path.exists():
-        create_private(path, uuid.uuid4().hex.encode())
     try:
-        identifier = path.read_bytes().decode("ascii", "replace").strip()
-    except IsADirectoryError:
-        identifier = ""
-    if not _ID.fullmatch(identifier):
-        raise StartRefused(f"{path} is damaged: put it back from a backup, or remove it: then a new one is made")
+        identifier = home_files.home_id(home).read_or_create(lambda: uuid.uuid4().hex)
+    except home_files.HomeFileError as error:
+        raise StartRefused(f"{error}; {error.remedy}") from error
     # A copied home keeps its id, so host and path are part of the owner id.
     return Owner(f"{identifier}@{host}:{home}/{name}", f"process {os.getpid()} on host {host}, home {home}")
 

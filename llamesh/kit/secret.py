@@ -12,10 +12,9 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from llamesh.kit.config import MIN_SECRET_LENGTH, Settings
+from llamesh import home_files
+from llamesh.kit.config import Settings
 from llamesh.kit.errors import StartRefused
-from llamesh.locations import make_private
-from llamesh.private_files import create_private
 
 
 def mesh_secret(settings: Settings) -> str:
@@ -31,19 +30,16 @@ def derived_key(settings: Settings, purpose: str) -> bytes:
 def kept_secret(home: Path, new_secret: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
     """Return the secret in `home`/secrets/jwt_secret; the first process creates it, readable by its owner only.
 
-    Raises StartRefused for a folder, and for a file that is empty, cut or filled with zeros: earlier releases did not sync it, so a power
-    failure could damage it, and anyone can sign tokens with a secret that is known.
+    Raises StartRefused if it cannot be used.
     """
-    path = make_private(home / "secrets") / "jwt_secret"
-    if not path.exists():
-        create_private(path, new_secret().encode())
-    secret = ""
-    if not path.is_dir():
-        path.chmod(0o600)
-        secret = path.read_bytes().decode(errors="replace").strip()
-    if len(secret) < MIN_SECRET_LENGTH or "\0" in secret or "\N{REPLACEMENT CHARACTER}" in secret:
-        raise StartRefused(
-            f"{path} is damaged: it must hold a text of at least {MIN_SECRET_LENGTH} characters. Put it back from a backup, set JWT_SECRET"
-            " to the former secret, or delete the file: then a new secret is created and all tokens and keys end"
-        )
+    file = home_files.secret(home)
+    try:
+        secret = file.read_or_create(new_secret)
+    except home_files.HomeFileError as error:
+        raise StartRefused(f"{error}; {error.remedy}") from error
+    try:
+        file.path.chmod(0o600)
+    except OSError as error:
+        words = f"{file.path} cannot be closed to other users: {error.strerror}"
+        raise StartRefused(f"{words}; give it to the user that runs the mesh") from error
     return secret

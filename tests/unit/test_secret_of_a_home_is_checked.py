@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from llamesh.cli.mesh.checks import files_of_home
 from llamesh.kit.errors import StartRefused
 from llamesh.kit.ownership import owner_of
 from llamesh.kit.secret import kept_secret
+from tests.unit.test_start_names_what_prevents_it import settings as plain_settings
 
 
 @pytest.mark.parametrize(
@@ -23,23 +27,69 @@ def test_a_damaged_secret_is_refused_with_the_remedy_and_kept(tmp_path: Path, co
     with pytest.raises(StartRefused) as refused:
         kept_secret(tmp_path)
     assert str(path) in str(refused.value)
-    assert "Put it back from a backup, set JWT_SECRET" in str(refused.value)
+    assert "put it back from a backup, set JWT_SECRET" in str(refused.value)
     assert "delete the file" in str(refused.value)
     assert path.read_bytes() == content
 
 
 def test_a_folder_in_place_of_the_secret_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secrets" / "jwt_secret").mkdir(parents=True)
-    with pytest.raises(StartRefused, match="is damaged"):
+    with pytest.raises(StartRefused, match="is no regular file but a folder"):
         kept_secret(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", bytes(32), None], ids=["empty", "no text", "zeros", "folder"])
-def test_a_damaged_id_of_a_home_is_refused_with_the_remedy(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [b"", b"\xff", bytes(32)], ids=["empty", "no text", "zeros"])
+def test_a_damaged_id_of_a_home_is_refused_with_a_remedy_that_is_possible(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "home-id"
-    path.mkdir() if content is None else path.write_bytes(content)
-    with pytest.raises(StartRefused, match=f"{path} is damaged: put it back from a backup, or remove it"):
+    path.write_bytes(content)
+    with pytest.raises(StartRefused, match=f"{path} is damaged: ") as refused:
         owner_of(tmp_path, "quant")
+    assert "backup" not in str(refused.value)
+    path.unlink()
+    owner_of(tmp_path, "quant")
+
+
+PLACES = {"home-id": lambda home: owner_of(home, "quant"), "secrets/jwt_secret": kept_secret}
+KINDS = {
+    "folder": "is no regular file but a folder",
+    "pipe": "is no regular file but a pipe",
+    "link": "is a link that leads nowhere",
+    "loop": "cannot be read: Too many levels of symbolic links",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_no_file_is_refused_and_doctor_names_it(tmp_path: Path, place: str, kind: str) -> None:
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to("nowhere")
+        case _:
+            path.symlink_to(path.name)
+    words = f"{path} {KINDS[kind]}"
+    with pytest.raises(StartRefused, match=words):
+        PLACES[place](tmp_path)
+    (finding,) = files_of_home(plain_settings(tmp_path))
+    assert (finding.check, finding.state, finding.found) == ("home", "problem", words)
+    assert finding.fix
+
+
+def test_doctor_takes_a_home_that_is_whole_or_new_and_changes_nothing(tmp_path: Path) -> None:
+    used = plain_settings(tmp_path)
+    assert list(files_of_home(used)) == []
+    assert list(tmp_path.iterdir()) == []
+    owner_of(tmp_path, "quant")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "jwt_secret").write_bytes(b"")
+    (finding,) = files_of_home(used)
+    assert finding.found.startswith(f"{tmp_path / 'secrets' / 'jwt_secret'} is damaged")
+    assert list(files_of_home(replace(used, has_secret=True))) == []
 
 
 def test_the_id_of_a_home_is_made_once(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import llamesh
-from llamesh import waiting
+from llamesh import home_files, waiting
 from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import certificate_checks, health, key_files, members, outside, ports, restore_mark
 from llamesh.cli.mesh.findings import Finding, State
@@ -67,6 +67,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         restore_mark.check(settings.home)
     except restore_mark.HalfRestoredError as error:
         yield Finding("home", "problem", str(error), error.remedy)
+    yield from files_of_home(settings)
     for warning in settings.warnings:
         yield Finding("settings", "warning", warning, "correct the name, or unset it")
     yield from certificate_checks.of_files(settings)
@@ -91,6 +92,18 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     here = running_here(environment)
     yield from certificate_checks.of_front_door(settings)
     yield from components(settings, here.management if here else settings.addresses.management)
+
+
+def files_of_home(settings: MeshSettings) -> Iterator[Finding]:
+    """Check the files without which no member starts. Nothing if they are whole, or not made yet."""
+    files = [home_files.home_id(settings.home)]
+    if not settings.has_secret:
+        files.append(home_files.secret(settings.home))
+    for file in files:
+        try:
+            file.read()
+        except home_files.HomeFileError as error:
+            yield Finding("home", "problem", str(error), error.remedy)
 
 
 def python() -> Finding:

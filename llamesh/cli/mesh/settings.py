@@ -43,6 +43,8 @@ class MeshSettings:
     """Problems of invalid settings, one sentence each; only if `tolerant`."""
     warnings: tuple[str, ...] = ()
     """Variables of the environment that look like settings and are not."""
+    has_secret: bool = False
+    """Whether JWT_SECRET is set, so that the secret in the home is not used."""
 
     @property
     def logs(self) -> Path:
@@ -135,6 +137,7 @@ def read_settings(environment: Mapping[str, str], *, tolerant: bool = False) -> 
             llama_server_bin=found["llama_server_bin"],
             wrong=tuple(found["wrong"]),
             warnings=tuple(found["warnings"]),
+            has_secret=found["has_secret"],
         )
     lines = result.stderr.strip().splitlines() or ["it wrote nothing"]
     if "ModuleNotFoundError" in lines[-1]:
