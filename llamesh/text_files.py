@@ -10,8 +10,10 @@ from pathlib import Path
 
 from llamesh.regular_files import NotRegularError, open_regular
 
-MAX_BYTES = 1 << 20
-"""Bytes of a file that are read."""
+MAX_BYTES = 1 << 18
+"""Maximum bytes of a file."""
+MAX_LINE_BYTES = 4096
+"""Maximum bytes of a line. The parser of settings files takes quadratic time for a line of blanks."""
 
 
 class NotTextError(Exception):
@@ -33,6 +35,9 @@ def read_text(path: Path) -> str:
         raise NotTextError(
             f"line {_line(content, error.start)} of {path} is not UTF-8: save the file as UTF-8"
         ) from error
+    for number, line in enumerate(content.splitlines(), 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise NotTextError(f"line {number} of {path} has more than {MAX_LINE_BYTES} bytes: shorten it")
     if (place := content.find(b"\0")) >= 0:
         raise NotTextError(f"line {_line(content, place)} of {path} holds a NUL byte: save the file as UTF-8")
     return text

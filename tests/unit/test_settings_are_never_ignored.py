@@ -15,7 +15,7 @@ from llamesh.cli.mesh.settings import read_settings
 from llamesh.kit import config_loading
 from llamesh.kit.config_loading import WrongSettingsError, load_settings, readable_settings, warnings
 from llamesh.kit.config_sources import ENVIRONMENT_ONLY
-from llamesh.text_files import MAX_BYTES
+from llamesh.text_files import MAX_BYTES, MAX_LINE_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,6 +108,9 @@ def test_a_file_that_cannot_be_read_is_refused(file: Path) -> None:
         load_settings()
     file.write_bytes(b"#" * (MAX_BYTES + 1))
     with pytest.raises(WrongSettingsError, match=f"has more than {MAX_BYTES} bytes"):
+        load_settings()
+    file.write_bytes(b"MAX_REPLICAS=7\nMINIO_BUCKET=a" + b" " * MAX_LINE_BYTES + b"b\n")
+    with pytest.raises(WrongSettingsError, match=f"line 2 of {file} has more than {MAX_LINE_BYTES} bytes: shorten it"):
         load_settings()
     file.unlink()
     os.mkfifo(file)

@@ -119,3 +119,17 @@ def test_of_places_below_each_other_the_longest_is_moved(quote: str) -> None:
     content = f"A={quote}/srv/a/b/x{quote}\nB={quote}/srv/a/c{quote}\n"
     for old, other in (("/srv/a", "/srv/a/b"), ("/srv/a/b", "/srv/a")):
         assert values(moved(content, Path(old), NEW, [other])[0]) == {"A": "/srv/new/x", "B": "/srv/new/c"}
+
+
+@pytest.mark.parametrize("ends", ["#", "x", '"'])
+@pytest.mark.parametrize("begins", ["A=", "A=/srv/old mesh", 'A="/srv/old mesh', "A", ""])
+def test_long_blanks_of_a_hostile_backup_take_no_quadratic_time(begins: str, ends: str) -> None:
+    """In quadratic time, a line takes hours."""
+    content = f"{begins}{' ' * 2_000_000}{ends}\n"
+    changed, _ = moved(content, OLD, NEW)
+    assert len(changed) >= 2_000_000
+
+
+@pytest.mark.parametrize("line", ["A=/srv/old mesh \t# /srv/old mesh\n", "A=/srv/old mesh  \n", "A=/srv/old mesh\r\n"])
+def test_a_comment_and_the_end_of_a_line_stay(line: str) -> None:
+    assert moved(line, OLD, NEW)[0] == line.replace("/srv/old mesh", "/srv/new", 1)

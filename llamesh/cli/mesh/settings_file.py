@@ -22,8 +22,8 @@ LISTS = frozenset({"LLAMESH_IMPORT_DIRS"})
 """Settings with several paths, which commas separate."""
 _LINE = re.compile(r"(?P<head>\s*(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*=[^\S\r\n]*)(?P<value>.*)", re.DOTALL)
 """A line that sets a value."""
-_UNQUOTED = re.compile(r"(?P<text>.*?)(?P<rest>(?:\s+#.*)?\s*)", re.DOTALL)
-"""A value without quotation marks: its text, and a comment and the end of the line."""
+_COMMENT = re.compile(r"\s#")
+"""The beginning of a comment, with the last of the blanks before it. Backups are hostile: no pattern here takes quadratic time."""
 _BEGINNING = r"(?<![^\s\"'=,:])"
 """Before a path: nothing, or what separates values and their parts."""
 _END = r"(?=[/\"']|\s+#|\s*$)"
@@ -130,8 +130,7 @@ def _name(line: str) -> str:
 def _moved(name: str, value: str, olds: Sequence[Path], new: Path) -> str | None:
     """Replace the path of the old home at the beginning of each path in a value. None if the value cannot hold the new path."""
     quote = value[:1] if value[:1] in {'"', "'"} else ""
-    found = _UNQUOTED.fullmatch(value)
-    text, rest = (found["text"], found["rest"]) if found and not quote else (value, "")
+    text, rest = (value, "") if quote else _without_comment(value)
     spellings = list(map(str, olds))
     with suppress(ValueError):
         user = expanded("~")
@@ -148,6 +147,13 @@ def _moved(name: str, value: str, olds: Sequence[Path], new: Path) -> str | None
         return None
     ends_early = changed != changed.strip() or re.search(r"\s#", changed)
     return (_quoted(changed) if ends_early and not quote else changed) + rest
+
+
+def _without_comment(value: str) -> tuple[str, str]:
+    """Split a value without quotation marks into its text, and its comment with the end of the line."""
+    found = _COMMENT.search(value)
+    text = value[: found.start() if found else len(value)].rstrip()
+    return text, value[len(text) :]
 
 
 def _quoted(value: str) -> str:
