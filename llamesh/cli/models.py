@@ -71,7 +71,7 @@ def models(
     architecture: str = "",
     quantisation: str = "",
     tag: str = "",
-    source: Literal["hub", "http", "s3", "quant", "file"] | None = None,
+    source: Literal["hub", "http", "registry", "s3", "quant", "file"] | None = None,
     order: Literal["added", "name", "size"] = "added",
     reverse: Annotated[bool, Parameter(negative="")] = False,
     output: Output = "table",

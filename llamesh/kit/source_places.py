@@ -17,6 +17,8 @@ HUB = "https://huggingface.co"
 """The Hugging Face Hub itself."""
 OLLAMA = "https://registry.ollama.ai"
 """Ollama's registry itself."""
+REGISTRY_OF = {"docker.io": "registry-1.docker.io"}
+"""Host of a registry that has another name in addresses."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _ENDPOINT = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")

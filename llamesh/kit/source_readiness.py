@@ -1,4 +1,4 @@
-"""Probes the servers that the settings name as sources of models: the S3 places, and the Quant service with its store.
+"""Probes the servers that the settings name as sources of models: the S3 places, the registries, and the Quant service with its store.
 
 Invariant: a probe changes nothing and shows no secret. All run concurrently, each for at most twice SECONDS.
 """
@@ -16,7 +16,7 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 
 from llamesh.kit.config import Settings
 from llamesh.kit.quant_place import quant_place
-from llamesh.kit.source_places import S3Place
+from llamesh.kit.source_places import REGISTRY_OF, RegistryPlace, S3Place
 from llamesh.kit.store_report import SECONDS, StoreReport
 
 _PROBE = "llamesh-doctor"
@@ -32,6 +32,8 @@ def sources(settings: Settings) -> list[StoreReport]:
 def _questions(settings: Settings) -> Iterator[Callable[[], StoreReport]]:
     for name, place in settings.s3_sources.items():
         yield partial(_bucket, f"s3://{name}", place, "LLAMESH_S3_SOURCES")
+    for host, registry in settings.oci_registries.items():
+        yield partial(_registry, host, registry)
     if settings.quant_service_url:
         yield partial(_quant, settings)
         if store := quant_place(settings):
@@ -64,6 +66,21 @@ def _bucket(check: str, place: S3Place, setting: str) -> StoreReport:
         words = f"{where} does not answer: {str(error).rpartition(': ')[2]}"
         return StoreReport(check, words, "", f"start it, or correct {setting}")
     return StoreReport(check, "", f"{where}, bucket {place.bucket}")
+
+
+def _registry(host: str, registry: RegistryPlace) -> StoreReport:
+    """Ask a registry for its version. Credentials are not tried: each is good for repositories that only a caller names."""
+    check, url = f"oci://{host}", f"{'https' if registry.secure else 'http'}://{REGISTRY_OF.get(host, host)}/v2/"
+    try:
+        answer = _pool().request("GET", url, redirect=False, preload_content=False)
+        answer.close()
+    except urllib3.exceptions.HTTPError as error:
+        words = f"{url} does not answer: {str(error).rpartition(': ')[2]}"
+        return StoreReport(check, words, "", "start it, or correct LLAMESH_OCI_REGISTRIES")
+    if answer.status not in {200, 401}:
+        words = f"{url} does not answer as a registry: {answer.status}"
+        return StoreReport(check, words, "", "correct LLAMESH_OCI_REGISTRIES")
+    return StoreReport(check, "", url)
 
 
 def _quant(settings: Settings) -> StoreReport:

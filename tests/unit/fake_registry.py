@@ -101,6 +101,8 @@ class FakeRegistry:
             data = self.repositories["/".join(steps[1:-1])].blobs[steps[-1]]
             return answer(request, data, self.etag or f'"{hashlib.md5(data).hexdigest()}"')
         assert steps[0] == "v2"
+        if steps == ["v2"]:
+            return self._challenge("") if self.asks else web.json_response({})
         name, kind, reference = "/".join(steps[1:-2]), steps[-2], steps[-1]
         if self.asks and not self._may_read(request, name):
             return self._challenge(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
-from llamesh.kit.source_places import read_places
+from llamesh.kit.source_places import RegistryPlace, read_places
 from llamesh.kit.source_readiness import sources
 from llamesh.kit.store_report import StoreReport
 from tests.ports import free_ports
+from tests.unit.fake_registry import fake_registry
 from tests.unit.fake_s3 import FakeS3, fake_s3
 
 
@@ -47,6 +49,20 @@ def test_a_wrong_place_names_the_setting(tmp_path: Path, s3: FakeS3, changes: di
     report = asked(tmp_path, s3, **changes)["s3://store"]
     assert (code in report.problem, report.fix) == (True, "correct LLAMESH_S3_SOURCES")
     assert "hidden" not in str(report)
+
+
+async def test_a_registry_answers_or_the_setting_is_named(tmp_path: Path, s3: FakeS3) -> None:
+    (port,) = free_ports(1)
+    async with fake_registry() as registry:
+        registry.asks = "bearer"
+        place = RegistryPlace(secure=False, username="ada", password=SecretStr("hidden"))
+        hosts = (registry.host, s3.endpoint, f"127.0.0.1:{port}")
+        settings = Settings(home=tmp_path, oci_registries=dict.fromkeys(hosts, place))
+        found, other, away = await asyncio.to_thread(sources, settings)
+        assert (found.check, found.problem) == (f"oci://{registry.host}", "")
+        assert [token for _, token in registry.asked] == [""]
+    assert ("does not answer as a registry" in other.problem, other.fix) == (True, "correct LLAMESH_OCI_REGISTRIES")
+    assert ("does not answer:" in away.problem, "LLAMESH_OCI_REGISTRIES" in away.fix) == (True, True)
 
 
 def test_servers_that_are_away_are_problems(tmp_path: Path, s3: FakeS3) -> None:

@@ -46,6 +46,12 @@ from llamesh.kit.config_loading import problems
         ("QUANT_SERVICE_URL", "quant:8300"),
         ("QUANT_SERVICE_URL", "http://quant:8300/?token=hidden"),
         ("LLAMESH_S3_SOURCES", '{"a": {"secret_key": "hidden"}}'),
+        ("LLAMESH_OLLAMA_REGISTRY", "registry.ollama.ai"),
+        ("LLAMESH_OCI_REGISTRIES", "hidden"),
+        ("LLAMESH_OCI_REGISTRIES", '{"https://ghcr.io": {"password": "hidden"}}'),
+        ("LLAMESH_OCI_REGISTRIES", '{"ghcr.io": {"pasword": "hidden"}}'),
+        ("LLAMESH_OCI_REGISTRIES", '{"ghcr.io": {"username": "hidden"}}'),
+        ("LLAMESH_OCI_REGISTRIES", '{"ghcr.io": {"token_server": "https://ada:hidden@ghcr.io"}}'),
     ],
 )
 def test_it_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -40,7 +40,8 @@ class AsyncModels(AsyncPart):
     ) -> AsyncIterator[model_pb2.Model]:
         """Yield the models that all filters let through; pages are fetched as needed.
 
-        `query` is a part of a name or alias, `source_kind` HUB, HTTP, S3, QUANT or FILE, `order_by` CREATE_TIME, NAME or SIZE_BYTES.
+        `query` is a part of a name or alias, `source_kind` HUB, HTTP, REGISTRY, S3, QUANT or FILE, `order_by` CREATE_TIME, NAME or
+        SIZE_BYTES.
         """
         request = gateway_pb2.ListModelsRequest(
             query=query,

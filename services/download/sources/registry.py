@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
 
-from llamesh.kit.source_places import OLLAMA, RegistryPlace
+from llamesh.kit.source_places import OLLAMA, REGISTRY_OF, RegistryPlace
 from llamesh.nearest import near
 from llamesh.registry_addresses import DOCKER_HUB, RegistryAddress, read_registry_address
 from services.download.sources.addresses import AddressRules
@@ -46,7 +46,6 @@ MAX_MANIFESTS = 8
 MAX_REGISTRIES = 32
 """Maximum number of registries whose tokens are kept."""
 _MAX_SHOWN_TAGS = 10
-_DOCKER_HUB_REGISTRY = "https://registry-1.docker.io"
 _DOCKER_HUB_TOKENS = "https://auth.docker.io"
 _UNKNOWN_NAME = re.compile(rb'"(NAME_UNKNOWN|NAME_INVALID)"')
 
@@ -159,7 +158,9 @@ class RegistrySource:
         if host == DOCKER_HUB:
             tokens = (place and place.token_server) or _DOCKER_HUB_TOKENS
             place = (place or RegistryPlace()).model_copy(update={"token_server": tokens})
-            return RegistryClient(AddressRules(resolve=self._rules.resolve), _DOCKER_HUB_REGISTRY, place, tls=self._tls)
+            return RegistryClient(
+                AddressRules(resolve=self._rules.resolve), f"https://{REGISTRY_OF[host]}", place, tls=self._tls
+            )
         scheme = "http" if place is not None and not place.secure else "https"
         return RegistryClient(self._rules, f"{scheme}://{host}", place, tls=self._tls)
 
