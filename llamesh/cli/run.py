@@ -17,13 +17,15 @@ from llamesh.cli.chat import converse
 from llamesh.cli.connection import connected
 from llamesh.cli.declaring import declaring
 from llamesh.cli.durations import Duration, IdleSleep
+from llamesh.cli.local_files import is_path
 from llamesh.cli.lookups import own_server
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
 from llamesh.cli.served_names import warn_of_shared
-from llamesh.cli.sources import is_source, no_source
+from llamesh.cli.sources import no_source
 from llamesh.client.names import names_of, resolve
+from llamesh.model_addresses import is_address
 from llamesh.server_conditions import staying
 
 if TYPE_CHECKING:
@@ -81,11 +83,12 @@ def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float)
     """The server that WORD names, declared if there is none."""
     # A server that is being removed answers no new question.
     servers = staying(mesh.servers.list())
-    if not is_source(word):
+    fetch = names_source(mesh, word, servers)
+    if not fetch:
         found = _named(word, servers)
         if found:
             return found
-    uuid = _model(mesh, word, servers)
+    uuid = _pulled(mesh, word) if fetch else _model(mesh, word, servers)
     with declaring(mesh.profile.url, "run"):
         # Again, because the fetch took time and another `run` may have declared one.
         servers = staying(mesh.servers.list())
@@ -106,10 +109,21 @@ def _named(word: str, servers: Sequence[Server]) -> Server | None:
     return own_server(word, servers)
 
 
+def names_source(mesh: Client, word: str, servers: Sequence[Server]) -> bool:
+    """Whether WORD is a source. A name of the mesh goes before a file of the working directory: ./NAME is always the file."""
+    if is_address(word) or not is_path(word):
+        return is_address(word)
+    names = {name for item in mesh.models.list() for pair in names_of(item) for name in pair}
+    return word not in names | {server.model_name for server in servers}
+
+
+def _pulled(mesh: Client, word: str) -> str:
+    """The id of the model from a source, which is fetched if the mesh lacks it."""
+    return pulled(mesh, word, again=shlex.join(["llamesh", "run", word])).model_uuid
+
+
 def _model(mesh: Client, word: str, servers: Sequence[Server]) -> str:
-    """The id of the model that WORD names, fetched if it is a source."""
-    if is_source(word):
-        return pulled(mesh, word, again=shlex.join(["llamesh", "run", word])).model_uuid
+    """The id of the model that WORD names."""
     models = [pair for item in mesh.models.list() for pair in names_of(item)]
     meant = resolve(word, models)
     if not any(meant == uuid for uuid, _ in models):

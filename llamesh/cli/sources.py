@@ -18,11 +18,6 @@ MAX_SHOWN = 10
 """Names of the mesh that a refusal shows."""
 
 
-def is_source(word: str) -> bool:
-    """Whether a word can be fetched: an address, or a file of this machine."""
-    return is_address(word) or is_path(word)
-
-
 @contextmanager
 def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[HandedOver]:
     """Return the address from which the mesh can fetch a source. CommandError if there is none."""

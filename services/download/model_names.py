@@ -1,6 +1,7 @@
 """Which texts may be names of models. Pure.
 
-Invariant: no name looks like the address of a model or the path of a file, because a command that takes a model takes these too.
+Invariant: no name is an address, begins as a path (`./x`, `/x`), or is a file in a folder (`a/x.gguf`), because `llamesh run` takes these
+too. A name may be that of a file (`x.gguf`, as default names are): `run` then takes the model, and `./x.gguf` is the file.
 """
 
 from __future__ import annotations
