@@ -2,7 +2,7 @@
 
 A change of a declaration, of an engine or of a model file, or an acknowledgement of Envoy, adds the server's id to the work queue; so do a
 timer that the last plan set, and a resync of all servers every RESYNC_SECONDS. A worker of the queue then runs `_reconcile`, one straight
-line: store -> `Observer` -> `plan` -> `StartScheduler` -> `Actuator` -> `Reporter` (Envoy and status). It is level-triggered: the same line
+line: store -> `Observer` -> `plan` -> `StartGate` -> `Actuator` -> `Reporter` (Envoy and status). It is level-triggered: the same line
 runs for every cause, so a lost event costs only time, and a restarted controller continues the work of a killed one. The queue never runs
 one server twice at the same time, because two plans from the same state would start an engine twice.
 
