@@ -68,7 +68,7 @@ class ManagementSettings:
     trusted_proxies: int = 0
     """The number of proxies in front of Envoy that set x-forwarded-for."""
     open_methods: tuple[tuple[str, str], ...] = ()
-    """Full names of calls of other services for any caller, each with its cluster: `llamesh.v1.GatewayService/GetHealth`."""
+    """Methods of other services that need no token, as (full name, cluster): `llamesh.v1.GatewayService/GetHealth`."""
     grpc_services: tuple[tuple[str, str], ...] = ()
     """More services, served as gRPC and gRPC-Web only, because their REST paths would be ambiguous at this port."""
     restart_retries: int = MAX_RESTART_RETRIES
@@ -137,8 +137,10 @@ def _transcoder(descriptor_file: Path, services: Sequence[str], max_body_bytes: 
 
 
 def _rest_routes(api: PublicApi, name: str, cluster: str, settings: ManagementSettings) -> Iterator[Any]:
-    """Yield the routes of the REST forms of one call. Only there the transcoder knows its service, of which other paths may equal those of
-    the listener's own services."""
+    """Yield the routes of the REST forms of one call.
+
+    Only these routes transcode its service, because other paths of it may collide with the listener's own.
+    """
     (method,) = (each for each in api.methods if each.path == f"/{name}")
     transcoder = _transcoder(settings.descriptor_file, [method.service], anonymous_callers.MAX_BODY_BYTES)
     for binding in method.bindings:

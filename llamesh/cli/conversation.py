@@ -71,7 +71,7 @@ class Conversation:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path is that of a file, or may be: what a write refuses by itself is not."""
+    """Whether a write would replace a file. Paths that cannot be written count as absent."""
     with suppress(OSError, ValueError):
         return path.exists() and not path.is_dir()
     return False

@@ -81,7 +81,7 @@ def _in_options(error: Exception, given: dict[str, Any]) -> CommandError | None:
 
 
 def _name(flag: str) -> str:
-    """Of the argument for an older flag."""
+    """Return the argument name for an older flag."""
     return "older" + flag.replace("-", "_")
 
 
@@ -99,7 +99,7 @@ def _annotation(item: parameters.Parameter) -> Any:
 
 
 def _help(item: parameters.Parameter) -> str:
-    """What it means, its default and its bounds."""
+    """Return a parameter's help: meaning, default and bounds."""
     limits = bounds(item)
     return parameters.about()[item.name] + (f" [{limits}]" if limits else "")
 
@@ -183,7 +183,7 @@ def fit(
     output: Output = "table",
     **runtime: parameters.Value | None,
 ) -> None:
-    """Say whether a model would be served so, and what it would take. Exit code 5 if not.
+    """Check whether a model fits with these parameters, and show the memory it needs. Exit code 5 if not.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def fit(
     replicas
         Engines wanted.
     namespace
-        Where on Kubernetes.
+        Kubernetes namespace.
     """
     given = given_parameters(flags, runtime)
     with connected() as mesh:
@@ -222,7 +222,7 @@ def fit(
 
 
 def _sum(memory: MemoryEstimate) -> str:
-    """How what one engine takes adds up to what all replicas need."""
+    """Explain how the memory of one engine adds up to the total."""
     once = memory.shared_weights_bytes
     each = memory.weights_bytes + memory.kv_cache_bytes + memory.overhead_bytes - once
     shared = f"shared weights {size(once)} once + " if once else ""
@@ -245,7 +245,7 @@ def given_parameters(flags: tuple[str, ...], runtime: dict[str, parameters.Value
 
 
 def find_models(mesh: Client, given: dict[str, Any]) -> None:
-    """Put the ids of models in place of their names, where parameters name some."""
+    """Replace names of models in parameters by their ids."""
     typed = given.get("parameters", {})
     for name, value in typed.items():
         if parameters.all_parameters()[name].model:

@@ -129,7 +129,7 @@ class Decisions:
     async def page(
         self, owner: RowOwner | None, page_query: PageQuery, *, refused_only: bool
     ) -> tuple[Sequence[DecisionRow], str]:
-        """Return a page, newest first, and the token of the next page. `owner` None: the decisions about all users."""
+        """Return a page, newest first, and the token of the next page. If `owner` is None, decisions about all users."""
         page = page_query.of(Listing(f"decisions {owner!r} {refused_only}", BY_TIME))
         query = select(DecisionRow)
         if owner is not None:

@@ -4,7 +4,7 @@ The table has one row for each alias, and the model's row repeats its aliases fo
 (`lock_names`): one that gives an alias, and one that gives a name to a download, which its model will have.
 
 Invariant: an alias is no other alias, and no id and no name of a model or of a transfer that callers see, so each of them can be started
-again. Those of other models also differ from it in more than upper and lower case.
+again. Compared with names of other models, case is ignored.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class CatalogueServicer(CatalogueServiceServicer):
         # The watch starts before the lists are read: a change in between is then sent twice instead of never.
         with self._changes.watch() as watcher:
             for transfer in await self._transfers.all():
-                # The unread change is sent below. After the present progress, its older progress would be a step back.
+                # Skip it if a change is unread: that is sent below, and its older progress would go backwards after the present one.
                 if not watcher.has_unread_download(transfer.model_uuid):
                     progress = self._worker.progress(transfer.model_uuid)
                     yield WatchCatalogueResponse(download=download_message(transfer, progress))

@@ -232,7 +232,7 @@ def digest_of(request: gateway_pb2.ServeRequest) -> str:
 def check_of_change(
     server_uuid: str, spec: server_pb2.ServerSpec, changes: server_pb2.ServerChanges
 ) -> contract_pb2.CheckRequest:
-    """Return the check for a change: the server as it would be, which replaces the present one."""
+    """Return the check request for the changed server; it replaces the present server."""
     request = contract_pb2.CheckRequest(
         model_uuid=spec.model_uuid,
         replicas=changes.replicas if changes.HasField("replicas") else spec.replicas,

@@ -37,7 +37,7 @@ def is_known(before: Sequence[CreatedObject], held: Holdings) -> bool:
 
 
 def _meant(item: CreatedObject, there: Mapping[tuple[str, str], Any]) -> Any:
-    """The object of an entry; of an intention, the one that was made under its name at its time. None if there is none."""
+    """Return the object of an entry, or None. For an intention: the object with its name that was created within MAX_CREATION of it."""
     if item.id:
         present = there.get((item.kind, item.id))
         return present if present is not None and entry(item.name, present).create_time == item.create_time else None

@@ -109,7 +109,7 @@ def _digest(*lines: str) -> str:
 
 
 def _other_spellings(url: str) -> list[str]:
-    """The other addresses that the mesh at a URL probably has: with or without TLS, and the names of this machine for each other."""
+    """Return other likely URLs of the same mesh: http or https, and every loopback name."""
     parts = urlsplit(url)
     hosts = {name: f"[{name}]" if ":" in name else name for name in (*THIS_MACHINE, parts.hostname or "")}
     names = THIS_MACHINE if parts.hostname in THIS_MACHINE else {parts.hostname or ""}

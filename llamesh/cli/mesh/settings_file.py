@@ -64,7 +64,7 @@ def can_hold(value: str) -> bool:
 
 
 def paths_of(home: Path, file: Path) -> list[str]:
-    """Return the paths by which the values of a file name a home, and its path without links. They are several if some go through links."""
+    """Return every other path of the home that the settings use, and its real path. Symbolic links give a home several paths."""
     found = {os.path.realpath(home)}
     with suppress(OSError, NotTextError):
         for line in _lines(read_text(file)):
@@ -118,7 +118,7 @@ def _is_known(old: object) -> bool:
 
 
 def _lines(content: str) -> Iterable[str]:
-    """The lines with their ends. Only those that the reader of the file takes for ends: str.splitlines knows more."""
+    """Return the lines with their ends. Split only at line ends that dotenv knows; str.splitlines splits at more."""
     return io.StringIO(content, newline="")
 
 

@@ -38,7 +38,7 @@ class CachedFile:
 
 
 class CacheRoom:
-    """The room of the cache in `directory`, which `limit` bounds in bytes (0: only the disk does). `clock`: seconds since 1970.
+    """Limits the cache in `directory` to `limit` bytes (0: only by the disk). `clock`: seconds since 1970.
 
     The cached files are in the folders of `directory` other than `staging`. All methods block.
     """

@@ -1,7 +1,7 @@
 """What a search of the Hugging Face Hub finds: repositories, and the models in the listing of each. No I/O.
 
-Invariant: what breaks a rule of names is left out, because all of it is shown and can be fetched by what is shown. No more of an answer
-is read than was asked for.
+Invariant: repositories and files with invalid names are skipped, because results are shown and fetched by name. No more of an answer is
+read than was asked for.
 """
 
 from __future__ import annotations
