@@ -19,7 +19,6 @@ from llamesh.v1 import gateway_pb2_grpc, quant_pb2
 from services.gateway.authentication import Authenticator
 from services.gateway.feeds import Feeds
 from services.gateway.health import HealthReporter
-from services.gateway.hub import Hub
 from services.gateway.issuer import Issuer
 from services.gateway.members import Members
 from services.gateway.mesh_health import MeshHealthServicer
@@ -33,6 +32,7 @@ from services.gateway.standings import Standings
 from services.gateway.throttle import Throttle
 from services.gateway.users import Users
 from services.gateway.watch import Watches
+from services.gateway.watch_cache import WatchCache
 
 ROTATION_CHECK = 600.0
 """Seconds between two runs of the rotation of signing keys and of the pruning of standings."""
@@ -57,8 +57,8 @@ async def run(member: Member) -> None:
         authenticator = Authenticator(database, passwords, Throttle(time.monotonic))
         signer = open_signer(settings, database, utc_now)
         issuer = Issuer(users, signer, members.admission, timedelta(hours=settings.jwt_expiry_hours))
-        hub = Hub(uuid.uuid4().hex[:12])
-        watches = Watches(hub, time.monotonic, utc_now)
+        cache = WatchCache(uuid.uuid4().hex[:12])
+        watches = Watches(cache, time.monotonic, utc_now)
         health = HealthReporter(members, time.monotonic, lambda: member.database_answers)
         models = Models(members)
         servers = Servers(members, settings.drain_seconds)
@@ -75,7 +75,7 @@ async def run(member: Member) -> None:
         if settings.quant:
             member.show(quant_pb2.DESCRIPTOR.services_by_name["QuantService"].full_name)
 
-        feeds = Feeds(members, hub)
+        feeds = Feeds(members, cache)
         feeds.start()
         stack.push_async_callback(feeds.close)
         # Calls that need no table, such as GetHealth, are answered while the member waits for the database.

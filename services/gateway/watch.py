@@ -1,7 +1,7 @@
-"""Serves watches of the hub: first the present objects, then `synced`, then changes without end.
+"""Serves watches of the cache: first the present objects, then `synced`, then changes without end.
 
-Each call of `watch` runs in the task of its gRPC stream. It waits until the feeds are complete, sends what the hub has, and then waits in
-`Hub.wait_beyond`, which the next change wakes; after HEARTBEAT seconds of silence it sends a heartbeat.
+Each call of `watch` runs in the task of its gRPC stream. It waits until the feeds are complete, sends what the cache has, and then waits in
+`WatchCache.wait_beyond`, which the next change wakes; after HEARTBEAT seconds of silence it sends a heartbeat.
 
 Invariant: each message has the token to resume after it. A reader's only state is its cursor.
 """
@@ -16,7 +16,7 @@ from datetime import datetime
 from llamesh.kit.errors import component_unavailable
 from llamesh.kit.watch_limit import HEARTBEAT, MAX_WATCHES, WatchLimit
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2, server_pb2
-from services.gateway.hub import KIND_SERVERS, KINDS, Hub, HubEntry, Key, Kind
+from services.gateway.watch_cache import KIND_SERVERS, KINDS, CacheEntry, Key, Kind, WatchCache
 
 SYNC_PATIENCE = 5.0
 """Seconds that a new watch waits for services that have not yet sent their list."""
@@ -42,13 +42,13 @@ class Watches:
 
     def __init__(
         self,
-        hub: Hub,
+        cache: WatchCache,
         clock: Callable[[], float],
         now: Callable[[], datetime],
         heartbeat: float = HEARTBEAT,
         limit: int = MAX_WATCHES,
     ) -> None:
-        self._hub = hub
+        self._cache = cache
         self._clock = clock
         self._now = now
         self._heartbeat = heartbeat
@@ -66,14 +66,14 @@ class Watches:
         """
         with self._limit.counted(subject, uid):
             await self._until_synced(selector.kinds or KINDS)
-            cursor, end = self._hub.cursor(resume_token) if resume_token else 0, self._hub.sequence
-            for sequence, key in self._hub.changed_since(cursor, selector.wants):
-                entry = self._hub.get(key)
+            cursor, end = self._cache.cursor(resume_token) if resume_token else 0, self._cache.sequence
+            for sequence, key in self._cache.changed_since(cursor, selector.wants):
+                entry = self._cache.get(key)
                 if entry is not None and (resume_token or not entry.removed):
                     # The number from the time of the list: resuming from it repeats later changes and misses none.
                     yield self._sent(response_for(key, entry), sequence)
             if resume_token:
-                self._hub.check(cursor)
+                self._cache.check(cursor)
             yield self._sent(gateway_pb2.WatchResponse(synced=True), end)
             async for response in self._changes(selector, end):
                 yield response
@@ -81,15 +81,15 @@ class Watches:
     async def _changes(self, selector: Selector, cursor: int) -> AsyncGenerator[gateway_pb2.WatchResponse, None]:
         last_sent = self._clock()
         while True:
-            self._hub.check(cursor)
-            end = self._hub.sequence
-            for sequence, key in self._hub.changed_since(cursor, selector.wants):
-                entry = self._hub.get(key)
+            self._cache.check(cursor)
+            end = self._cache.sequence
+            for sequence, key in self._cache.changed_since(cursor, selector.wants):
+                entry = self._cache.get(key)
                 # An object that has changed again in the meantime is sent once, in the next round.
                 if entry and entry.sequence == sequence:
                     yield self._sent(response_for(key, entry), sequence)
                     last_sent = self._clock()
-            self._hub.check(cursor)
+            self._cache.check(cursor)
             cursor = end
             silence = self._heartbeat - (self._clock() - last_sent)
             if silence <= 0:
@@ -98,12 +98,12 @@ class Watches:
                 continue
             try:
                 async with asyncio.timeout(silence):
-                    await self._hub.wait_beyond(cursor)
+                    await self._cache.wait_beyond(cursor)
             except TimeoutError:
                 continue
 
     def _sent(self, response: gateway_pb2.WatchResponse, sequence: int) -> gateway_pb2.WatchResponse:
-        response.resume_token = self._hub.token(sequence)
+        response.resume_token = self._cache.token(sequence)
         response.time.FromDatetime(self._now())
         return response
 
@@ -111,13 +111,13 @@ class Watches:
         for kind in kinds:
             try:
                 async with asyncio.timeout(SYNC_PATIENCE):
-                    await self._hub.until_synced([kind])
+                    await self._cache.until_synced([kind])
             except TimeoutError as error:
                 component = "controller" if kind == KIND_SERVERS else "download"
                 raise component_unavailable(component) from error
 
 
-def response_for(key: Key, entry: HubEntry) -> gateway_pb2.WatchResponse:
+def response_for(key: Key, entry: CacheEntry) -> gateway_pb2.WatchResponse:
     """Return the message about an object."""
     match entry.object:
         case server_pb2.Server() as server:

@@ -4,7 +4,7 @@ Each change gets a sequence number. A reader stores only the last number it has 
 walks back from the newest. `Feeds` writes changes; each `Watches.watch` waits in `wait_beyond`, which the next change wakes, and reads with
 `changed_since`. Everything runs in one event loop, so no lock is needed.
 
-Invariants: the hub stores nothing for each reader; a slow reader gets the latest state of each object instead of every step; the cost of
+Invariants: the cache stores nothing for each reader; a slow reader gets the latest state of each object instead of every step; the cost of
 reading depends on the number of changes, not on the number of objects.
 """
 
@@ -33,7 +33,7 @@ Key: TypeAlias = tuple[Kind, str]
 
 
 @dataclass(frozen=True, slots=True)
-class HubEntry:
+class CacheEntry:
     """The latest state of an object, or its last state before it was removed."""
 
     sequence: int
@@ -41,12 +41,12 @@ class HubEntry:
     removed: bool = False
 
 
-class Hub:
+class WatchCache:
     """The cache of one run of the gateway. `incarnation` is the id of the run; resume tokens contain it."""
 
     def __init__(self, incarnation: str) -> None:
         self._incarnation = incarnation
-        self._entries: OrderedDict[Key, HubEntry] = OrderedDict()
+        self._entries: OrderedDict[Key, CacheEntry] = OrderedDict()
         self._removals: OrderedDict[Key, int] = OrderedDict()
         self._sequence = 0
         self._oldest = 0
@@ -122,7 +122,7 @@ class Hub:
         changes.reverse()
         return changes
 
-    def get(self, key: Key) -> HubEntry | None:
+    def get(self, key: Key) -> CacheEntry | None:
         """Return the entry of an object; None if it is unknown or no longer kept."""
         return self._entries.get(key)
 
@@ -133,7 +133,7 @@ class Hub:
 
     def _note(self, key: Key, value: Object, *, removed: bool) -> None:
         self._sequence += 1
-        self._entries[key] = HubEntry(self._sequence, value, removed)
+        self._entries[key] = CacheEntry(self._sequence, value, removed)
         self._entries.move_to_end(key)
         self._changed.set()
         self._changed = asyncio.Event()
