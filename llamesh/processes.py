@@ -83,6 +83,17 @@ def start_time(pid: int) -> str | None:
     return None if not asked or asked.startswith("Z") else asked.partition(" ")[2].strip()
 
 
+def parent_of(pid: int) -> int:
+    """Return the pid of a process's parent; 0 if unknown."""
+    if not _LINUX:
+        shown = _ps("-o", "ppid=", "-p", str(pid))
+        return int(shown) if shown.isdecimal() else 0
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def _user_of(pid: int) -> int | None:
     """Return the effective user id of a process; None if it has ended."""
     if not _LINUX:

@@ -21,6 +21,7 @@ from llamesh.cli.mesh.envoy import TETHER
 from llamesh.cli.mesh.lock import MeshRunningError, held, holder
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.local_mesh import Addresses
+from llamesh.locations import run_directory
 from llamesh.processes import ProcessId
 
 ADDRESSES = Addresses("http://localhost:1", "http://localhost:2")
@@ -52,12 +53,16 @@ def test_a_taken_port_is_named_with_its_owner() -> None:
 LISTENS = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
 
 
-def test_a_port_of_the_mesh_of_another_home_is_freed_by_ending_that_mesh(tmp_path: Path) -> None:
-    home = tmp_path / "their home"
-    (home / "run").mkdir(parents=True)
-    command = [sys.executable, "-c", LISTENS, "--config-path", str(home / "run" / "envoy.yaml")]
+@pytest.mark.parametrize("name", ["their home", "a home with a path that is long " * 4])
+def test_a_port_of_the_mesh_of_another_home_is_freed_by_ending_that_mesh(tmp_path: Path, name: str) -> None:
+    home = tmp_path / name.strip()
+    run_dir = run_directory(home, {"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert (run_dir == home / "run") is (name == "their home")
+    home.mkdir()
+    run_dir.mkdir()
+    command = [sys.executable, "-c", LISTENS, "--config-path", str(run_dir / "envoy.yaml")]
     with held(home, ADDRESSES), subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as envoy:
-        leftovers.record(home / "run", {"envoy": leftovers.Life(ProcessId.of(envoy.pid))})
+        leftovers.record(run_dir, {"envoy": leftovers.Life(ProcessId.of(envoy.pid))})
         assert envoy.stdout
         port = int(envoy.stdout.readline())
         problems = ports.taken(["127.0.0.1"], {"LLAMESH_GATEWAY_PORT": port})

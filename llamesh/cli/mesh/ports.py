@@ -16,7 +16,8 @@ from pathlib import Path
 
 from llamesh.cli.mesh.leftovers import lives
 from llamesh.cli.mesh.lock import holder
-from llamesh.processes import command_line, program_of
+from llamesh.local_mesh import lock_file
+from llamesh.processes import command_line, parent_of, program_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +100,37 @@ def _why_not(address: str, setting: str, port: int) -> PortProblem | None:
 def mesh_of(pid: int) -> str:
     """The home of the mesh of this user that runs a process as its Envoy; empty if none does.
 
-    The bootstrap file in the command line only leads to a home. The proof is there: this user owns the home and its files, whose lock is
-    held, and its supervisor recorded this process.
+    The bootstrap file in the command line and the files of the parent only lead to a home. The proof is there: this user owns the home and
+    its files, whose lock is held, and its supervisor recorded this process.
     """
     words = command_line(pid)
     if "--config-path" not in words[:-1]:
         return ""
     path = Path(words[words.index("--config-path") + 1])
-    home = path.parent.parent
+    envoy = lives(path.parent).get("envoy")
+    if not envoy or envoy.process.pid != pid or not envoy.process.is_own:
+        return ""
+    usual = path.parent.parent
+    homes = [usual] if path == usual / "run" / "envoy.yaml" else _homes_of(parent_of(pid))
+    return next((str(home) for home in homes if _is_own_mesh(home)), "")
+
+
+def _is_own_mesh(home: Path) -> bool:
     with suppress(OSError):
-        if path == home / "run" / "envoy.yaml" and home.stat().st_uid == os.geteuid() and holder(home):
-            envoy = lives(path.parent).get("envoy")
-            return str(home) if envoy and envoy.process.pid == pid and envoy.process.is_own else ""
-    return ""
+        return home.stat().st_uid == os.geteuid() and holder(home) is not None
+    return False
+
+
+def _homes_of(supervisor: int) -> list[Path]:
+    """The homes whose lock a process holds: its files show them. The run directory of a home with a long path is elsewhere."""
+    homes = []
+    for entry in Path(f"/proc/{supervisor}/fd").glob("*"):
+        with suppress(OSError):
+            file = entry.readlink()
+            found = holder(file.parent) if file == lock_file(file.parent) else None
+            if found and found.pid == supervisor:
+                homes.append(file.parent)
+    return homes
 
 
 def owner_of(port: int) -> int:
