@@ -44,7 +44,7 @@ from services.download.pauses import Pauses
 from services.download.peers import PeerChanges
 from services.download.present_objects import PresentObjects
 from services.download.publications import Publications
-from services.download.retry_waits import RetryWaits
+from services.download.retry_backoffs import RetryBackoffs
 from services.download.room import Room
 from services.download.servicer import CatalogueServicer, DownloadServicer
 from services.download.sources import (
@@ -113,7 +113,7 @@ async def run(member: Member) -> None:
         publications = Publications(database, present, objects, utc_now, owner.id, broadcast_model)
         sources = sources_of(settings, channels["quant"])
         health = StoreHealth(store, monotonic)
-        waits = RetryWaits(monotonic)
+        waits = RetryBackoffs(monotonic)
         partial_objects = PartialObjects(database, store.parts) if store.parts is not None else None
         part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
         staging = Staging(store, partial_objects, part_size, parallel, monotonic)

@@ -2,7 +2,7 @@
 
 The worker starts a run as a task for a row of the transfer table. The run claims the row, stages the files of the source (`fetches`),
 checks hashes and GGUF headers, publishes the objects and records model and success together. A run without success leaves its row in one
-of two states: FAILED with a reason, or QUEUED until the source or the store may be tried again (see `retry_waits`).
+of two states: FAILED with a reason, or QUEUED until the source or the store may be tried again (see `retry_backoffs`).
 
 Invariant: a short outage of the database or the store does not fail a transfer. Writes to an unavailable database are retried without
 limit, because the bytes have been fetched; a transfer waits for an unavailable object store for at most STORE_PATIENCE_SECONDS.
@@ -34,7 +34,7 @@ from services.download.messages import download_message, gguf_fields, model_mess
 from services.download.model_names import default_name
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedFile
-from services.download.retry_waits import RetryWaits, TransferAttempt
+from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
 from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import SourceError, SourceObject
 from services.download.sources.shown_texts import shown_text
@@ -60,7 +60,7 @@ class TransferRuns:
         health: StoreHealth,
         fetches: Fetches,
         changes: Changes,
-        waits: RetryWaits,
+        waits: RetryBackoffs,
     ) -> None:
         self._transfers = transfers
         self._publications = publications

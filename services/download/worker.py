@@ -24,7 +24,7 @@ from services.download import transfer_run
 from services.download.partial_objects import PartialObjects
 from services.download.pauses import Pauses
 from services.download.progress import Progress
-from services.download.retry_waits import RetryWaits
+from services.download.retry_backoffs import RetryBackoffs
 from services.download.slots import MAX_RUNNING, next_transfers
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
@@ -49,7 +49,7 @@ class Worker:
         runs: TransferRuns,
         objects: UnownedObjects,
         health: StoreHealth,
-        waits: RetryWaits,
+        waits: RetryBackoffs,
         partial_objects: PartialObjects | None,
         pauses: Pauses,
     ) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
-from services.download.retry_waits import RetryWaits, TransferAttempt
+from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
 from services.download.slots import MAX_OF_USER, MAX_RUNNING, next_transfers
 from services.download.tables import TransferRow, TransferState
 from services.download.worker import Worker
@@ -83,7 +83,7 @@ async def test_a_download_begins_beside_slow_ones_of_another_user() -> None:
         "tuple[Any, Any, Any, Any]",
         (transfers, SimpleNamespace(run=runs.run, broadcast_progress=nothing, write_progress=nothing), objects, health),
     )
-    worker = Worker(*fakes, RetryWaits(time.monotonic), None, pauses)
+    worker = Worker(*fakes, RetryBackoffs(time.monotonic), None, pauses)
     try:
         await worker._follow_rows()
         rows.append(row("ben-1"))

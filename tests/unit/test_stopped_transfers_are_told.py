@@ -12,7 +12,7 @@ import pytest
 
 from llamesh.kit.errors import MeshError, Reason
 from services.download.changes import Changes
-from services.download.retry_waits import RetryWaits
+from services.download.retry_backoffs import RetryBackoffs
 from services.download.store_health import StoreHealth
 from services.download.tables import TransferRow, TransferState
 from services.download.transfer_run import TransferRuns
@@ -61,7 +61,7 @@ def changes() -> Changes:
 @pytest.fixture
 def worker(transfers: Transfers, changes: Changes) -> Worker:
     unused = cast("Any", None)
-    waits = RetryWaits(time.monotonic)
+    waits = RetryBackoffs(time.monotonic)
     runs = TransferRuns(cast("Any", transfers), unused, unused, unused, changes, waits)
     transfers.worker = Worker(
         cast("Any", transfers), runs, unused, StoreHealth(unused, time.monotonic), waits, None, unused

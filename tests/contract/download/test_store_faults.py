@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from llamesh.kit.channels import channel
 from llamesh.v1 import download_pb2 as pb
 from services.download import service as wiring
-from services.download.retry_waits import RetryWaits
+from services.download.retry_backoffs import RetryBackoffs
 from tests.contract.download.conftest import ENDED, Service
 from tests.contract.download.faults import Faults, faults, on_s3, s3
 from tests.contract.model_source import ModelServer, model_bytes
@@ -71,7 +71,7 @@ async def test_a_transfer_waits_for_a_store_that_goes_away_and_goes_on(
 class Later:
     """The waits of the service, and by how many seconds its clock is ahead."""
 
-    waits: RetryWaits
+    waits: RetryBackoffs
     seconds = 0.0
 
 
@@ -79,12 +79,12 @@ class Later:
 def later(monkeypatch: pytest.MonkeyPatch) -> Later:
     found = Later()
 
-    def make(clock: Callable[[], float]) -> RetryWaits:
-        found.waits = RetryWaits(clock)
+    def make(clock: Callable[[], float]) -> RetryBackoffs:
+        found.waits = RetryBackoffs(clock)
         return found.waits
 
     monkeypatch.setattr(wiring, "monotonic", lambda: time.monotonic() + found.seconds)
-    monkeypatch.setattr(wiring, "RetryWaits", make)
+    monkeypatch.setattr(wiring, "RetryBackoffs", make)
     return found
 
 

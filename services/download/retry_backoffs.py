@@ -20,7 +20,7 @@ class TransferAttempt(NamedTuple):
     number: int
 
 
-class RetryWaits:
+class RetryBackoffs:
     """The retries of the attempts that have failed at least once. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
