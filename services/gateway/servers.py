@@ -59,7 +59,7 @@ class Servers:
                 serve=True,
             )
         )
-        name = taken_alias(checked.parameters, request.model_name)
+        name = pop_alias(checked.parameters, request.model_name)
         spec = server_pb2.ServerSpec(
             model_uuid=request.model_uuid,
             model_name=name or served_name(checked.model_name, request.model_uuid),
@@ -106,7 +106,7 @@ class Servers:
         checked = await self._check(check_of_change(present.server_uuid, present.spec, changes))
         wanted = server_pb2.ServerChanges()
         wanted.CopyFrom(changes)
-        if name := taken_alias(checked.parameters, changes.model_name):
+        if name := pop_alias(checked.parameters, changes.model_name):
             wanted.model_name = name
         update = controller_pb2.UpdateDeclaredServerRequest(
             server_uuid=present.server_uuid,
@@ -211,7 +211,7 @@ def engine_memory(estimate: server_pb2.MemoryEstimate) -> int:
     return estimate.weights_bytes + estimate.kv_cache_bytes + estimate.overhead_bytes
 
 
-def taken_alias(parameters: server_pb2.RuntimeParameters, model_name: str) -> str:
+def pop_alias(parameters: server_pb2.RuntimeParameters, model_name: str) -> str:
     """Return the name of a server from its field or from --alias, which is removed; INVALID_FIELD if they differ."""
     alias = parameters.alias
     parameters.ClearField("alias")
