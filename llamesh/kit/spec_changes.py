@@ -22,10 +22,10 @@ def apply_changes(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
     for part in ("parameters", "idle_sleep", "wake_budget"):
         if changes.HasField(part):
             getattr(result, part).CopyFrom(getattr(changes, part))
-    return without_zeros(result)
+    return clear_zero_durations(result)
 
 
-def without_zeros(spec: ServerSpec) -> ServerSpec:
+def clear_zero_durations(spec: ServerSpec) -> ServerSpec:
     """Unset the durations of a spec that are zero, which means the same, and return it: a spec has one form only."""
     for name in ("idle_sleep", "wake_budget"):
         if spec.HasField(name) and not getattr(spec, name).ToNanoseconds():

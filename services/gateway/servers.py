@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from llamesh.kit.channels import asking, call_options, forwarded_metadata
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
-from llamesh.kit.spec_changes import apply_changes, check_etag, without_zeros
+from llamesh.kit.spec_changes import apply_changes, check_etag, clear_zero_durations
 from llamesh.kit.validation import validate
 from llamesh.names import DEFAULT_NAMESPACE, served_name
 from llamesh.v1 import contract_pb2, controller_pb2, gateway_pb2, server_pb2
@@ -71,7 +71,7 @@ class Servers:
             metered=request.metered,
         )
         validate(spec)
-        without_zeros(spec)
+        clear_zero_durations(spec)
         declaration = controller_pb2.DeclareServerRequest(
             spec=spec,
             request_id=request.request_id,
