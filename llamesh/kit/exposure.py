@@ -22,7 +22,7 @@ def is_loopback(host: str) -> bool:
         return host == LOCALHOST
 
 
-def reached_by_others(settings: Settings) -> str:
+def exposing_setting(settings: Settings) -> str:
     """Return the setting, as NAME=value, that shows that other machines reach the mesh; empty if there is none."""
     if not settings.loopback:
         return f"LLAMESH_BIND={settings.bind}"

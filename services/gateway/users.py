@@ -20,7 +20,7 @@ from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.exposure import reached_by_others
+from llamesh.kit.exposure import exposing_setting
 from llamesh.kit.logs import log
 from llamesh.kit.pages import Listing, PageRequest, Pages
 from llamesh.kit.serving import StartRefused
@@ -120,11 +120,11 @@ class Users:
 
     async def _refuse_default_password(self, settings: Settings, admin: User | None) -> None:
         """Refuse to open a mesh to other machines while its administrator has the default password."""
-        if not reached_by_others(settings) or admin is None:
+        if not exposing_setting(settings) or admin is None:
             return
         if await self._passwords.check(DEFAULT_PASSWORD, admin.password_hash) is not None:
             raise StartRefused(
-                f"other machines can connect ({reached_by_others(settings)}), and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}:"
+                f"other machines can connect ({exposing_setting(settings)}), and the password of {FIRST_ADMIN} is {DEFAULT_PASSWORD}:"
                 f" start without this setting, change the password with `llamesh users password {FIRST_ADMIN}`, and start again"
                 " (LLAMESH_ADMIN_PASSWORD counts only before there are users)"
             )
@@ -244,9 +244,9 @@ class Users:
 def first_password(settings: Settings) -> str:
     """Return the first administrator's password: the setting, else "admin" if no setting says that others can connect."""
     chosen = settings.admin_password.get_secret_value() if settings.admin_password else ""
-    if reached_by_others(settings) and chosen in ("", DEFAULT_PASSWORD):
+    if exposing_setting(settings) and chosen in ("", DEFAULT_PASSWORD):
         raise StartRefused(
-            f"other machines can connect ({reached_by_others(settings)}), and the first administrator has no password of its "
+            f"other machines can connect ({exposing_setting(settings)}), and the first administrator has no password of its "
             "own: set LLAMESH_ADMIN_PASSWORD, for instance to the output of `openssl rand -base64 24`"
         )
     if not chosen:

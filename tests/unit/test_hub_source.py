@@ -21,7 +21,7 @@ from services.download.sources import (
     SourceRefusedError,
     Sources,
 )
-from services.download.sources.hub_listing import MAX_FILES, MAX_LETTERS
+from services.download.sources.hub_listing import MAX_FILES, MAX_NAME_CHARACTERS
 from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
 Q4, Q8, F16 = b"GGUF-q4" * 1000, b"GGUF-q8" * 2000, b"GGUF-f16" * 3000
@@ -268,7 +268,10 @@ async def test_few_types_are_compared_letter_by_letter(hub: FakeHub, monkeypatch
     ("names", "words"),
     [
         ([f"{number}.gguf" for number in range(MAX_FILES + 1)], f"has {MAX_FILES + 1} GGUF files; .* most {MAX_FILES}"),
-        ([f"{'x' * 1000}{number}.gguf" for number in range(MAX_LETTERS // 1000)], "more than .* characters together"),
+        (
+            [f"{'x' * 1000}{number}.gguf" for number in range(MAX_NAME_CHARACTERS // 1000)],
+            "more than .* characters together",
+        ),
     ],
     ids=["files", "letters"],
 )

@@ -19,7 +19,7 @@ from services.download.sources.source import MAX_OBJECT_BYTES, SourceRefusedErro
 
 MAX_FILES = 2_000
 """Maximum number of GGUF files of a repository. Real ones have up to some hundreds."""
-MAX_LETTERS = 512 << 10
+MAX_NAME_CHARACTERS = 512 << 10
 """Maximum number of characters of all their names together, and so at most 2 MiB of memory."""
 _PROJECTOR_TYPES = ("F16", "BF16", "Q8_0", "F32")
 _TYPE = re.compile(
@@ -109,8 +109,8 @@ def _file(item: Any) -> HubFile:
 
 
 def _check_names(files: Iterable[HubFile], repository: str) -> None:
-    if sum(len(file.path) for file in files) > MAX_LETTERS:
-        words = f"the names of the GGUF files of {repository} have more than {MAX_LETTERS} characters together"
+    if sum(len(file.path) for file in files) > MAX_NAME_CHARACTERS:
+        words = f"the names of the GGUF files of {repository} have more than {MAX_NAME_CHARACTERS} characters together"
         raise SourceRefusedError(words, rule="files")
     if not all(is_usable(file.path) for file in files):
         raise SourceRefusedError(
