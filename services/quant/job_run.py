@@ -124,6 +124,7 @@ def _spec_of(job: Job) -> JobSpec:
     row = job.row
     return JobSpec(
         job_id=row.job_id,
+        name=row.name,
         model_uuid=row.model_uuid,
         source_sha256=row.source_sha256,
         allow_requantize=row.allow_requantize,

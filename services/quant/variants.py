@@ -83,9 +83,10 @@ class Variants:
         return row, str(path)
 
     async def remove_object(self, key: str) -> None:
-        """Remove an object if it exists. Raises STORE_UNAVAILABLE."""
+        """Remove an object and its description, if they exist. Raises STORE_UNAVAILABLE."""
         try:
             await self._store.delete(key)
+            await self._store.delete(description_key(key))
         except StoreError as error:
             raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error)) from error
 
@@ -94,6 +95,11 @@ def variant_key(job_id: str, of_type: str, sha256: str) -> str:
     """Return the key of the object that a job publishes for a type: always the same, so a repeated step makes no second object."""
     copy = hashlib.sha256(f"{job_id}/{of_type}".encode()).hexdigest()[:16]
     return object_key("models", sha256, ".gguf", copy=copy)
+
+
+def description_key(key: str) -> str:
+    """Return the key of the object that describes a published object: its `QuantModel` as JSON."""
+    return f"{key.removesuffix('.gguf')}.json"
 
 
 def bucket_of(settings: Settings) -> ObjectStore:

@@ -21,6 +21,8 @@ class JobSpec:
     """The description of a job for the programs of its steps: `job.json`."""
 
     job_id: str
+    name: str
+    """What the ids of the variants begin with."""
     model_uuid: str
     source_sha256: str
     allow_requantize: bool

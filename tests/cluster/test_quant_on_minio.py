@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,10 @@ def test_a_variant_goes_from_bucket_to_bucket(mesh: RunningMesh, minio: MinioSer
     job = made(mesh, "Q8_0", "Q4_0")
     assert job["state"] == "QUANT_JOB_STATE_SUCCEEDED", job
     model = mesh.call("GET", "/models/tiny-Q8_0", "quant").json()
-    assert len(keys(minio, QUANT_BUCKET)) == 2
+    # Two variants, each with its description.
+    assert len(keys(minio, QUANT_BUCKET)) == 4
+    beside = minio.client.get_object(QUANT_BUCKET, model["object_key"].replace(".gguf", ".json")).read()
+    assert json.loads(beside)["report"] == {name: value for name, value in model["report"].items() if value}
     data = minio.client.get_object(QUANT_BUCKET, model["object_key"]).read()
     assert (len(data), hashlib.sha256(data).hexdigest()) == (int(model["size_bytes"]), model["sha256"])
     assert not (mesh.home / QUANT_BUCKET).exists()
@@ -66,7 +70,7 @@ def test_a_variant_goes_from_bucket_to_bucket(mesh: RunningMesh, minio: MinioSer
     assert (download["state"], download["sha256"]) == ("DOWNLOAD_STATE_SUCCEEDED", model["sha256"])
     assert len(keys(minio, BUCKET)) == before + 1
     mesh.call("DELETE", "/models/tiny-Q8_0", "quant")
-    assert len(keys(minio, QUANT_BUCKET)) == 1
+    assert len(keys(minio, QUANT_BUCKET)) == 2
     assert "tiny-Q8_0" in mesh.call("GET", "/models").text
 
 
@@ -89,4 +93,4 @@ def test_a_job_waits_for_a_store_that_is_away(mesh: RunningMesh, minio: MinioSer
         return found if found["state"] in ENDED else None
 
     assert (until(done, 90, "the end of the job") or {})["state"] == "QUANT_JOB_STATE_SUCCEEDED"
-    assert len(keys(minio, QUANT_BUCKET)) == 2
+    assert len(keys(minio, QUANT_BUCKET)) == 4

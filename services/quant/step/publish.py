@@ -1,6 +1,7 @@
 """The step `publish`: writes a verified variant into Quant's bucket, under the key that the service has recorded for it.
 
-The store writes under a temporary name and makes the object visible atomically. After that, the service records the model.
+The store writes under a temporary name and makes the object visible atomically. After that, the service records the model. A description
+of the variant, with the results of its checks, is written before under the same name with `.json`, for readers of the bucket alone.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from google.protobuf.json_format import MessageToJson
+
 from llamesh.kit.config import Settings
 from llamesh.kit.objects import StoreDeniedError, StoreError, StoreFullError
+from llamesh.v1.quant_pb2 import QuantModel, QuantReport
+from services.quant.jobs import variant_uuid
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
-from services.quant.variants import bucket_of, variant_key
-from services.quant.workspace import Workspace
+from services.quant.variants import bucket_of, description_key, variant_key
+from services.quant.workspace import JobSpec, Workspace
 
 _BLOCK = 1 << 22
 
@@ -24,8 +29,9 @@ def publish(workspace: Workspace, of_type: str, settings: Settings) -> dict[str,
     if verified is None:
         raise StepRefusedError("QUANTISATION_FAILED", "the variant was not verified in this folder")
     key = variant_key(workspace.spec().job_id, of_type, verified["sha256"])
+    description = _description(workspace.spec(), of_type, settings, key, verified)
     try:
-        asyncio.run(_publish(workspace, of_type, settings, key, verified))
+        asyncio.run(_publish(workspace, of_type, settings, description, verified))
     except (StoreFullError, StoreDeniedError) as error:
         raise StepRefusedError("STORE_UNAVAILABLE", str(error)) from error
     except StoreError as error:
@@ -33,10 +39,36 @@ def publish(workspace: Workspace, of_type: str, settings: Settings) -> dict[str,
     return {"object_key": key}
 
 
-async def _publish(workspace: Workspace, of_type: str, settings: Settings, key: str, verified: dict[str, Any]) -> None:
-    store = bucket_of(settings)
+def _description(spec: JobSpec, of_type: str, settings: Settings, key: str, verified: dict[str, Any]) -> QuantModel:
+    """Return the description of the variant: what the service will answer about it, without the time."""
+    uuid = variant_uuid(spec.name, of_type)
+    return QuantModel(
+        model_uuid=uuid,
+        name=f"{uuid}.gguf",
+        bucket=settings.quant_minio_bucket,
+        object_key=key,
+        size_bytes=verified["size"],
+        sha256=verified["sha256"],
+        quantisation=of_type,
+        source_model_uuid=spec.model_uuid,
+        source_sha256=spec.source_sha256,
+        job_id=spec.job_id,
+        report=QuantReport(**verified["report"]),
+    )
+
+
+async def _publish(
+    workspace: Workspace, of_type: str, settings: Settings, description: QuantModel, verified: dict[str, Any]
+) -> None:
+    store, key = bucket_of(settings), description.object_key
     try:
         await store.prepare()
+        words = MessageToJson(description, preserving_proto_field_name=True).encode()
+        described = await store.stage(_once(words), expected_size=len(words))
+        try:
+            await described.publish(description_key(key))
+        finally:
+            await described.discard()
         staged = await store.stage(_blocks(workspace, of_type, verified["size"]), expected_size=verified["size"])
         try:
             if staged.sha256 != verified["sha256"]:
@@ -46,6 +78,10 @@ async def _publish(workspace: Workspace, of_type: str, settings: Settings, key: 
             await staged.discard()
     finally:
         await store.close()
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def _blocks(workspace: Workspace, of_type: str, total: int) -> AsyncIterator[bytes]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import ParseDict
 
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
@@ -117,14 +119,18 @@ class Quant:
         return list((self.settings.home / "quant").glob("*"))
 
     async def tidy(self, models: int) -> None:
-        """Wait until nothing is left but the published models, which have the bytes that their records say."""
+        """Wait until nothing is left but the published models with their descriptions, which are as their records say."""
         async with asyncio.timeout(PATIENCE):
-            while self.folders() or len(self.objects()) != models:
+            while self.folders() or len(self.objects()) != 2 * models:
                 await asyncio.sleep(0.02)
         published = await self.models()
         assert len(published) == models
         for model in published.values():
             data = self.objects()[model.object_key.partition("/")[2]].read_bytes()
+            beside = self.objects()[model.object_key.partition("/")[2].replace(".gguf", ".json")]
+            described = ParseDict(json.loads(beside.read_text()), quant_pb2.QuantModel())
+            described.create_time.CopyFrom(model.create_time)
+            assert described == model
             assert (len(data), hashlib.sha256(data).hexdigest()) == (model.size_bytes, model.sha256)
 
 
