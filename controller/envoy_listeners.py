@@ -89,6 +89,7 @@ def _management(settings: Settings, tokens: TokenSettings) -> Sequence[Managemen
             secret_file=_secret_file(settings),
             certificate_names=_certificate_names(settings),
             trusted_proxies=settings.trusted_proxies,
+            gateway_port=0 if name == GATEWAY else settings.gateway_port,
         )
         for name, (port, served) in ports.items()
     ]

@@ -21,6 +21,7 @@ from llamesh import names
 
 LISTENER = "envoy.config.listener.v3.Listener"
 
+_GATEWAY = "llamesh.v1.GatewayService"
 # The last route. It is no direct response, because the CORS filter handles routes only, and because a REST call has this route until it is
 # transcoded (a call without a token: `_rest_route`). The header is never set.
 _NOWHERE = {
@@ -73,6 +74,8 @@ class ManagementSettings:
     """More services, served as gRPC and gRPC-Web only, because their REST paths would be ambiguous at this port."""
     restart_retries: int = MAX_RESTART_RETRIES
     """How often a service that does not listen is tried again."""
+    gateway_port: int = 0
+    """Port of the listener that serves the gateway, if this one does not; else 0."""
 
 
 def management_listener(settings: ManagementSettings) -> Any:
@@ -103,12 +106,12 @@ def management_listener(settings: ManagementSettings) -> Any:
         "trusted_proxies": settings.trusted_proxies,
         "any_case": jwt_provider(settings.tokens, ANY_BEARER, TO_HEADER),
         "usual": jwt_provider(settings.tokens, BEARER, TO_HEADER),
-        "jwt_rules": _jwt_rules(api, settings.open_services),
+        "jwt_rules": [*_refused_without_token(settings), *_jwt_rules(api, settings.open_services)],
         "callers": anonymous_callers.known(settings.allowed_origins, settings.allowed_hosts, settings.addresses)
         | anonymous_callers.open_calls(api, [service.name for service in settings.open_services])
         | ({"pages only": True} if settings.any_host else {}),
         "without_token_lua": scripts.without_token(),
-        "strict_json_lua": scripts.strict_json(api),
+        "strict_json_lua": scripts.strict_json(api, _elsewhere(settings)),
         "transcoder": _transcoder(
             settings.descriptor_file, [service for service, _ in settings.services], settings.max_body_bytes
         ),
@@ -119,11 +122,37 @@ def management_listener(settings: ManagementSettings) -> Any:
             {
                 **HEADER_LIMITS,
                 "max_body_bytes": f"{settings.max_body_bytes}, or without a token {anonymous_callers.MAX_BODY_BYTES}",
+                **_no_call(settings),
             }
         ),
     }
     hosts = (*settings.allowed_hosts, *settings.addresses, *settings.certificate_names)
     return tls.put_before(templates.render("listeners/management.yaml", LISTENER, values), settings.secret_file, hosts)
+
+
+def _no_call(settings: ManagementSettings) -> dict[str, Any]:
+    """Return what the answer to a call that this listener does not have says about its port, for people and for programs."""
+    if not settings.gateway_port:
+        words = "This is a management port; requests for models (/v1/...) go to the inference port (8080, or LLAMESH_INFERENCE_PORT)."
+        return {"no_call": words, "no_call_metadata": {}}
+    metadata = {"service": settings.name, "port": str(settings.gateway_port)}
+    return {"no_call": _elsewhere(settings), "no_call_metadata": metadata}
+
+
+def _elsewhere(settings: ManagementSettings) -> str:
+    """Say where the gateway's calls are; empty if they are here."""
+    if not settings.gateway_port:
+        return ""
+    return f"This is the port of the {settings.name} service; logins and all other management calls go to port {settings.gateway_port}."
+
+
+def _refused_without_token(settings: ManagementSettings) -> list[dict[str, Any]]:
+    """Return the JWT filter's rules for calls of the gateway at the port of another service. They have no route, and their answer is that
+    the port is the wrong one; an answer that asks for a token would send people to a login that this port does not have."""
+    if not settings.gateway_port:
+        return []
+    api = PublicApi(settings.descriptor_file, [_GATEWAY])
+    return [{"match": match} for match in ({"prefix": f"/{_GATEWAY}/"}, *_anonymous(api))]
 
 
 def _transcoder(descriptor_file: Path, services: Sequence[str], max_body_bytes: int) -> Any:
@@ -210,7 +239,16 @@ def _route(match: dict[str, Any], cluster: str, retries: int, *, reads: bool, ti
 
 def _jwt_rules(api: PublicApi, open_services: Iterable[OpenService]) -> list[dict[str, Any]]:
     """Return the JWT filter's rules: those of calls that need no token, by exact path, then that of all others. The first match counts."""
-    without: list[dict[str, Any]] = [{"prefix": f"/{service.name}/"} for service in open_services]
+    without = [{"prefix": f"/{service.name}/"} for service in open_services] + _anonymous(api)
+    return [{"match": match} for match in without] + [
+        {"match": {"prefix": "/", "headers": [SCHEME_IS_BEARER]}, "requires": {"provider_name": "any_case"}},
+        {"match": {"prefix": "/"}, "requires": {"provider_name": "usual"}},
+    ]
+
+
+def _anonymous(api: PublicApi) -> list[dict[str, Any]]:
+    """Return the matches of the calls of an API that need no token, as gRPC and as REST."""
+    without: list[dict[str, Any]] = []
     for method in api.methods:
         if method.anonymous:
             without.append({"path": method.path})
@@ -221,10 +259,7 @@ def _jwt_rules(api: PublicApi, open_services: Iterable[OpenService]) -> list[dic
                 for path in (each.path, f"{each.path}/")
                 for verb in (("GET", "HEAD") if each.verb == "GET" else (each.verb,))
             ]
-    return [{"match": match} for match in without] + [
-        {"match": {"prefix": "/", "headers": [SCHEME_IS_BEARER]}, "requires": {"provider_name": "any_case"}},
-        {"match": {"prefix": "/"}, "requires": {"provider_name": "usual"}},
-    ]
+    return without
 
 
 def _verb_is(verb: str) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def _mapper(entry: Entry, filtered: dict[str, Any], body: dict[str, Any], header
 
 def _mesh_error(entry: Entry) -> MeshError:
     fields = (FieldViolation(entry["field"], entry["message"]),) if "field" in entry else ()
-    metadata = {"fields": entry["field"]} if fields else {}
+    metadata = {**({"fields": entry["field"]} if fields else {}), **entry.get("metadata", {})}
     reason = Reason.Value(PREFIX + entry["reason"])
     return MeshError(reason, entry["message"], metadata, fields, entry.get("retry_after"))
 

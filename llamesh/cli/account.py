@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from llamesh import __version__
-from llamesh.cli.connection import connected, log_in, no_logins
+from llamesh.cli.connection import connected, log_in, other_service
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, document, show_list, show_one, size, when
 from llamesh.cli.printing import note, say
@@ -80,7 +80,7 @@ def login(
         except MeshError as error:
             if error.reason in {"UNAUTHENTICATED", "NOT_IMPLEMENTED"}:
                 # The management port asks for no token here, and knows the call.
-                raise no_logins(mesh.profile.url) from error
+                raise other_service(mesh.profile.url, error.metadata, "--url ") from error
             raise translate(error, mesh.profile.url) or error from error
         _warn_of_another(mesh.profile.url)
 

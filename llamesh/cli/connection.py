@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -128,24 +129,31 @@ def inference_asked(url: str) -> CommandError:
     """The failure if the answer to a management call is an error in OpenAI's format."""
     return CommandError(
         f"{url} is an inference address, not the management address of a mesh",
-        hint=f"LLAMESH_URL={_with_default_port(url)}, unless that mesh has another management port",
+        hint=f"LLAMESH_URL={_at_port(url, DEFAULT_PORT)}, unless that mesh has another management port",
         code=Exit.USAGE,
     )
 
 
-def no_logins(url: str) -> CommandError:
-    """The failure if a login was sent to a port of another service, such as 8201 or 8202."""
+def other_service(
+    url: str, known: Mapping[str, str] = MappingProxyType({}), option: str = "LLAMESH_URL="
+) -> CommandError:
+    """The failure if a call of the gateway was sent to a port of another service, such as 8201 or 8202.
+
+    `known`: metadata of the refusal: `service`, and the `port` of the gateway. `option`: what the right address is put after.
+    """
     here = running_here(os.environ) if on_this_machine(url) else None
-    right = here.management if here else _with_default_port(url)
+    port = known.get("port", "")
+    right = here.management if here else _at_port(url, int(port) if port.isdecimal() else DEFAULT_PORT)
+    service = f"the {known['service']} service" if known.get("service") else "another service"
     return CommandError(
-        f"{url} takes no logins: it is the port of another service, not the management address of a mesh",
-        hint=f"--url {right}" + ("" if here else ", unless that mesh has another management port"),
+        f"{url} is the port of {service}, not the management address of a mesh",
+        hint=f"{option}{right}" + ("" if here else ", unless that mesh has another management port"),
         code=Exit.USAGE,
     )
 
 
-def _with_default_port(url: str) -> str:
-    return _address(urlsplit(url).scheme, urlsplit(url).hostname or "", DEFAULT_PORT)
+def _at_port(url: str, port: int) -> str:
+    return _address(urlsplit(url).scheme, urlsplit(url).hostname or "", port)
 
 
 def _address(scheme: str, host: str, port: int) -> str:

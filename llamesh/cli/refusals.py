@@ -11,6 +11,7 @@ from llamesh.cli.connection import (
     clear_text,
     encrypted,
     inference_asked,
+    other_service,
     start_hint,
     untrusted,
 )
@@ -72,6 +73,8 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         return untrusted(url or load_profile().url, error.message[error.message.index(UNVERIFIED) :])
     if error.message.startswith(_INFERENCE_SHAPE):
         return inference_asked(url or load_profile().url)
+    if error.reason == "NOT_IMPLEMENTED" and error.metadata.get("service"):
+        return other_service(url or load_profile().url, error.metadata)
     # The message often repeats the fields.
     parts = [f"{item.field}: {item.description}" for item in error.fields if item.description not in error.message]
     decision = error.metadata.get("decisionId")

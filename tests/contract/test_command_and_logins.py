@@ -18,7 +18,7 @@ from llamesh.cli.main import run
 from llamesh.cli.mesh.lock import held
 from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
 from llamesh.local_mesh import Addresses
-from llamesh.v1 import server_pb2
+from llamesh.v1 import gateway_pb2, server_pb2
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh, refuse
 
 Capture = pytest.CaptureFixture[str]
@@ -69,12 +69,41 @@ def test_a_login_at_the_port_of_another_service_is_led_to_the_management_port(
         login = ["login", "ada", "--url", url, "--password-stdin"]
         assert run(login) == Exit.USAGE
         said = capsys.readouterr().err
-        assert f"{url} takes no logins: it is the port of another service" in said
+        assert f"{url} is the port of another service, not the management address" in said
         assert "hint: --url http://127.0.0.1:8200, unless that mesh has another management port\n" in said
         monkeypatch.setenv("LLAMESH_HOME", str(tmp_path))
         with held(tmp_path, Addresses("http://localhost:18200", "http://localhost:18080")):
             assert run(login) == Exit.USAGE
         assert "hint: --url http://localhost:18200\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["models"], ["describe", "smol"], ["rm", "smol"], ["fit", "smol"], ["doctor"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("token", ["", "a-token"])
+def test_every_command_names_the_right_address_at_the_port_of_another_service(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: list[str], token: str
+) -> None:
+    class OtherPort(FakeGateway):
+        def ListModels(self, request: Any, context: Any) -> Any:
+            where = {"service": "download", "port": "18200"}
+            refuse(context, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", "There is no such call here.", where)
+
+        ListServers = GetModel = ListModels
+
+        def GetHealth(self, request: Any, context: Any) -> gateway_pb2.Health:
+            return gateway_pb2.Health(version=__version__)
+
+    monkeypatch.setenv("LLAMESH_TOKEN", token)
+    with fake_mesh(OtherPort(), FakeDownloads()) as url:
+        monkeypatch.setenv("LLAMESH_URL", url)
+        assert run(command) == (Exit.FAILED if command == ["doctor"] else Exit.USAGE)
+    shown = capsys.readouterr()
+    said = shown.out + shown.err
+    assert f"{url} is the port of the download service, not the management address of a mesh" in said
+    assert "LLAMESH_URL=http://127.0.0.1:18200" in said
 
 
 @pytest.mark.parametrize("command", [["status"], ["describe", "smol"]], ids=" ".join)

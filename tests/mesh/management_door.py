@@ -101,6 +101,7 @@ async def management_door() -> AsyncIterator[Mesh]:
             port=OF_DOWNLOADS,
             services=(("llamesh.v1.DownloadService", "download"),),
             open_methods=(("llamesh.v1.GatewayService/GetHealth", "gateway"),),
+            gateway_port=door.port,
         )
         await door.start(None, (management(door), behind_proxy, on_a_network, of_downloads))
         yield door, gateway

@@ -13,6 +13,7 @@ from google.rpc import status_pb2
 
 from llamesh.kit.errors import DETAILS_KEY
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
+from tests.contract.rich_status import read_refusal
 from tests.mesh.front_door import token
 from tests.mesh.management_door import (
     BEARER,
@@ -193,6 +194,24 @@ async def test_the_port_of_another_service_says_the_health_to_any_caller(managed
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.GetServer(gateway_pb2.GetServerRequest(server_uuid="a"), metadata=tuple(BEARER.items()))
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert len(gateway.requests) == count
+
+
+async def test_calls_of_the_gateway_at_another_services_port_name_the_right_port(managed: Mesh) -> None:
+    """A call without a token was sent to a login that the port does not have."""
+    door, gateway = managed
+    count = len(gateway.requests)
+    login = await door.send("POST", "/auth/token", {"username": "ada", "password": "x"}, None, OF_DOWNLOADS)
+    status = status_of(login, 12)
+    assert (
+        f"the port of the of-downloads service; logins and all other management calls go to port {door.port}."
+        in status["message"]
+    )
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{OF_DOWNLOADS}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await gateway_pb2_grpc.GatewayServiceStub(channel).ListModels(gateway_pb2.ListModelsRequest())
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert read_refusal(refused.value).metadata == {"service": "of-downloads", "port": str(door.port)}
     assert len(gateway.requests) == count
 
 

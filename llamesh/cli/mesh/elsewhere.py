@@ -37,10 +37,22 @@ def examine(url: str) -> Iterator[Finding]:
         with connected() as mesh:
             yield token(mesh)
             found = mesh.health(timeout=SECONDS)
+            _check_port(mesh)
     except Exception as error:
         yield _not_answering(command_error(error))
         return
     yield from components(found)
+
+
+def _check_port(mesh: Client) -> None:
+    """Call the gateway, because each port of the mesh answers for its health. Raises MeshError at the port of another service."""
+    from llamesh.client.errors import MeshError
+
+    try:
+        mesh.models.get("none", timeout=SECONDS)
+    except MeshError as error:
+        if error.reason == "NOT_IMPLEMENTED":
+            raise
 
 
 def token(mesh: Client, now: datetime | None = None) -> Finding:
