@@ -16,6 +16,7 @@ from typing import Any
 from llamesh.cli.connection import connected, meant
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.lookups import NoOneServerError, find_server
+from llamesh.nearest import nearest
 
 LIST_SECONDS = 5.0
 """Deadline in seconds of the call that lists the served names for a refusal."""
@@ -55,8 +56,8 @@ class Addressee:
         return found != before
 
 
-def with_served_names(refusal: CommandError, address: str, token: str) -> CommandError:
-    """Return the failure for a refusal; if no server has the model, with the served names."""
+def with_served_names(refusal: CommandError, address: str, token: str, word: str) -> CommandError:
+    """Return the failure for a refusal; if no server has the model, with the served names, and the one that the word is like."""
     if refusal.code is not Exit.NOT_FOUND:
         return refusal
     from llamesh.cli import web
@@ -68,4 +69,6 @@ def with_served_names(refusal: CommandError, address: str, token: str) -> Comman
         return refusal
     if not names:
         return CommandError(refusal.cause, hint="nothing is served yet: llamesh serve MODEL", code=refusal.code)
-    return CommandError(refusal.cause, parts=[f"served: {', '.join(names)}"], code=refusal.code)
+    meant = nearest(word, names)
+    hint = f"did you mean {meant}?" if meant else ""
+    return CommandError(refusal.cause, parts=[f"served: {', '.join(names)}"], hint=hint, code=refusal.code)

@@ -178,7 +178,7 @@ def _sent(addressee: Addressee, request: dict[str, Any], shown: _Shown, *, look_
             refusal = web.refusal(response)
             if look_up and addressee.found_elsewhere(refusal):
                 return False
-            raise with_served_names(refusal, address, profile.token)
+            raise with_served_names(refusal, address, profile.token, addressee.name)
         for event in _events(response):
             shown.event(event)
     return True

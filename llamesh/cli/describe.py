@@ -14,10 +14,12 @@ from cyclopts import Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.context import model_context
-from llamesh.cli.lookups import own_server
+from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.lookups import own_server, refuse_near
 from llamesh.cli.output import Output, show_one, size, text, when, word, wrapped
 from llamesh.cli.printing import say
 from llamesh.cli.servers import SERVER
+from llamesh.client.names import names_of, resolve
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration as ProtoDuration
@@ -45,8 +47,8 @@ def describe(server: ServerOrModel, *, output: Output = "table") -> None:
         servers = list(mesh.servers.list())
         try:
             found = own_server(server, servers) or mesh.servers.get(server)
-        except errors.ServerNotFound as missing:
-            _describe_model(mesh, server, missing, output, servers)
+        except errors.ServerNotFound:
+            _describe_model(mesh, server, output, servers)
             return
         if output != "table":
             show_one(found, output, SERVER)
@@ -68,15 +70,20 @@ def describe(server: ServerOrModel, *, output: Output = "table") -> None:
         _say(text(words).rstrip(), 4)
 
 
-def _describe_model(mesh: Client, word: str, missing: Exception, output: Output, servers: Sequence[Server]) -> None:
-    """Show everything about the model that a word names; raise `missing` if it names none."""
+def _describe_model(mesh: Client, name: str, output: Output, servers: Sequence[Server]) -> None:
+    """Show everything about the model that a name names. CommandError if it names neither a server nor a model."""
     from llamesh.cli.models import MODEL
     from llamesh.client import errors
 
+    models = list(mesh.models.list())
+    pairs = [pair for model in models for pair in names_of(model)]
     try:
-        found = mesh.models.get(mesh.models.find(word))
+        found = mesh.models.get(resolve(name, pairs))
     except errors.ModelNotFound:
-        raise missing from None
+        pairs += [(item.server_uuid, item.model_name) for item in servers]
+        refuse_near(name, pairs, "server and no model")
+        hint = "`llamesh status` lists the servers, `llamesh models` the models"
+        raise CommandError(f"there is no server and no model {text(name)}", hint=hint, code=Exit.NOT_FOUND) from None
     if output != "table":
         show_one(found, output, MODEL)
         return

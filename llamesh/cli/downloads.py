@@ -136,8 +136,11 @@ def rm(model: ModelName, /, *models: ModelName, output: Output = "table") -> int
 
 def _meant(mesh: Client, name: str) -> str:
     """The id of the model that is meant by an id or a name of a download, or by any name of a model."""
-    from llamesh.client.names import resolve
+    from llamesh.cli.lookups import find_id
+    from llamesh.client.names import names_of, resolve
 
     downloads = [(item.model_uuid, item.name) for item in mesh.models.downloads()]
     meant = resolve(name, downloads)
-    return meant if any(meant == uuid for uuid, _ in downloads) else mesh.models.find(name)
+    if any(meant == uuid for uuid, _ in downloads):
+        return meant
+    return find_id(name, [pair for model in mesh.models.list() for pair in names_of(model)] + downloads, "download")

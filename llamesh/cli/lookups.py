@@ -31,8 +31,29 @@ def find_id(word: str, known: Sequence[tuple[str, str]], kind: str) -> str:
     meant = resolve(word, known)
     if any(meant == item for item, _ in known):
         return meant
-    _refuse_near(word, known, kind)
+    refuse_near(word, known, kind)
     return word
+
+
+def find_model(mesh: Client, word: str) -> str:
+    """The id of the model that a word names by its id, its name or an alias."""
+    return find_id(word, [pair for model in mesh.models.list() for pair in names_of(model)], "model")
+
+
+@contextmanager
+def existing_user(mesh: Client, username: str) -> Iterator[None]:
+    """Refuse a name that the mesh does not know as a user's with the nearest one, if the caller may list the users."""
+    from llamesh.client.errors import MeshError, UserNotFound
+
+    try:
+        yield
+    except UserNotFound:
+        try:
+            known = [(item.username, "") for item in mesh.users.list()]
+        except MeshError:
+            known = []
+        refuse_near(username, known, "user")
+        raise
 
 
 def find_server(mesh: Client, word: str) -> str:
@@ -46,7 +67,7 @@ def find_server(mesh: Client, word: str) -> str:
         if found := server_names.server_of_model(word, models, servers):
             return found.server_uuid
     known = [(server.server_uuid, server.model_name) for server in servers]
-    _refuse_near(word, [*known, *(pair for model in models for pair in names_of(model))], "server")
+    refuse_near(word, [*known, *(pair for model in models for pair in names_of(model))], "server")
     return word
 
 
@@ -71,7 +92,7 @@ def _no_one_server() -> Iterator[None]:
         raise NoOneServerError(cause, parts=[text(line) for line in lines], code=Exit.USAGE) from error
 
 
-def _refuse_near(word: str, known: Iterable[tuple[str, str]], kind: str) -> None:
+def refuse_near(word: str, known: Iterable[tuple[str, str]], kind: str) -> None:
     """Refuse a word that is nearly a name."""
     if near := nearest(word, dict.fromkeys(name for pair in known for name in pair if name)):
         raise CommandError(f"there is no {kind} {text(word)}", hint=f"did you mean {text(near)}?", code=Exit.NOT_FOUND)

@@ -10,6 +10,7 @@ from llamesh.cli.companions import Companions
 from llamesh.cli.connection import connected
 from llamesh.cli.downloads import DOWNLOAD, ModelName
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.lookups import find_model
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed
@@ -125,7 +126,7 @@ def alias(
         Take the names away instead.
     """
     with connected() as mesh:
-        uuid = mesh.models.find(model)
+        uuid = find_model(mesh, model)
         add, gone = ((), names) if remove else (names, ())
         if remove and (others := sorted({*names} - {*mesh.models.get(uuid).aliases})):
             raise CommandError(
@@ -241,7 +242,7 @@ def rm(
             note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
 
         if not unused:
-            return for_each(models, lambda name: remove(mesh.models.find(name)))
+            return for_each(models, lambda name: remove(find_model(mesh, name)))
         from llamesh.cli.disk import agreed, unused_models
 
         found = unused_models(mesh)

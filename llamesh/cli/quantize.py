@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.lookups import find_model
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.quality import divergence, same_top_token
@@ -129,10 +130,10 @@ def quantize(
     with quant_connected() as mesh:
         if dry_run:
             return _estimated(
-                mesh.quant.estimate(mesh.models.find(model), wanted, allow_requantize=allow_requantize), output
+                mesh.quant.estimate(find_model(mesh, model), wanted, allow_requantize=allow_requantize), output
             )
         job = mesh.quant.create(
-            mesh.models.find(model),
+            find_model(mesh, model),
             wanted,
             name=name,
             allow_requantize=allow_requantize,

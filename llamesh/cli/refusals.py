@@ -32,7 +32,7 @@ REMEDIES = {
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
     "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh downloads cancel {modelUuid}` ends the first download, "
     "`llamesh rm {modelUuid}` removes its model",
-    "DOWNLOAD_NOT_FOUND": "`llamesh pull` fetches a model",
+    "DOWNLOAD_NOT_FOUND": "`llamesh downloads` lists the downloads; `llamesh pull` fetches a model",
     "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
     "CONTRACT_NOT_FOUND": "`llamesh contracts list` lists the contracts",
     "USER_NOT_FOUND": "`llamesh users list` lists the users",

@@ -18,6 +18,7 @@ from llamesh import runtime_parameters as parameters
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import MaybeIdleSleep, MaybeWakeBudget
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.lookups import find_model
 from llamesh.cli.output import Column, Output, show_one, size
 from llamesh.cli.printing import note
 from llamesh.cli.served_names import warn_of_shared
@@ -145,7 +146,7 @@ def serve(
     with connected() as mesh:
         find_models(mesh, given)
         server = mesh.servers.serve(
-            mesh.models.find(model),
+            find_model(mesh, model),
             name=name,
             replicas=replicas,
             idle_sleep=idle_sleep,
@@ -197,7 +198,7 @@ def fit(
     given = given_parameters(flags, runtime)
     with connected() as mesh:
         find_models(mesh, given)
-        answer = mesh.check(mesh.models.find(model), replicas=replicas, namespace=namespace, **given)
+        answer = mesh.check(find_model(mesh, model), replicas=replicas, namespace=namespace, **given)
     columns = (
         Column("FITS", lambda item: "yes" if item.allowed else "no"),
         Column("NEEDS", lambda item: size(item.memory.total_bytes)),
@@ -249,4 +250,4 @@ def find_models(mesh: Client, given: dict[str, Any]) -> None:
     typed = given.get("parameters", {})
     for name, value in typed.items():
         if parameters.all_parameters()[name].model:
-            typed[name] = mesh.models.find(value)
+            typed[name] = find_model(mesh, value)

@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from llamesh.cli.connection import connected, log_in
 from llamesh.cli.contracts import contract_column, find_contract, names_of_contracts
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.lookups import existing_user
 from llamesh.cli.output import Column, Output, show_list, show_one, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.token_claims import claims_of, key_id_of
@@ -101,21 +102,22 @@ def update(
     """
     with connected() as mesh:
         wanted = None if contract is None else find_contract(mesh, contract)
-        changed = mesh.users.update(username, role=role.upper() if role else None, contract=wanted)
+        with existing_user(mesh, username):
+            changed = mesh.users.update(username, role=role.upper() if role else None, contract=wanted)
         show_one(changed, output, _columns(mesh))
 
 
 @app.command
 def disable(username: str) -> None:
     """Disable a user: all its tokens and keys are refused until it is enabled again."""
-    with connected() as mesh:
+    with connected() as mesh, existing_user(mesh, username):
         note(f"disabled {mesh.users.update(username, disabled=True).username}")
 
 
 @app.command
 def enable(username: str) -> None:
     """Let a user's tokens and keys count again."""
-    with connected() as mesh:
+    with connected() as mesh, existing_user(mesh, username):
         note(f"enabled {mesh.users.update(username, disabled=False).username}")
 
 
@@ -128,7 +130,8 @@ def password(username: str, *, old: bool = True, password_stdin: PasswordInput =
     before = _password("password until now: ", stdin=password_stdin) if old else ""
     after = _new_password("new password: ", stdin=password_stdin)
     with connected() as mesh:
-        mesh.users.update(username, password=after, old_password=before)
+        with existing_user(mesh, username):
+            mesh.users.update(username, password=after, old_password=before)
         note(f"{username} has a new password; its earlier logins have ended, its keys have not")
         if subject_of_login(mesh.transport.token) != username:
             return
@@ -144,7 +147,12 @@ def rm(username: str, /, *usernames: str) -> int:
     from llamesh.cli.several import for_each
 
     with connected() as mesh:
-        return for_each([username, *usernames], lambda name: note(f"removed {mesh.users.delete(name).username}"))
+
+        def remove(name: str) -> None:
+            with existing_user(mesh, name):
+                note(f"removed {mesh.users.delete(name).username}")
+
+        return for_each([username, *usernames], remove)
 
 
 def subject_of_login(token: str) -> str:

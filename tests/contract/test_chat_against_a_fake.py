@@ -168,6 +168,7 @@ def test_refusals_are_words_and_exit_codes(
     ("served", "shown"),
     [
         (["smol", "words"], "error: nobody serves that\n  served: smol, words\n"),
+        (["words", "nones"], "error: nobody serves that\n  served: words, nones\nhint: did you mean nones?\n"),
         ([], "error: nobody serves that\nhint: nothing is served yet: llamesh serve MODEL\n"),
         (None, "error: nobody serves that\n"),
     ],

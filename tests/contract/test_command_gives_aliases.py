@@ -101,7 +101,7 @@ def test_an_alias_stands_for_its_model_in_every_command(mesh: Gateway, capsys: C
 
 def test_what_is_neither_a_server_nor_a_model_is_not_described(mesh: Gateway, capsys: Capture) -> None:
     assert run(["describe", "nothing"]) == Exit.NOT_FOUND
-    assert "no server nothing" in capsys.readouterr().err
+    assert "there is no server and no model nothing" in capsys.readouterr().err
 
 
 def test_aliases_are_listed_and_completed(mesh: Gateway, capsys: Capture) -> None:
