@@ -11,8 +11,8 @@ from cyclopts.types import UInt32
 from llamesh.cli.connection import connected
 from llamesh.cli.lookups import find_id
 from llamesh.cli.output import Column, Output, show_list, show_one, text, when
-from llamesh.cli.printing import note
-from llamesh.cli.served_names import warn_of_unknown
+from llamesh.cli.printing import note, note_all
+from llamesh.cli.served_names import checked_names
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -51,8 +51,9 @@ def create(name: str, *, concurrent: UInt32 = 0, models: Models = (), output: Ou
         A model's name; several times for several. All if not given.
     """
     with connected() as mesh:
+        warnings = checked_names(mesh, models)
         made = mesh.contracts.create(name, concurrent=concurrent, models=models)
-        warn_of_unknown(mesh, models)
+        note_all(warnings)
     show_one(made, output, CONTRACT)
 
 
@@ -78,8 +79,9 @@ def update(
     """
     with connected() as mesh:
         found = find_contract(mesh, contract)
+        warnings = checked_names(mesh, models)
         changed = mesh.contracts.update(found, name=name, concurrent=concurrent, models=models)
-        warn_of_unknown(mesh, models)
+        note_all(warnings)
     show_one(changed, output, CONTRACT)
 
 

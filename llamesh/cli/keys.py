@@ -12,8 +12,8 @@ from llamesh.cli.connection import connected
 from llamesh.cli.contracts import contract_column, find_contract, names_of_contracts
 from llamesh.cli.lookups import find_id
 from llamesh.cli.output import Column, Output, show_list, show_one, when, word
-from llamesh.cli.printing import note, say
-from llamesh.cli.served_names import models_of_scopes, warn_of_unknown
+from llamesh.cli.printing import note, note_all, say
+from llamesh.cli.served_names import checked_names, models_of_scopes
 
 if TYPE_CHECKING:
     from llamesh.v1.contract_pb2 import Key
@@ -62,8 +62,9 @@ def create(
         Days until it ends, 1 to 3650; 90 if not given. A key that is made with a key ends with it at the latest.
     """
     with connected() as mesh:
+        warnings = checked_names(mesh, models_of_scopes(scope))
         made = mesh.keys.create(name, scopes=scope, contract=find_contract(mesh, contract), days=days or 0)
-        warn_of_unknown(mesh, models_of_scopes(scope))
+        note_all(warnings)
     if output in {"json", "yaml"}:
         show_one(made, output, KEY)
     else:

@@ -6,6 +6,7 @@ Invariant: text from outside cannot control the terminal. Only `put` writes text
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from llamesh.cli.failure import visible
 
@@ -18,6 +19,12 @@ def say(words: str) -> None:
 def note(words: str) -> None:
     """Print a line that is not the result, on standard error."""
     print(visible(words), file=sys.stderr, flush=True)
+
+
+def note_all(lines: Iterable[str]) -> None:
+    """Print lines that are not the result."""
+    for words in lines:
+        note(words)
 
 
 def put(words: str) -> None:

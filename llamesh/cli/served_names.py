@@ -1,18 +1,19 @@
-"""Warns about the names in requests: those that nothing has, and those that several servers share.
+"""Checks the names in requests: warns of those that nothing has and of those that several servers share, and refuses aliases of models.
 
-A warning refuses nothing: a key or a contract may be made before the model that it names, and servers may share a name on purpose.
+A warning refuses nothing: a key or a contract may be made before the model that it names, and servers may share a name on purpose. An alias
+that no server has as its name is refused, because no request can ever use it: requests use the name of the model.
 
-Invariant: a mesh that does not answer these questions gives no warning, and the command that asks has done its work before.
+Invariant: a mesh that does not answer these questions gives no warning and refuses nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
-from llamesh.client.names import names_of
 from llamesh.nearest import nearest
 from llamesh.server_conditions import staying
 
@@ -27,8 +28,18 @@ ANY = "*"
 
 def requestable(models: Iterable[Model], servers: Iterable[Server]) -> set[str]:
     """Return the names by which requests may ask for a model, now or once it is served: ids and names of models and servers."""
-    named = {name for model in models for pair in names_of(model) for name in pair}
+    named = {name for model in models for name in (model.model_uuid, model.name)}
     return named | {name for server in servers for name in (server.server_uuid, server.model_name)}
+
+
+def alias_words(names: Iterable[str], models: Iterable[Model], requestable: Container[str]) -> list[str]:
+    """Return a refusal for each name that is an alias of a model, and by which no request may ask for it."""
+    named = {alias: model.name for model in models for alias in model.aliases}
+    return [
+        f"{text(name)} is an alias; requests use {text(named[name])}"
+        for name in dict.fromkeys(names)
+        if name in named and name not in requestable
+    ]
 
 
 def models_of_scopes(scopes: Iterable[str]) -> list[str]:
@@ -36,19 +47,21 @@ def models_of_scopes(scopes: Iterable[str]) -> list[str]:
     return [scope.removeprefix(INFER) for scope in scopes if scope.startswith(INFER)]
 
 
-def warn_of_unknown(mesh: Client, names: Iterable[str]) -> None:
-    """Say which of these names no model and no server has."""
+def checked_names(mesh: Client, names: Iterable[str]) -> list[str]:
+    """Return a warning for each of these names that no model and no server has. CommandError if one is an alias of a model."""
     from llamesh.client.errors import MeshError
 
     wanted = [name for name in names if name != ANY]
     if not wanted:
-        return
+        return []
     try:
-        known = requestable(mesh.models.list(), staying(mesh.servers.list()))
+        models = list(mesh.models.list())
+        known = requestable(models, staying(mesh.servers.list()))
     except MeshError:
-        return
-    for words in unknown_names(wanted, known):
-        note(words)
+        return []
+    if aliases := alias_words(wanted, models, known):
+        raise CommandError("; ".join(aliases), code=Exit.USAGE)
+    return unknown_names(wanted, known)
 
 
 def unknown_names(names: Iterable[str], known: set[str]) -> list[str]:

@@ -55,7 +55,7 @@ def warned(capsys: Capture, *arguments: str) -> list[str]:
         ("infer:nope", [NOPE]),
         ("infer:smoll", [SMOLL]),
         ("infer:smol", []),
-        ("infer:words", []),
+        ("infer:smol.gguf", []),
         ("infer:s1", []),
         ("infer:*", []),
         ("manage", []),
@@ -66,6 +66,22 @@ def test_a_key_for_a_name_that_nothing_has_is_made_with_a_warning(
 ) -> None:
     assert warned(capsys, "keys", "create", "x", "--scope", scope) == said
     mesh.keys.create.assert_called_once()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["keys create x --scope infer:words", "contracts create x --model words", "contracts update c1 --model words"],
+)
+def test_an_alias_is_refused_because_no_request_can_use_it(mesh: MagicMock, capsys: Capture, arguments: str) -> None:
+    assert command(arguments.split()) == Exit.USAGE
+    assert capsys.readouterr().err == "error: words is an alias; requests use smol.gguf\n"
+    for made in (mesh.keys.create, mesh.contracts.create, mesh.contracts.update):
+        made.assert_not_called()
+
+
+def test_an_alias_that_a_server_has_as_its_name_is_taken(mesh: MagicMock, capsys: Capture) -> None:
+    mesh.servers.list.return_value = [server("s1", name="words")]
+    assert warned(capsys, "keys", "create", "x", "--scope", "infer:words") == []
 
 
 def test_each_name_is_told_once(mesh: MagicMock, capsys: Capture) -> None:

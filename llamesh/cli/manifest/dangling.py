@@ -14,7 +14,7 @@ from buf.validate import validate_pb2
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.holdings import Holdings
 from llamesh.cli.output import text
-from llamesh.cli.served_names import INFER, requestable, unknown_names
+from llamesh.cli.served_names import INFER, alias_words, requestable, unknown_names
 from llamesh.client.names import names_of
 from llamesh.client.references import address_of
 from llamesh.model_addresses import default_name
@@ -23,6 +23,7 @@ from llamesh.v1 import contract_pb2
 
 if TYPE_CHECKING:
     from llamesh.cli.manifest.plan import Action
+    from llamesh.v1.model_pb2 import Model
 
 INFER_ANY = f"{INFER}*"
 _MODELS = ("spec.model_uuid", "spec.parameters.model_draft")
@@ -43,6 +44,8 @@ class Referents:
     """Names and ids of servers and models."""
     allowed: frozenset[str]
     """The names that contracts allow. With those that are served, they may follow "infer:"."""
+    models: tuple[Model, ...]
+    """Those of the mesh."""
 
 
 def referents(documents: Sequence[Document], held: Holdings) -> Referents:
@@ -60,7 +63,9 @@ def referents(documents: Sequence[Document], held: Holdings) -> Referents:
             allowed.update(spec.models)
         elif document.kind == "ModelServe":
             served.update({spec.model_name, spec.parameters.alias})
-    return Referents(models, frozenset(contracts), frozenset(served | {*models}), frozenset(allowed))
+    declared = {name for item in documents if item.kind == "Model" for name in (item.name, name_of_model(item.spec))}
+    present = tuple(held.models.values())
+    return Referents(models, frozenset(contracts), frozenset(served | declared), frozenset(allowed), present)
 
 
 def name_of_model(spec: Any) -> str:
@@ -104,10 +109,15 @@ def _problems(kind: str, spec: Any, known: Referents) -> Iterator[tuple[str, str
                 yield path, _missing(f"there is no model with the id {text(wanted)}", meant)
     if kind in {"User", "Key"} and spec.contract and spec.contract not in known.contracts:
         yield "spec.contract", _no("contract", spec.contract, known.contracts)
+    if kind == "Contract":
+        for words in alias_words(spec.models, known.models, known.served):
+            yield "spec.models", words
     if kind == "Key":
         for scope in spec.scopes:
             name = scope.removeprefix(INFER)
-            if not _is_scope(scope):
+            if aliased := alias_words([name], known.models, known.served) if name != scope else []:
+                yield "spec.scopes", f"{text(scope)}: {aliased[0]}"
+            elif not _is_scope(scope):
                 meant = nearest(scope, _WORDS)
                 yield "spec.scopes", f"{text(scope)} is no scope" + (_hint(meant) if meant else f": {_SCOPES}")
             elif name not in {scope, "*"} and name not in known.served | known.allowed:
