@@ -45,7 +45,7 @@ def doctor(*, output: Annotated[Literal["table", "json", "yaml"], Parameter(name
     elif problems:
         note(f"{problems} to mend")
     if url:
-        note(remote.THIS_MACHINE)
+        note(remote.not_checked_here(os.environ))
     return Exit.FAILED if problems else Exit.OK
 
 

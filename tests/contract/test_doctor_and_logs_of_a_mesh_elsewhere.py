@@ -48,9 +48,11 @@ def test_doctor_checks_only_what_a_mesh_elsewhere_answers(remote: str, tmp_path:
     assert str(tmp_path) not in str(found)
 
 
-def test_doctor_says_that_this_machine_was_not_checked(remote: str, capsys: Capture) -> None:
+def test_doctor_says_that_this_machine_was_not_checked(remote: str, tmp_path: Path, capsys: Capture) -> None:
     assert run(["doctor"]) == Exit.FAILED
-    assert "this machine was not checked" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "this machine was not checked" in said
+    assert f"`LLAMESH_URL= LLAMESH_HOME={tmp_path / 'home'} llamesh doctor`" in said
 
 
 def test_doctor_checks_this_machine_if_its_home_is_meant(

@@ -5,8 +5,9 @@ Invariant: no file, port or setting of this machine is reported as if it were th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from llamesh import __version__
@@ -14,6 +15,7 @@ from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh.findings import Finding, State
 from llamesh.cli.output import word
 from llamesh.cli.token_claims import end_of
+from llamesh.locations import home_directory
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -24,7 +26,6 @@ SECONDS = 10.0
 NOT_CHECKED = (
     "its disk, ports, settings, logs and programs are not seen from here: `llamesh doctor` on its machine checks them"
 )
-THIS_MACHINE = "this machine was not checked: `LLAMESH_URL= LLAMESH_HOME=~/.llamesh llamesh doctor` checks it"
 
 
 def examine(url: str) -> Iterator[Finding]:
@@ -53,6 +54,11 @@ def _check_port(mesh: Client) -> None:
     except MeshError as error:
         if error.reason == "NOT_IMPLEMENTED":
             raise
+
+
+def not_checked_here(environment: Mapping[str, str]) -> str:
+    """Say that this machine was not checked, with the command that checks it and the home in force."""
+    return f"this machine was not checked: `LLAMESH_URL= LLAMESH_HOME={quote(str(home_directory(environment)))} llamesh doctor` checks it"
 
 
 def token(mesh: Client, now: datetime | None = None) -> Finding:
