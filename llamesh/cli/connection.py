@@ -185,6 +185,12 @@ def start_hint(url: str) -> str:
     return "start it on its machine, or correct the address; a firewall may be in between"
 
 
+def not_llamesh(url: str) -> CommandError:
+    """The failure if another program answers at the address of a mesh."""
+    hint = "correct LLAMESH_URL, or unset it for the mesh of this machine; a proxy before the mesh must pass gRPC on"
+    return CommandError(f"something else than llamesh answers at {url}", hint=hint, code=Exit.UNAVAILABLE)
+
+
 def untrusted(url: str, words: str) -> CommandError:
     """The failure if the certificate at an address was refused; `words`: OpenSSL's, of Python or gRPC."""
     hint = "`llamesh tls trust ca.pem`, with the file of the mesh's authority, LLAMESH_HOME/tls/ca.pem on its machine"

@@ -11,6 +11,7 @@ from llamesh.cli.connection import (
     clear_text,
     encrypted,
     inference_asked,
+    not_llamesh,
     other_service,
     start_hint,
     untrusted,
@@ -51,6 +52,8 @@ REMEDIES = {
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
 """Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
+_NO_GRPC = ("Failed parsing HTTP/2", "Received http2 header with status", "invalid value of content-type")
+"""Parts of the messages of gRPC if the program at an address does not speak it."""
 _FREES_ALIAS = "take another name; `llamesh alias {modelUuid} {alias} --remove` frees it"
 """The remedy if the name is an alias, which the metadata spell as it is stored."""
 
@@ -87,6 +90,8 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         hint = remedy.format_map(
             {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", "contractId": "ID", **values}
         )
+    if not error.reason and any(words in error.message for words in _NO_GRPC):
+        return not_llamesh(url or _selected())
     failure = NobodyAnswersError if error.code == "UNAVAILABLE" and not error.reason else CommandError
     if failure is NobodyAnswersError:
         # gRPC's message names sockets and attempts; the user needs the address.

@@ -101,5 +101,9 @@ def refusal(response: http.client.HTTPResponse) -> CommandError:
                 hint = hint or str(detail["message"])
         return CommandError(str(error["message"]), parts=parts, hint=hint, code=code)
     except (ValueError, KeyError, TypeError, AttributeError):
+        if content.lstrip().startswith(b"<"):
+            cause = f"HTTP {response.status}: something else than llamesh answers there"
+            hint = hint or "correct LLAMESH_URL or LLAMESH_INFERENCE_URL; `llamesh doctor` checks them"
+            return CommandError(cause, parts=parts, hint=hint, code=code)
         words = content[:500].decode(errors="replace") or response.reason
         return CommandError(f"HTTP {response.status}: {words}", parts=parts, hint=hint, code=code)
