@@ -28,14 +28,34 @@ _FLAGS = "flags"
 _OF_OLLAMA = {
     "create": "`llamesh pull FILE --name NAME` takes a file, `llamesh quantize MODEL` makes variants, `llamesh alias MODEL NAME` names it",
     "cp": "`llamesh alias MODEL NAME` gives a model a further name; nothing is copied",
+    "push": "models are not uploaded; `llamesh api GET /models` names their sources, from which another mesh can `llamesh pull` them",
+    "signin": "there is no account at a company; `llamesh login` gets a token of the mesh",
+    "signout": "tokens end by themselves; `llamesh users password NAME` ends all of a user's at once",
+    "launch": "`llamesh env` prints the addresses and a key as variables, for any program that speaks OpenAI's or Anthropic's API",
 }
 """Commands of Ollama that have no equal here, and what to do."""
 _SHOWN = "`llamesh describe NAME -o json` shows what a model's file says and what a server was given"
+_SLEEPS = "--idle-sleep is the time without a request after which the server sleeps: --idle-sleep 5m"
+_THINKS = "in a conversation, /set think and /set nothink switch it"
 _OPTIONS_OF_OLLAMA = {
-    ("run", "--keepalive"): "--idle-sleep is the time without a request after which the server sleeps: --idle-sleep 5m",
-    **{("describe", f"--{name}"): _SHOWN for name in ("modelfile", "parameters", "template", "license", "system")},
+    **{(command, name): _SLEEPS for command in ("run", "serve") for name in ("--keepalive", "--keep-alive")},
+    ("run", "--think"): _THINKS,
+    ("run", "--hidethinking"): _THINKS,
+    ("run", "--format"): "in a conversation, /set format json",
+    ("run", "--nowordwrap"): "in a terminal words always stay whole at the edge",
+    ("run", "--insecure"): "only https addresses and files are fetched",
+    ("pull", "--insecure"): "only https addresses and files are fetched",
+    ("run", "--num-ctx"): "--ctx-size is the context in tokens: --ctx-size 8192",
+    ("serve", "--num-ctx"): "--ctx-size is the context in tokens: --ctx-size 8192",
+    **{
+        ("describe", name): _SHOWN
+        for name in ("--modelfile", "--parameters", "--template", "--license", "--system", "--verbose", "-v")
+    },
 }
 """Options of Ollama's commands, and what to do."""
+_SERVE = ("serve",)
+_MIN_LIKENESS = 0.75
+"""Minimum share of equal letters of an option that was probably meant: options are short, and a distant one misleads."""
 _WITH_PARAMETERS = {("serve",), ("fit",)}
 """Commands that may be given options of llama-server."""
 
@@ -73,7 +93,10 @@ def _missing(error: MissingArgumentError, command: str) -> tuple[str, str]:
     if typed:
         return f"{typed} needs a value", f"{_usage(command, error.target)} {typed} VALUE"
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-        return f"{command}: {_shown(parameter.name)} is missing", _usage(command, error.target)
+        usage = _usage(command, error.target)
+        if error.command_chain == _SERVE:
+            usage += "; `llamesh up` starts the mesh"  # `ollama serve` starts Ollama.
+        return f"{command}: {_shown(parameter.name)} is missing", usage
     names = sorted(error.argument.names, key=len)
     # A word that no option takes is most likely the missing value.
     given = (error.root_input_tokens or [])[len(error.command_chain or ()) :]
@@ -93,9 +116,11 @@ def _unknown(error: UnknownOptionError, cause: str, hint: str) -> tuple[str, str
             return reason, hint
     elif written == "--json" and error.target and "output" in inspect.signature(error.target).parameters:
         return cause, f"{hint.removesuffix(' --help')} -o json"
-    known = [name for item in error.argument_collection or () if item.parse for name in item.names]
-    if written.startswith("--") and (meant := nearest(written, known)):
-        cause = f"Unknown option: {written}. Did you mean {meant}?"
+    if written.startswith("--"):
+        known = [name for item in error.argument_collection or () if item.parse for name in item.names]
+        names = {name.removeprefix("--"): name for name in known if name.startswith("--")}
+        meant = names.get(nearest(written.lstrip("-"), names, _MIN_LIKENESS))
+        cause = f"Unknown option: {written}." + (f" Did you mean {meant}?" if meant else "")
     return cause, hint
 
 

@@ -23,7 +23,7 @@ Capture = pytest.CaptureFixture[str]
         ("pull a b", "llamesh pull takes no further argument: b", "llamesh pull [SOURCE]"),
         ("chat", "llamesh chat: MODEL is missing", "llamesh chat MODEL [PROMPT]"),
         ("chat x --system", "--system needs a value", "llamesh chat MODEL [PROMPT] --system VALUE"),
-        ("serve", "llamesh serve: MODEL is missing", "llamesh serve MODEL [-- FLAGS...]"),
+        ("serve", "llamesh serve: MODEL is missing", "llamesh serve MODEL [-- FLAGS...]; `llamesh up` starts the mesh"),
         ("rm", "llamesh rm: MODEL is missing", "llamesh rm MODEL [MODELS...]"),
         ("scale x", "llamesh scale: REPLICAS is missing", "llamesh scale SERVER REPLICAS"),
         ("apply mesh.yaml", "llamesh apply: --filename or -f is missing", "llamesh apply -f mesh.yaml"),

@@ -40,7 +40,22 @@ def test_a_short_option_shows_the_version(capsys: Capture) -> None:
     [
         (["create", "x", "-f", "Modelfile"], "`llamesh quantize MODEL`"),
         (["cp", "a", "b"], "`llamesh alias MODEL NAME`"),
-        (["run", "x", "--keepalive", "5m"], "--idle-sleep 5m"),
+        *(
+            ([command, "x", option, "5m"], "--idle-sleep 5m")
+            for command in ("run", "serve")
+            for option in ("--keepalive", "--keep-alive")
+        ),
+        *((["run", "x", option], "/set nothink") for option in ("--think", "--hidethinking")),
+        (["run", "x", "--think=false"], "/set nothink"),
+        (["run", "x", "--format", "json"], "/set format json"),
+        (["run", "x", "--nowordwrap"], "whole at the edge"),
+        (["run", "x", "--num-ctx", "4096"], "--ctx-size"),
+        (["pull", "x", "--insecure"], "only https"),
+        (["serve"], "`llamesh up`"),
+        (["push", "x"], "`llamesh pull`"),
+        (["signin"], "`llamesh login`"),
+        (["launch", "claude"], "`llamesh env`"),
+        *((["show", "x", option], "-o json") for option in ("-v", "--verbose")),
         *((["show", "x", f"--{name}"], "-o json") for name in ("modelfile", "parameters", "template", "license")),
         (["show", "--system", "x"], "-o json"),
     ],
@@ -50,6 +65,12 @@ def test_a_word_without_an_equal_gets_a_hint(arguments: list[str], hint: str, ca
     assert run(arguments) == Exit.USAGE
     said = capsys.readouterr().err
     assert hint in said.partition("hint: ")[2]
+
+
+@pytest.mark.parametrize("arguments", [["run", "x", "--forma", "y"], ["pull", "x", "--insec"], ["models", "--verbos"]])
+def test_no_distant_option_is_guessed(arguments: list[str], capsys: Capture) -> None:
+    assert run(arguments) == Exit.USAGE
+    assert "Did you mean" not in capsys.readouterr().err
 
 
 def test_settings_become_fields_of_the_request() -> None:
