@@ -133,3 +133,15 @@ def test_long_blanks_of_a_hostile_backup_take_no_quadratic_time(begins: str, end
 @pytest.mark.parametrize("line", ["A=/srv/old mesh \t# /srv/old mesh\n", "A=/srv/old mesh  \n", "A=/srv/old mesh\r\n"])
 def test_a_comment_and_the_end_of_a_line_stay(line: str) -> None:
     assert moved(line, OLD, NEW)[0] == line.replace("/srv/old mesh", "/srv/new", 1)
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+@pytest.mark.parametrize("end", ["\n", " # was /srv/old mesh/x\n", " \t# 'a' \"/srv/old mesh\" http://host\r\n"])
+def test_a_comment_behind_a_value_with_quotation_marks_stays(quote: str, end: str) -> None:
+    other = f"A={quote}/mnt/else \\{quote} # /mnt{quote}{end}"
+    assert moved(other, OLD, NEW) == (other, Moved())
+    own = f"A={quote}/srv/old mesh/a \\{quote} # /srv/old mesh/b{quote}"
+    changed, names = moved(own + end, OLD, Path("/srv/a new one"))
+    assert changed == own.replace("/srv/old mesh", "/srv/a new one") + end
+    assert names == Moved(("A",))
+    assert values(changed) == {"A": f"/srv/a new one/a {quote} # /srv/a new one/b"}

@@ -22,6 +22,8 @@ LISTS = frozenset({"LLAMESH_IMPORT_DIRS"})
 """Settings with several paths, which commas separate."""
 _LINE = re.compile(r"(?P<head>\s*(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*=[^\S\r\n]*)(?P<value>.*)", re.DOTALL)
 """A line that sets a value."""
+_QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'", re.DOTALL)
+"""A value with quotation marks, up to the closing one, as the reader of the file finds it."""
 _COMMENT = re.compile(r"\s#")
 """The beginning of a comment, with the last of the blanks before it. Backups are hostile: no pattern here takes quadratic time."""
 _BEGINNING = r"(?<![^\s\"'=,:])"
@@ -130,7 +132,7 @@ def _name(line: str) -> str:
 def _moved(name: str, value: str, olds: Sequence[Path], new: Path) -> str | None:
     """Replace the path of the old home at the beginning of each path in a value. None if the value cannot hold the new path."""
     quote = value[:1] if value[:1] in {'"', "'"} else ""
-    text, rest = (value, "") if quote else _without_comment(value)
+    text, rest = _without_comment(value, quote)
     spellings = list(map(str, olds))
     with suppress(ValueError):
         user = expanded("~")
@@ -149,8 +151,11 @@ def _moved(name: str, value: str, olds: Sequence[Path], new: Path) -> str | None
     return (_quoted(changed) if ends_early and not quote else changed) + rest
 
 
-def _without_comment(value: str) -> tuple[str, str]:
-    """Split a value without quotation marks into its text, and its comment with the end of the line."""
+def _without_comment(value: str, quote: str) -> tuple[str, str]:
+    """Split a value, which may begin with a quotation mark, into its text, and its comment with the end of the line."""
+    if quote:
+        quoted = _QUOTED.match(value)
+        return (quoted.group(), value[quoted.end() :]) if quoted else (value, "")
     found = _COMMENT.search(value)
     text = value[: found.start() if found else len(value)].rstrip()
     return text, value[len(text) :]
