@@ -18,10 +18,12 @@ from llamesh.client.profile import (
     check_management,
     load_profile,
     on_this_machine,
+    stored_profile,
     with_scheme,
 )
 from llamesh.client.trust import UntrustedError
 from llamesh.local_mesh import running_here
+from llamesh.locations import home_directory
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -84,8 +86,8 @@ def meant() -> Profile:
 def elsewhere(environment: Mapping[str, str] = os.environ) -> str:
     """Return the address of the selected mesh if it is not the mesh of the home on this machine; empty if it is, or if none is selected.
 
-    A loopback address may lead into a container, through `ssh -L` or to the mesh of another home: if no mesh of this home is there and
-    a program listens, it is another mesh. If none listens, it is most likely the mesh of this home, which has ended.
+    A loopback address may lead into a container, through `ssh -L` or to the mesh of another home: if no mesh of this home runs and a
+    program listens, it is another mesh, unless the address is this home's own. If its mesh has ended, anybody may listen there.
     """
     try:
         url = load_profile(environment).url
@@ -94,8 +96,17 @@ def elsewhere(environment: Mapping[str, str] = os.environ) -> str:
     if not on_this_machine(url):
         return url
     here = running_here(environment)
-    other = urlsplit(here.management).port != urlsplit(url).port if here else _listens(url)
-    return url if other else ""
+    if here:
+        return url if urlsplit(here.management).port != urlsplit(url).port else ""
+    return url if not _is_of_this_home(environment) and _listens(url) else ""
+
+
+def _is_of_this_home(environment: Mapping[str, str]) -> bool:
+    """Whether the selected address is that of the mesh of this home: the default, or that of a login at this home's mesh."""
+    if environment.get("LLAMESH_URL", "").strip():
+        return False
+    stored = stored_profile(environment)
+    return stored is None or stored.home == str(home_directory(environment))
 
 
 def _listens(url: str) -> bool:

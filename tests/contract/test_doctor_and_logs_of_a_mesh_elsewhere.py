@@ -7,11 +7,14 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
+import grpc
 import pytest
 
 from llamesh import __version__
@@ -19,8 +22,8 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import home_for
 from llamesh.cli.main import run
 from llamesh.cli.mesh import elsewhere
-from llamesh.client.profile import Profile, load_profile, save_profile
-from llamesh.v1 import gateway_pb2
+from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
+from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from tests.ports import free_ports
 
 Capture = pytest.CaptureFixture[str]
@@ -108,6 +111,47 @@ def test_doctor_asks_a_mesh_at_a_loopback_address(
     found = {item["check"]: item for item in json.loads(capsys.readouterr().out)}
     assert list(found) == ["mesh", "login", "front door"]
     assert published in found["mesh"]["found"]
+
+
+@pytest.mark.parametrize("login", ["of this home", "none"])
+def test_whoever_listens_at_the_port_of_an_ended_mesh_is_not_another_mesh(
+    published: str, login: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    port = urlsplit(published).port
+    monkeypatch.setenv("LLAMESH_GATEWAY_PORT", str(port))
+    if login == "none":
+        profile_path().unlink()
+        monkeypatch.setattr("llamesh.client.profile.Profile.__init__.__defaults__", (published, "", "", ""))
+    else:
+        save_profile(Profile(published, "token", home=f"{os.environ['HOME']}/.llamesh"))
+    assert run(["logs", "gateway"]) == Exit.OK
+    assert capsys.readouterr().out == "a line of this machine\n"
+    assert run(["doctor", "-o", "json"]) == Exit.FAILED
+    found = {item["check"]: item for item in json.loads(capsys.readouterr().out)}
+    assert "not running" in found["mesh"]["found"]
+    assert f"port {port} is taken by process {os.getpid()}" in found["ports"]["found"]
+
+
+def test_doctor_sends_no_token_to_a_mesh_elsewhere(published: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+
+    class Gateway(gateway_pb2_grpc.GatewayServiceServicer):
+        def GetHealth(self, request: Any, context: Any) -> gateway_pb2.Health:
+            sent.append(dict(context.invocation_metadata()))
+            return gateway_pb2.Health(version=__version__)
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    gateway_pb2_grpc.add_GatewayServiceServicer_to_server(Gateway(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        save_profile(Profile(f"http://127.0.0.1:{port}", "token"))
+        monkeypatch.setenv("LLAMESH_TOKEN", "secret")
+        assert run(["doctor"]) == Exit.OK
+    finally:
+        server.stop(None)
+    assert sent
+    assert not [metadata for metadata in sent if "authorization" in metadata]
 
 
 def test_a_file_is_not_handed_over_to_a_mesh_at_a_loopback_address(published: str, tmp_path: Path) -> None:
