@@ -126,6 +126,15 @@ async def test_one_token_serves_all_reads_of_a_repository_until_it_ends(registry
         assert await read(found) == MODEL
 
 
+async def test_a_range_is_read_with_a_new_token_once_the_first_has_ended(registry: FakeRegistry) -> None:
+    registry.asks = "bearer"
+    async with source(registry).open(at(registry)) as found:
+        registry.tokens.clear()
+        assert found.read is not None
+        assert b"".join([chunk async for chunk in found.read(7, 100)]) == MODEL[7:107]
+    assert len([path for path, _ in registry.asked if path.startswith("/token")]) == 2
+
+
 async def test_a_token_of_one_repository_is_not_sent_for_another(registry: FakeRegistry) -> None:
     registry.asks = "bearer"
     registry.push("bob/model", "v1", [(OLLAMA_MODEL, MODEL)])
