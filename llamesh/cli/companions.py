@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypedDict
 
 from llamesh.cli.failure import CommandError, Exit
@@ -12,24 +12,23 @@ from llamesh.cli.local_files import HandedOver
 from llamesh.cli.sources import fetchable
 from llamesh.client.profile import Profile, load_profile
 
-NO_PROJECTOR = "none"
+NO_FILE = "none"
 
 
 class PullArguments(TypedDict):
     """Arguments of `Models.pull`."""
 
     projector: str
-    adapters: dict[str, str]
+    adapters: dict[str, str] | None
 
 
 class HandedCompanions:
     """Companions that the mesh can fetch."""
 
-    def __init__(self, projector: HandedOver, adapters: dict[str, HandedOver]) -> None:
-        self._files = [projector, *adapters.values()]
-        self.arguments = PullArguments(
-            projector=projector.url, adapters={name: adapter.url for name, adapter in adapters.items()}
-        )
+    def __init__(self, projector: HandedOver, adapters: dict[str, HandedOver] | None) -> None:
+        self._files = [projector, *(adapters or {}).values()]
+        addresses = None if adapters is None else {name: adapter.url for name, adapter in adapters.items()}
+        self.arguments = PullArguments(projector=projector.url, adapters=addresses)
 
     @property
     def kept(self) -> bool:
@@ -44,14 +43,16 @@ class HandedCompanions:
 
 @dataclass(frozen=True, slots=True)
 class Companions:
-    """The sources of a projector and of adapters by name."""
+    """The sources of a projector and of adapters by name. Without a value, they stay as they are; the word `none` means no file."""
 
     projector: str = ""
-    adapters: dict[str, str] = field(default_factory=dict)
+    adapters: dict[str, str] | None = None
 
     @classmethod
     def read(cls, projector: str, adapters: Sequence[str]) -> Companions:
         """Read the options. CommandError for an adapter that is not NAME=SOURCE, or a name that is there twice."""
+        if list(adapters) in ([], [NO_FILE]):
+            return cls(projector, {} if adapters else None)
         found: dict[str, str] = {}
         for word in adapters:
             name, equals, source = word.partition("=")
@@ -71,7 +72,7 @@ class Companions:
             def hand(source: str, what: str) -> HandedOver:
                 return stack.enter_context(fetchable(source, profile, purpose=f"{what} of {purpose}"))
 
-            projector = (
-                HandedOver(self.projector) if self.projector == NO_PROJECTOR else hand(self.projector, "projector")
-            )
-            yield HandedCompanions(projector, {name: hand(source, name) for name, source in self.adapters.items()})
+            projector = HandedOver(self.projector) if self.projector == NO_FILE else hand(self.projector, "projector")
+            adapters = self.adapters
+            handed = None if adapters is None else {name: hand(source, name) for name, source in adapters.items()}
+            yield HandedCompanions(projector, handed)

@@ -166,7 +166,7 @@ def pull(
         The model's multimodal projector, a source like the model's; none for no projector. Default: the one beside the model on the Hub,
         or in its registry.
     lora
-        A LoRA adapter of the model, NAME=SOURCE; `llamesh serve --lora NAME` uses it. May be given several times.
+        A LoRA adapter of the model, NAME=SOURCE; `llamesh serve --lora NAME` uses it. May be given several times. none: the model has none.
     wait
         Wait until the model can be served.
     """

@@ -153,7 +153,7 @@ class StartDownloadRequest(google.protobuf.message.Message):
     """
     @property
     def adapters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AdapterSource]:
-        """LoRA adapters of the model: these and no others. Empty: as before. They are fetched with the model and checked against it."""
+        """LoRA adapters of the model: these and no others. Empty: as before. One with the name and the source "none": no adapters. They are fetched with the model and checked against it."""
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class ModelSpec(google.protobuf.message.Message):
     """The model's projector: an address or a path like source, or "none". Empty: as it is, or else the one beside the model on the Hub."""
     @property
     def adapters(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """LoRA adapters of the model, each NAME=SOURCE: these names and no others. Empty: as they are."""
+        """LoRA adapters of the model, each NAME=SOURCE: these names and no others; "none" alone: no adapters. Empty: as they are."""
 
     def __init__(
         self,

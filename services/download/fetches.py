@@ -27,7 +27,7 @@ from services.download.room import Room
 from services.download.sources import FileRole, ModelFacts, Source, SourceFile, SourceObject
 from services.download.staging import Staging
 from services.download.store_retries import StoreRetries
-from services.download.tables import NO_PROJECTOR, TransferRow
+from services.download.tables import NO_FILE, TransferRow
 from services.download.verification import check_digest, staged_header
 
 MAX_NAME = 1024
@@ -159,9 +159,9 @@ class Fetches:
         """Return the files of the model: those of its source, with the projector and the adapters that the caller gave instead."""
         instead = {FileRole.PROJECTOR: bool(row.projector), FileRole.ADAPTER: bool(row.adapters)}
         files = [file for file in await self._source.files(row.source) if not instead.get(file.role)]
-        if row.projector not in ("", NO_PROJECTOR):
+        if row.projector not in ("", NO_FILE):
             files.append(SourceFile(row.projector, FileRole.PROJECTOR))
-        files += [SourceFile(address, FileRole.ADAPTER, name) for name, address in row.adapters]
+        files += [SourceFile(address, FileRole.ADAPTER, name) for name, address in row.adapters if address != NO_FILE]
         return sorted(files, key=lambda file: list(FileRole).index(file.role))
 
     async def _survey(self, row: TransferRow, files: Sequence[SourceFile]) -> int:

@@ -13,7 +13,7 @@ from llamesh.v1.download_pb2 import StartDownloadRequest
 from services.download.integrity import Integrity
 from services.download.model_names import check_name, default_name
 from services.download.sources import CheckedSource, Source, SourceRefusedError
-from services.download.tables import MAX_SUBJECT, NO_PROJECTOR, TransferRow
+from services.download.tables import MAX_SUBJECT, NO_FILE, TransferRow
 from services.download.transfer_requests import TransferRequest
 from services.download.transfers import Transfers
 from services.download.verification import source_refusal
@@ -52,11 +52,13 @@ class Starts:
             sha256=request.sha256.lower(),
             requested_by=subject[:MAX_SUBJECT],
         )
-        if request.projector == NO_PROJECTOR:
-            wanted = replace(wanted, projector=NO_PROJECTOR)
+        if request.projector == NO_FILE:
+            wanted = replace(wanted, projector=NO_FILE)
         elif request.projector:
             wanted = replace(wanted, projector=self._checked(request.projector, "projector").address)
-        if request.adapters:
+        if [(each.name, each.source) for each in request.adapters] == [(NO_FILE, NO_FILE)]:
+            wanted = replace(wanted, adapters=[(NO_FILE, NO_FILE)])
+        elif request.adapters:
             checked = [(each.name, self._checked(each.source, "adapters").address) for each in request.adapters]
             wanted = replace(wanted, adapters=checked)
         if not address:

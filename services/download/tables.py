@@ -20,8 +20,8 @@ from llamesh.kit.database import Base, Timestamp
 MAX_SUBJECT = 256
 """Maximum number of characters of a caller's subject that are stored: an issuer of tokens beside the mesh has no limit of its own."""
 
-NO_PROJECTOR = "none"
-"""The source of the projector of a model that gets none."""
+NO_FILE = "none"
+"""The source of the projector, and name and source of the adapter, of a model that gets none."""
 
 MODEL_ORDERS = ("create_time", "search_name", "size_bytes")
 """Columns by which lists of models are ordered."""
@@ -60,9 +60,9 @@ class TransferRow(Base):
     requested_by: Mapped[str] = mapped_column(String(MAX_SUBJECT), default="")
     """Subject of the caller who started the transfer last; empty if unknown."""
     projector: Mapped[str] = mapped_column(String(2048), default="")
-    """The source of the projector as `source`; NO_PROJECTOR, or empty: the one that the source has."""
+    """The source of the projector as `source`; NO_FILE, or empty: the one that the source has."""
     adapters: Mapped[list[list[str]]] = mapped_column(JSON, default=list)
-    """Name and source, as `source`, of each LoRA adapter."""
+    """Name and source, as `source`, of each LoRA adapter; one that is NO_FILE, or empty: those that the source has."""
     expected_sha256: Mapped[str] = mapped_column(String(64))
     """The SHA-256 that the caller requires; empty if any is accepted."""
     state: Mapped[str] = mapped_column(String(16), index=True)

@@ -182,6 +182,12 @@ MODELS = {
         ),
         "hf:ada/sees-GGUF/s.gguf --name m --mmproj https://host/p.gguf --lora 'style=PATH/my style.gguf' --lora law=hf:ada/law/l.gguf",
     ),
+    "no adapters": (
+        ("m", "ollama:a"),
+        "a.gguf",
+        ("", [["none", "none"]]),
+        "ollama:a --name m --lora none",
+    ),
     "no projector": (
         ("m", "hf:ada/sees-GGUF/a.gguf"),
         "a.gguf",

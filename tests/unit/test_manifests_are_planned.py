@@ -107,6 +107,7 @@ COMPANIONS = {
     "an adapter comes": ([], "adapters: ['style=hf:a/b/s.gguf']", ["spec.adapters: none -> style"]),
     "an adapter is there": (["style"], "adapters: ['style=hf:a/b/s.gguf']", []),
     "an adapter is replaced": (["style"], "adapters: ['law=hf:a/b/l.gguf']", ["spec.adapters: style -> law"]),
+    "the adapters go": (["style"], "adapters: [none]", ["spec.adapters: style -> none"]),
     "nothing is said": (["p.gguf", "style"], "name: Smol.gguf", []),
 }
 

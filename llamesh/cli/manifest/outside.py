@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from llamesh.cli.companions import NO_PROJECTOR
+from llamesh.cli.companions import NO_FILE
 from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest import token_file
 from llamesh.cli.manifest.document import Document
@@ -46,9 +46,9 @@ def unusable(documents: Sequence[Document], held: Holdings, profile: Profile) ->
 
 def _model(profile: Profile, document: Document) -> None:
     companions = companions_of(document)
-    projector = "" if companions.projector == NO_PROJECTOR else companions.projector
+    projector = "" if companions.projector == NO_FILE else companions.projector
     sources = [("spec.source", source_of(document)), ("spec.projector", projector)]
-    for field, source in sources + [("spec.adapters", source) for source in companions.adapters.values()]:
+    for field, source in sources + [("spec.adapters", source) for source in (companions.adapters or {}).values()]:
         try:
             check_source(source, profile)
         except CommandError as error:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
 
-from llamesh.cli.companions import NO_PROJECTOR
+from llamesh.cli.companions import NO_FILE
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.dangling import INFER_ANY, Referents, dangling, name_of_model, referents
 from llamesh.cli.manifest.document import Document
@@ -217,9 +217,9 @@ def _comparable_companions(
     desired: manifest_pb2.ModelSpec, present: manifest_pb2.ModelSpec
 ) -> tuple[str, Sequence[str]]:
     """The present projector if one is wanted, whatever its source, and the wanted names of adapters; what is not given stays."""
-    projector = "" if desired.projector == NO_PROJECTOR else present.projector or desired.projector
-    adapters = sorted(each.partition("=")[0] for each in desired.adapters) or present.adapters
-    return projector, adapters
+    projector = "" if desired.projector == NO_FILE else present.projector or desired.projector
+    adapters: Sequence[str] = sorted(each.partition("=")[0] for each in desired.adapters)
+    return projector, [] if adapters == [NO_FILE] else adapters or present.adapters
 
 
 def _narrowed(desired: Sequence[str], present: Sequence[str]) -> list[str]:

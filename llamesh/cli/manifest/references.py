@@ -11,7 +11,7 @@ from typing import Any
 
 from buf.validate import validate_pb2
 from llamesh.cli.bounded_file import read_bounded
-from llamesh.cli.companions import NO_PROJECTOR, Companions
+from llamesh.cli.companions import NO_FILE, Companions
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.document import Document
 from llamesh.locations import expanded
@@ -37,11 +37,12 @@ def companions_of(document: Document) -> Companions:
         words = f"{document.place('spec.adapters')}: {error.cause.replace('--lora ', '')}"
         raise CommandError(words, hint="write each as NAME=SOURCE", code=Exit.USAGE) from error
     projector = given.projector
-    if projector != NO_PROJECTOR:
+    if projector != NO_FILE:
         projector = _source(document, projector, "spec.projector")
-    return Companions(
-        projector, {name: _source(document, source, "spec.adapters") for name, source in given.adapters.items()}
-    )
+    adapters = given.adapters and {
+        name: _source(document, source, "spec.adapters") for name, source in given.adapters.items()
+    }
+    return Companions(projector, adapters)
 
 
 def _source(document: Document, source: str, field: str) -> str:

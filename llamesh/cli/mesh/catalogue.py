@@ -46,7 +46,7 @@ def _pull(uuid: str, name: str, source: str, first_file: str, projector: str, ad
     if projector:
         words += ["--mmproj", projector if projector == "none" else _place(projector)]
     for adapter, place in json.loads(adapters):
-        words += ["--lora", f"{adapter}={_place(str(place))}"]
+        words += ["--lora", "none" if place == "none" else f"{adapter}={_place(str(place))}"]
     # Servers name their model by its id, which is made from the name unless it was given.
     return shlex.join(words if uuid == default_uuid(name) else [*words, "--uuid", uuid])
 

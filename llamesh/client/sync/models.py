@@ -89,7 +89,7 @@ class Models(Part):
         """Start a download from an address, or from a file below the mesh's import folders. The default `uuid` is made from the name.
 
         `projector` is the source of the model's multimodal projector, or `none`; by default the one beside the model on the Hub.
-        `adapters` are the sources of LoRA adapters by the names under which servers use them.
+        `adapters` are the sources of LoRA adapters by the names under which servers use them; None: as before, empty: no adapters.
 
         SourceRefused, whose remedy says how to bring it in, for a file outside those folders.
         """
@@ -101,10 +101,7 @@ class Models(Part):
             name=name,
             sha256=sha256,
             projector=projector if projector == "none" else address_of(projector),
-            adapters=[
-                download_pb2.AdapterSource(name=each, source=address_of(where))
-                for each, where in (adapters or {}).items()
-            ],
+            adapters=_adapters(adapters),
         )
         try:
             download = self._call(f"{DOWNLOAD}/StartDownload", request, download_pb2.Download, timeout)
@@ -151,3 +148,14 @@ class Models(Part):
         """Remove the record of a download that has ended; its model stays. Raises DownloadNotEnded if it is still running."""
         request = download_pb2.DeleteDownloadRequest(model_uuid=model_uuid_of(model))
         return self._call(f"{DOWNLOAD}/DeleteDownload", request, download_pb2.Download, timeout)
+
+
+def _adapters(adapters: Mapping[str, str | Path] | None) -> list[download_pb2.AdapterSource]:
+    """Return the adapters of a request, in which one called `none` means that the model gets none: an empty list keeps them."""
+    if adapters is None:
+        return []
+    given = adapters or {"none": "none"}
+    return [
+        download_pb2.AdapterSource(name=name, source=address_of(where) if adapters else "none")
+        for name, where in given.items()
+    ]

@@ -92,3 +92,11 @@ async def test_names_and_sources_of_adapters_are_checked(sqlite_service: Service
         request = pb.StartDownloadRequest(model_uuid="m1", source=source, adapters=adapters)
         with refused("INVALID_FIELD"):
             await sqlite_service.downloads.StartDownload(request, metadata=sqlite_service.caller)
+
+
+async def test_a_model_loses_its_adapters_if_none_is_asked_for(service: Service) -> None:
+    source, style = import_file(service, "a.gguf", MODEL), import_file(service, "style.gguf", ADAPTER)
+    await fetched(service, source, style=style)
+    for given, left in (({}, 2), ({"none": "none"}, 1), ({}, 1)):
+        assert (await fetched(service, source, **given)).state == pb.DOWNLOAD_STATE_SUCCEEDED
+        assert len((await service.model("m1")).files) == left, given
