@@ -39,6 +39,12 @@ UNCHANGEABLE = {
     "wordwrap": "in a terminal words always stay whole at the edge",
 }
 """What other tools can set and is always so here; also with `no` before it."""
+DEFAULT = "default"
+"""The value that gives a setting back to the server."""
+_MIN_VALUES = {"temperature": 0, "top_p": 0, "min_p": 0, "repeat_last_n": -1, "max_tokens": -1}
+"""Minimum of a setting; the engine refuses each request with a lower one."""
+_MAX_VALUES = {"top_p": 1, "min_p": 1}
+"""Maximum of a setting."""
 _SWITCHED = {"on": True, "true": True, "off": False, "false": False}
 
 
@@ -57,9 +63,7 @@ def value_of(name: str, word: str) -> Any:
             raise CommandError(f"{name} is json, not {word!r}", hint=f"/set no{name} ends it", code=Exit.USAGE)
         return word
     if kind is bool:
-        if word.lower() not in _SWITCHED:
-            raise CommandError(f"{name} is on or off, not {word!r}", code=Exit.USAGE)
-        return _SWITCHED[word.lower()]
+        return switched(name, word)
     try:
         number = kind(word)
         if not math.isfinite(number):
@@ -67,7 +71,29 @@ def value_of(name: str, word: str) -> Any:
     except (ValueError, OverflowError):
         what = "a whole number" if kind is int else "a number"
         raise CommandError(f"{name} is {what}, not {word!r}", code=Exit.USAGE) from None
+    _check_bounds(name, number)
     return number
+
+
+def switched(name: str, word: str) -> bool:
+    """Return whether a word switches something on. CommandError if it is no such word."""
+    if word.lower() not in _SWITCHED:
+        raise CommandError(f"{name} is on or off, not {word!r}", code=Exit.USAGE)
+    return _SWITCHED[word.lower()]
+
+
+def restores(name: str, word: str) -> bool:
+    """Whether a word in place of a setting's value gives the setting back to the server. Quoted, a stop word may be any word."""
+    return name in SETTINGS and (word == DEFAULT or (word == "none" and SETTINGS[name] is list))
+
+
+def _check_bounds(name: str, number: float) -> None:
+    least, most = _MIN_VALUES.get(name, -math.inf), _MAX_VALUES.get(name, math.inf)
+    if name == "repeat_penalty" and number <= 0:
+        raise CommandError(f"{name} is above 0, not {number:g}", hint=f"/set {name} 1 is no penalty", code=Exit.USAGE)
+    if not least <= number <= most:
+        bounds = f"at least {least}" if most == math.inf else f"{least} to {most}"
+        raise CommandError(f"{name} is {bounds}, not {number:g}", hint=f"/set {name} {DEFAULT}", code=Exit.USAGE)
 
 
 def typed(value: Any) -> str:

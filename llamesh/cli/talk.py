@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from llamesh.cli.chat_settings import OTHER_WORDS, SETTINGS, SWITCHES, UNCHANGEABLE, typed
+from llamesh.cli.chat_settings import DEFAULT, OTHER_WORDS, SETTINGS, SWITCHES, UNCHANGEABLE, restores, switched, typed
 from llamesh.cli.conversation import (
     Conversation,
     content,
@@ -160,14 +160,14 @@ class Talk:
         name, value = OTHER_WORDS.get(name, name), value.strip()
         if name in {"", "parameter"}:
             self._show_settings()
-        elif name == "verbose" and value in {"", "on", "off"}:
-            self._verbose = value != "off"
-        elif name in {"quiet", "noverbose"} and not value:
-            self._verbose = False
         elif name in SWITCHES and not value:
             self._conversation.set(*SWITCHES[name])
-        elif name == "noformat":
-            self._conversation.settings.pop("format", None)
+        elif name == "verbose":
+            self._verbose = value != DEFAULT and switched(name, value or "on")
+        elif name in {"quiet", "noverbose"} and not value:
+            self._verbose = False
+        elif restores(name, value) or (name.startswith("no") and restores(name[2:], value or DEFAULT)):
+            self._conversation.settings.pop(name if name in SETTINGS else name[2:], None)
         elif (always := UNCHANGEABLE.get(name.removeprefix("no"))) and not value:
             if name not in UNCHANGEABLE:
                 raise CommandError(f"there is no {name}: {always}", code=Exit.USAGE)
@@ -189,7 +189,7 @@ class Talk:
             note(f"  {name:<{width}}  {self._value(name)}")
         note(f"  {'verbose':<{width}}  {'on' if self._verbose else 'off'}")
         note(text(f"  {'system':<{width}}  {self._conversation.system or 'none'}"))
-        note("/set NAME VALUE changes one")
+        note(f"/set NAME VALUE changes one, /set NAME {DEFAULT} gives it back to the server")
 
     def _value(self, name: str) -> str:
         found = self._conversation.settings.get(name)
@@ -214,6 +214,7 @@ def _failure(error: Exception) -> CommandError:
 
 
 def _path(word: str) -> Path:
+    word = word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else word
     if not word:
         raise CommandError("which file?", hint="/save FILE, /load FILE", code=Exit.USAGE)
     return expanded(word, "FILE")

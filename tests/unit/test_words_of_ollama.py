@@ -108,6 +108,66 @@ def test_an_unknown_setting_is_answered_with_all_that_are_listed(capsys: Capture
     assert {*hint.strip().split(", ")} == {*listed}
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "back"),
+    [(name, "1", "default") for name in SETTINGS if name not in {"format", "think"}]
+    + [("stop", "a b", "none"), ("format", "json", "default"), ("think", "on", "default")],
+)
+def test_each_setting_is_given_back_to_the_server(name: str, value: str, back: str) -> None:
+    conversation = Conversation()
+    for line in (
+        f"/set {name} {back}",
+        f"/set parameter {name} {back}",
+        *([f"/set no{name}"] if name != "think" else []),
+    ):
+        talk([f"/set {name} {value}"], conversation)
+        assert name in conversation.settings
+        talk([line], conversation)
+        assert conversation.settings == {}, line
+    talk(['/set stop "none"'], conversation)
+    assert conversation.settings == {"stop": ["none"]}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "repeat_penalty 0",
+        "repeat_penalty -1",
+        "repeat_last_n -7",
+        "temperature -1",
+        "top_p 1.1",
+        "min_p -0.1",
+        "max_tokens -2",
+    ],
+)
+def test_a_value_with_which_each_answer_would_be_an_error_is_refused(line: str, capsys: Capture) -> None:
+    conversation = Conversation()
+    talk([f"/set {line}"], conversation)
+    assert conversation.settings == {}
+    assert f"error: {line.split()[0]} is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "figures"), [("true", True), ("on", True), ("false", False), ("off", False), ("default", False)]
+)
+def test_verbose_takes_the_words_of_a_switch(word: str, figures: bool) -> None:
+    asked: list[bool] = []
+    said = iter([f"/set verbose {word}", "hello", "/bye"])
+    talking = Talk("m", Conversation(), lambda _, verbose: asked.append(verbose) or "", lambda _: next(said))
+    talking.go_on()
+    assert asked == [figures]
+
+
+def test_a_wrong_word_for_verbose_is_named(capsys: Capture) -> None:
+    talk(["/set verbose loud"], Conversation())
+    assert "error: verbose is on or off, not 'loud'\n" in capsys.readouterr().err
+
+
+def test_a_quoted_file_is_named_without_the_quotation_marks(tmp_path: Path) -> None:
+    talk([f'/save "{tmp_path}/my talk.json"', f"/load '{tmp_path}/my talk.json'"], Conversation())
+    assert [path.name for path in tmp_path.iterdir()] == ["my talk.json"]
+
+
 @pytest.mark.parametrize("name", UNCHANGEABLE)
 def test_what_cannot_be_set_is_said_in_one_line(name: str, capsys: Capture) -> None:
     talk([f"/set {name}"], Conversation())
