@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -89,3 +90,20 @@ async def test_a_watch_of_no_job_is_refused_and_watches_are_limited(quant: Quant
     assert read_refusal(raised.value).reason == "TOO_MANY_WATCHES"
     for call in calls:
         call.cancel()
+
+
+async def test_a_watch_ends_with_the_token_of_its_reader(
+    quant: Quant, as_caller: AsCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamesh.kit.rights.CLOCK_SKEW_SECONDS", 0.0)
+    for lifetime in (1.5, 15.0):
+        own = as_caller("ada", "manage", exp=time.time() + lifetime)
+        call = quant.stub.WatchQuantJobs(quant_pb2.WatchQuantJobsRequest(), metadata=own)
+        with suppress(grpc.aio.AioRpcError):
+            assert (await call.read()).synced
+            break
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        async with asyncio.timeout(PATIENCE):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+    assert read_refusal(ended.value).reason == "UNAUTHENTICATED"
