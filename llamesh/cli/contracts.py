@@ -34,7 +34,7 @@ app = App(name="contracts", help="What someone may use.")
 
 @app.command(name="list")
 def list_contracts(*, output: Output = "table") -> None:
-    """List all contracts."""
+    """List the contracts: all for administrators, for others the one that they have."""
     with connected() as mesh:
         show_list(mesh.contracts.list(), output, CONTRACT)
 
@@ -108,7 +108,7 @@ def find_contract(mesh: Client, word: str) -> str:
     try:
         known = [(item.contract_id, item.display_name) for item in mesh.contracts.list()]
     except PermissionDenied:
-        # Only administrators see the contracts; others give an id, or are refused by the call that needs it.
+        # A token for inference only, or a mesh of an earlier release, lists none: the call that needs the contract refuses the word.
         return word
     return find_id(word, known, "contract")
 

@@ -142,7 +142,7 @@ class ContractServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListContracts(self, request, context):
-        """Contracts by create time and id.
+        """Contracts by create time and id. Administrators see all; others see the one that they have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

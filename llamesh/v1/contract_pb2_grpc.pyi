@@ -388,7 +388,7 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
     """Makes a contract."""
 
     ListContracts: _ContractServiceListContractsType
-    """Contracts by create time and id."""
+    """Contracts by create time and id. Administrators see all; others see the one that they have."""
 
     GetContract: _ContractServiceGetContractType
     """One contract."""
@@ -519,7 +519,7 @@ class ContractServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.contract_pb2.ListContractsRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.contract_pb2.ListContractsResponse, collections.abc.Awaitable[llamesh.v1.contract_pb2.ListContractsResponse]]:
-        """Contracts by create time and id."""
+        """Contracts by create time and id. Administrators see all; others see the one that they have."""
 
     @abc.abstractmethod
     def GetContract(

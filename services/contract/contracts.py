@@ -64,11 +64,12 @@ class Contracts:
         self._cache.invalidate(row.contract_id, terms_of(row))
         return row
 
-    async def page(self, page_query: PageQuery) -> tuple[Sequence[ContractRow], str]:
-        """Return a page by creation time and id, and the token of the next page."""
+    async def page(self, page_query: PageQuery, only: str | None = None) -> tuple[Sequence[ContractRow], str]:
+        """Return a page by creation time and id, and the token of the next page. `only`: the id of the contract to return; None for all."""
         page = page_query.of(_LISTING)
+        query = select(ContractRow) if only is None else select(ContractRow).where(ContractRow.contract_id == only)
         async with self._database.read() as session:
-            rows = (await session.scalars(page.select(select(ContractRow), _ORDER))).all()
+            rows = (await session.scalars(page.select(query, _ORDER))).all()
         return page.cut(rows, lambda row: (row.create_time, row.contract_id))
 
     async def get(self, contract_id: str) -> ContractRow:

@@ -110,7 +110,9 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
         self, request: contract_pb2.ListContractsRequest, context: Any
     ) -> contract_pb2.ListContractsResponse:
         """See contract.proto."""
-        rows, token = await self._contracts.page(self._pages.query(request))
+        identity = caller()
+        only = None if identity.is_admin else identity.contract_id
+        rows, token = await self._contracts.page(self._pages.query(request), only)
         return contract_pb2.ListContractsResponse(
             contracts=[self._contract(row) for row in rows], next_page_token=token
         )

@@ -67,6 +67,26 @@ async def test_contracts_are_walked_in_the_order_they_were_made(mesh, as_caller)
     assert seen == made
 
 
+async def test_others_than_administrators_see_the_contract_that_they_have(mesh, as_caller) -> None:
+    """`llamesh keys create --contract NAME` and manifests of keys name contracts, also those of users."""
+    made = [await create_contract(mesh, as_caller) for _ in range(3)]
+    mesh.standings.put("ada", contract_id=made[1].contract_id)
+    mesh.standings.put("ben")
+    await told(mesh)
+
+    async def seen(user: str, *scopes: str) -> list[str]:
+        request = contract_pb2.ListContractsRequest()
+        listed = await mesh.contract.ListContracts(request, metadata=as_caller(user, *scopes))
+        return [item.contract_id for item in listed.contracts]
+
+    assert await seen("ada", "manage") == [made[1].contract_id]
+    assert await seen("ben", "manage") == []
+    assert await seen("root", "admin") == [item.contract_id for item in made]
+    request = contract_pb2.ListContractsRequest()
+    answer = await failure(mesh.contract.ListContracts(request, metadata=as_caller("ada", "infer:*")))
+    assert answer == ("SCOPE_MISSING", {"scope": "manage"})
+
+
 async def test_contracts_are_the_administrators_business(mesh, as_caller) -> None:
     request = contract_pb2.CreateContractRequest(display_name="mine")
     answer = await failure(mesh.contract.CreateContract(request, metadata=as_caller("ada", "manage")))
