@@ -23,14 +23,14 @@ _LISTS = {
     "keys": ("/keys", "keys", ("key_id",)),
     "users": ("/users", "users", ("username",)),
     "contracts": ("/contracts", "contracts", ("display_name", "contract_id")),
-    "downloads": ("/downloads", "downloads", ("model_uuid",)),
+    "downloads": ("/downloads", "downloads", ("name", "model_uuid")),
     "models": ("/models", "models", ("name", "aliases", "model_uuid")),
     "servers": ("/status", "servers", ("model_name", "server_uuid")),
     "served": ("/status", "servers", ("model_name",)),
 }
 """The REST path that lists a kind of thing, and where the names stand in its answer."""
 _FIRST: Mapping[tuple[str, ...], tuple[str, ...]] = {
-    **{(name,): ("models",) for name in ("serve", "fit", "rm", "alias")},
+    **{(name,): ("models",) for name in ("serve", "fit", "rm", "alias", "quantize")},
     **{(name,): ("servers",) for name in ("wait", "scale", "set", "sleep", "wake", "stop", "logs")},
     ("chat",): ("served",),
     ("run",): ("served", "models"),
@@ -60,7 +60,7 @@ Fetch = Callable[[str], object]
 def candidates(words: Sequence[str], fetch: Fetch) -> list[str]:
     """What the last word could become, given all words after `llamesh`."""
     *before, current = words or [""]
-    if not before:
+    if not before or before == ["help"]:
         return _beginning(current, _NAMES)
     from llamesh.cli import options
 

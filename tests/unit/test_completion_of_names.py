@@ -19,7 +19,7 @@ ANSWERS = {
     "/keys": {"keys": [{"key_id": "key_1"}]},
     "/users": {"users": [{"username": "ada"}]},
     "/contracts": {"contracts": [{"contract_id": "small"}]},
-    "/downloads": {"downloads": [{"model_uuid": "m1"}]},
+    "/downloads": {"downloads": [{"model_uuid": "m1", "name": "words"}]},
     "/models": {"models": [{"model_uuid": "m1", "name": "small"}]},
 }
 
@@ -42,10 +42,12 @@ def silent(path: str) -> object:
         (["serve", ""], ["m1", "small"]),
         (["serve", "small", "--ctx-s"], ["--ctx-size"]),
         (["chat", ""], ["smol"]),
+        (["quantize", "s"], ["small"]),
+        (["help", "st"], ["status", "stop"]),
         (["keys", "revoke", ""], ["key_1"]),
         (["users", "rm", "a"], ["ada"]),
         (["contracts", "update", ""], ["small"]),
-        (["downloads", "retry", ""], ["m1"]),
+        (["downloads", "retry", ""], ["m1", "words"]),
         (["users", "create", ""], []),
         (["users", "rm", "ada", ""], []),
         (["stop", "smol", ""], ["0f0c6a0e", "a1"]),
