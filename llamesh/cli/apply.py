@@ -146,7 +146,10 @@ def _read(filename: Sequence[str]) -> list[Document]:
 
     if not filename:
         raise CommandError("no file is given", hint="llamesh apply -f mesh.yaml", code=Exit.USAGE)
-    return read(filename)
+    documents = read(filename)
+    if not documents:
+        note(f"nothing is declared in {' '.join(filename)}")
+    return documents
 
 
 def _set_name(filename: Sequence[str], given: str, prune: bool) -> str:

@@ -94,6 +94,9 @@ def unforeseen(error: Exception) -> CommandError:
         return CommandError(f"{place}{error.strerror}")
     if isinstance(error, EOFError):
         return CommandError("the input ended before everything was answered", code=Exit.USAGE)
+    if isinstance(error, UnicodeEncodeError):
+        hint = "give it in UTF-8, in a terminal and a locale that use it: LC_ALL=C.UTF-8"
+        return CommandError(f"{error.object!r} cannot be sent: it is not UTF-8", hint=hint, code=Exit.USAGE)
     if isinstance(error, ValueError | OverflowError):
         return CommandError(str(error), hint="correct the value; LLAMESH_LOG_LEVEL=debug shows where", code=Exit.USAGE)
     return CommandError(

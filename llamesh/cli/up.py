@@ -248,7 +248,12 @@ def _demo_command(settings: MeshSettings, began: float, *more: str) -> list[str]
 
 
 def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
-    if code := detached.start(settings):
+    try:
+        code = detached.start(settings)
+    except KeyboardInterrupt:
+        _say("the mesh goes on starting; `llamesh down` ends it")
+        raise
+    if code:
         return code
     if demo:
         return subprocess.run(_demo_command(settings, began, "detached"), check=False).returncode
