@@ -54,6 +54,7 @@ _OPTIONS_OF_OLLAMA = {
 }
 """Options of Ollama's commands, and what to do."""
 _SERVE = ("serve",)
+_TLS_INIT = ("tls", "init")
 _MIN_LIKENESS = 0.75
 """Minimum share of equal letters of an option that was probably meant: options are short, and a distant one misleads."""
 _WITH_PARAMETERS = {("serve",), ("fit",)}
@@ -67,6 +68,8 @@ def misuse(error: CycloptsError) -> CommandError:
     if isinstance(error, UnusedCliTokensError):
         words = shlex.join(error.unused_tokens or ())
         cause, hint = f"{command} takes no further argument: {words}", _usage(command, error.target)
+        if error.command_chain == _TLS_INIT:
+            hint = " ".join([command, *(f"--name {shlex.quote(word)}" for word in error.unused_tokens or ())])
     elif isinstance(error, UnknownCommandError) and not error.command_chain and error.unused_tokens:
         word = error.unused_tokens[0]
         if word in _OF_OLLAMA:

@@ -125,6 +125,8 @@ def alias(
     remove
         Take the names away instead.
     """
+    if "" in names:
+        raise CommandError("llamesh alias: a name in NAMES is empty", hint="llamesh alias MODEL NAME", code=Exit.USAGE)
     with connected() as mesh:
         uuid = find_model(mesh, model)
         add, gone = ((), names) if remove else (names, ())

@@ -30,6 +30,7 @@ REMEDIES = {
     "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
     "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
     "MODEL_NAME_TAKEN": "take another name",
+    "MODEL_IN_USE": "`llamesh stop {servers}` stops what uses it",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
     "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh downloads cancel {modelUuid}` ends the first download, "
     "`llamesh rm {modelUuid}` removes its model",
@@ -87,8 +88,17 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
     if error.reason in REMEDIES:
         remedy = _FREES_ALIAS if error.metadata.get("alias") else REMEDIES[error.reason]
         values = {name: quote(value) for name, value in error.metadata.items()}
+        if "servers" in values:  # ids with commas between them
+            values["servers"] = " ".join(map(quote, error.metadata["servers"].split(",")))
         hint = remedy.format_map(
-            {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", "contractId": "ID", **values}
+            {
+                "modelUuid": "MODEL",
+                "username": "NAME",
+                "jobId": "JOB",
+                "contractId": "ID",
+                "servers": "SERVER",
+                **values,
+            }
         )
     if not error.reason and any(words in error.message for words in _NO_GRPC):
         return not_llamesh(url or _selected())

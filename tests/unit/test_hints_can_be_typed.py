@@ -88,5 +88,11 @@ def test_values_of_a_hint_are_one_word_each() -> None:
     assert "`llamesh users update 'ada b'`" in failure.hint
 
 
+def test_the_servers_that_use_a_model_are_stopped_by_one_command() -> None:
+    failure = translate(of_reason("MODEL_IN_USE", "used", metadata={"modelUuid": "m1", "servers": "s1,s2"}))
+    assert failure is not None
+    assert failure.hint == "`llamesh stop s1 s2` stops what uses it"
+
+
 def test_the_remedies_name_no_rest_call() -> None:
     assert [words for words in REMEDIES.values() if re.search(r"\b(GET|POST|PATCH|DELETE) /", words)] == []

@@ -26,6 +26,8 @@ Capture = pytest.CaptureFixture[str]
         ("serve", "llamesh serve: MODEL is missing", "llamesh serve MODEL [-- FLAGS...]; `llamesh up` starts the mesh"),
         ("rm", "llamesh rm: MODEL is missing", "llamesh rm MODEL [MODELS...]"),
         ("scale x", "llamesh scale: REPLICAS is missing", "llamesh scale SERVER REPLICAS"),
+        ("tls init a.lan", "llamesh tls init takes no further argument: a.lan", "llamesh tls init --name a.lan"),
+        ("alias words ''", "llamesh alias: a name in NAMES is empty", "llamesh alias MODEL NAME"),
         ("apply mesh.yaml", "llamesh apply: --filename or -f is missing", "llamesh apply -f mesh.yaml"),
         ("delete my.yaml --dry-run", "llamesh delete: --filename or -f is missing", "llamesh delete -f my.yaml"),
         ("diff", "llamesh diff: --filename or -f is missing", "llamesh diff -f FILENAME"),
