@@ -12,8 +12,9 @@ from llamesh.regular_files import NotRegularError, open_regular
 
 MAX_BYTES = 1 << 18
 """Maximum bytes of a file."""
-MAX_LINE_BYTES = 4096
-"""Maximum bytes of a line. The parser of settings files takes quadratic time for a line of blanks."""
+MAX_LINE_BYTES = 1 << 14
+"""Maximum bytes of a line. The parser of settings files takes quadratic time for a line of blanks: about a second for one of this length.
+Credentials of several registries or S3 servers need some KiB."""
 
 
 class NotTextError(Exception):

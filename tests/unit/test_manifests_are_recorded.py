@@ -110,6 +110,16 @@ def test_what_was_created_at_one_address_is_known_at_every_other(tmp_path: Path,
     assert Record(other, "another set", {"XDG_STATE_HOME": str(tmp_path)}).entries() == []
 
 
+def test_a_damaged_record_of_another_address_is_named_and_prevents_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path).creating("Contract", "team", "team", contract)
+    record(tmp_path).path.write_bytes(b"[{")
+    again = Record("https://mesh", "set", {"XDG_STATE_HOME": str(tmp_path)})
+    assert again.entries() == []
+    assert f"{record(tmp_path).path}: it is damaged; what it names is not pruned" in capsys.readouterr().err
+
+
 def test_an_intention_means_nothing_at_another_address(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         record(tmp_path).creating("Contract", "team", "team", ended(KilledError()))

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from llamesh.cli.declaring import applied_directory
 from llamesh.cli.failure import CommandError
 from llamesh.cli.manifest.holdings import identity, kind_of
+from llamesh.cli.printing import note
 from llamesh.client.errors import MeshError
 from llamesh.client.profile import THIS_MACHINE
 from llamesh.private_files import write_private
@@ -56,10 +57,10 @@ class Record:
         self._older = [folder / f"{_digest(other, name)}.json" for other in _other_spellings(url)]
 
     def entries(self) -> list[CreatedObject]:
-        """Return the created objects; none without a record. CommandError if there is one that cannot be read: it would be replaced."""
+        """Return the created objects; none without a record. CommandError if that of this address cannot be read: it would be replaced."""
         own = [*_read(self.path), *_read(self._old)]
         others = sorted({*self.path.parent.glob(f"{self._set}-*.json")} - {self.path})
-        foreign = [item for path in [*others, *self._older] for item in _read(path) if item.id]
+        foreign = [item for path in [*others, *self._older] for item in _read_foreign(path) if item.id]
         return list(dict.fromkeys([*own, *foreign]))
 
     def creating(self, kind: str, name: str, found_by: str, create: Callable[[], Any]) -> Any:
@@ -102,6 +103,15 @@ def _read(path: Path) -> list[CreatedObject]:
             f"the record of what apply created cannot be read: {path}: {words}",
             hint="restore it, or move it away: --prune then leaves what it named, and `llamesh delete -f` removes it",
         ) from error
+
+
+def _read_foreign(path: Path) -> list[CreatedObject]:
+    """Return the entries of another address. This apply does not write its file, so a damaged one only means fewer removals."""
+    try:
+        return _read(path)
+    except CommandError as error:
+        note(f"{error}; what it names is not pruned")
+        return []
 
 
 def _digest(*lines: str) -> str:
