@@ -28,8 +28,9 @@ def backup(
 ) -> None:
     """Write users, keys, contracts, servers, settings and secrets of the mesh of this machine to a file. The mesh may run.
 
-    The file holds the secrets that sign tokens, and the key of the authority of `llamesh tls init`: keep it as you keep them. Tables in
-    PostgreSQL are dumped into it with pg_dump.
+    The file holds the secrets that sign tokens, and the key of the authority of `llamesh tls init`: keep it as you keep them.
+
+    Tables in PostgreSQL are dumped into it with pg_dump.
 
     Parameters
     ----------
@@ -71,8 +72,10 @@ def restore(file: str, /) -> None:
     """Make the home of a mesh of a backup; only where there is none. Then `llamesh up` starts it.
 
     Tables of PostgreSQL go to the database of DATABASE_URL (else that of the backup's settings), which must be empty.
-    Trust a backup as you trust a program: its settings may name programs to run. Paths in them that lie below the home of the backup
-    are changed to this one.
+
+    Trust a backup as you trust a program: its settings may name programs to run.
+
+    Paths in the settings that lie below the home of the backup are changed to this one.
 
     Parameters
     ----------

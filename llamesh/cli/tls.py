@@ -32,8 +32,9 @@ def init(
 ) -> None:
     """Make an authority of this mesh's own and a certificate for this machine, and let the mesh use it.
 
-    A second run keeps what still does: it renews a certificate that expires within 30 days or lacks a name, and keeps the names that
-    the certificate had. A mesh that runs takes a renewed certificate within seconds.
+    A second run keeps the certificate and its names; it renews one that expires within 30 days or lacks a name.
+
+    A mesh that runs takes a renewed certificate within seconds.
 
     Parameters
     ----------
