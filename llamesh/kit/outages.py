@@ -1,4 +1,4 @@
-"""Retries a step that writes to the database during an outage, and defines which failures are an outage."""
+"""Retries a step that uses the database during an outage, and defines which failures are an outage."""
 
 from __future__ import annotations
 

@@ -16,12 +16,13 @@ from functools import partial
 
 from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import StagedObject, StoreError
+from llamesh.kit.outages import until_written
 from llamesh.v1.quant_pb2 import QuantReport
 from services.download.bandwidth import Bandwidth
 from services.download.continuation import continued
 from services.download.early_check import Check, read_header
 from services.download.model_parts import Header, ModelCheck, check_file
-from services.download.present_objects import PresentObjects, source_version
+from services.download.present_objects import PresentObject, PresentObjects, source_version
 from services.download.progress import Progress
 from services.download.room import Room
 from services.download.sources import FileRole, ModelFacts, Source, SourceFile, SourceObject
@@ -171,7 +172,7 @@ class Fetches:
         model, complete = ModelCheck([file.role for file in files]), True
         for file in files:
             async with self._source.open(file.address) as found:
-                held = await self._present.of_source(file.address, found)
+                held = await self._held(file, found)
                 if held is not None:
                     present += held.size
                     header: Header | None = await staged_header(held)
@@ -186,7 +187,7 @@ class Fetches:
         if complete:
             model.metadata()
         known = sum(size or 0 for size in sizes)
-        await self._room.reserve(row, known - present)
+        await self._reserve(row, known - present)
         return 0 if None in sizes else known
 
     async def _header(self, found: SourceObject) -> Header | None:
@@ -198,18 +199,28 @@ class Fetches:
         """Stage one open file and add it to the staged files of the fetch."""
         # The time in which the store may stall counts from here, not from the end of the file before.
         fetch.received(0)
-        staged: StagedObject | None = await self._present.of_source(fetch.files[number - 1].address, found)
+        staged: StagedObject | None = await self._held(fetch.files[number - 1], found)
         if staged is not None:
             found.end_stream()
             fetch.present(staged.size)
         else:
             if len(fetch.files) == 1:
-                await self._room.reserve(fetch.row, found.size or 0)
+                await self._reserve(fetch.row, found.size or 0)
             staged = await self._staging.stage(
                 fetch.row, number, self._bandwidth.limited(found), fetch.check(number), fetch.received, fetch.present
             )
         fetch.add(number, found, staged)
         check_digest(staged.sha256, fetch.expected_sha256(number) or found.sha256)
+
+    async def _held(self, file: SourceFile, found: SourceObject) -> PresentObject | None:
+        """Return the object of the store with the bytes of an open file, also after an outage of the database."""
+        return await until_written(
+            partial(self._present.of_source, file.address, found), "look for the bytes of a file"
+        )
+
+    async def _reserve(self, row: TransferRow, size: int) -> None:
+        """Reserve room, also after an outage of the database."""
+        await until_written(partial(self._room.reserve, row, size), "reserve room for a transfer")
 
 
 async def discard(files: Iterable[StagedFile]) -> None:

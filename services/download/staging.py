@@ -61,7 +61,8 @@ class Staging:
             chunks = checked_chunks(continued(found, self._clock), found.size, received, check)
             return await self._store.stage(chunks, expected_size=found.size)
         found.end_stream()
-        name, parted = await self._objects.open(row, number, found, self._part_size)
+        opened = partial(self._objects.open, row, number, found, self._part_size)
+        name, parted = await until_written(opened, "open an object in parts")
         try:
             if parted.done:
                 present(parted.layout.bytes_of(parted.done))
