@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -53,10 +54,17 @@ def test_a_taken_port_is_named_with_its_owner() -> None:
 LISTENS = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); sys.stdin.read()"
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for that of a socket, which pytest's own may not."""
+    with tempfile.TemporaryDirectory(prefix="short-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.parametrize("name", ["their home", "a home with a path that is long " * 4])
-def test_a_port_of_the_mesh_of_another_home_is_freed_by_ending_that_mesh(tmp_path: Path, name: str) -> None:
-    home = tmp_path / name.strip()
-    run_dir = run_directory(home, {"XDG_RUNTIME_DIR": str(tmp_path)})
+def test_a_port_of_the_mesh_of_another_home_is_freed_by_ending_that_mesh(short_folder: Path, name: str) -> None:
+    home = short_folder / name.strip()
+    run_dir = run_directory(home, {"XDG_RUNTIME_DIR": str(short_folder)})
     assert (run_dir == home / "run") is (name == "their home")
     home.mkdir()
     run_dir.mkdir()
@@ -66,7 +74,7 @@ def test_a_port_of_the_mesh_of_another_home_is_freed_by_ending_that_mesh(tmp_pat
         assert envoy.stdout
         port = int(envoy.stdout.readline())
         problems = ports.taken(["127.0.0.1"], {"LLAMESH_GATEWAY_PORT": port})
-        finding = checks.free_ports(settings(tmp_path, port))
+        finding = checks.free_ports(settings(short_folder, port))
         envoy.communicate()
     assert problems[0].words.startswith(f"port {port} is taken by the mesh of {home}, process {envoy.pid} (")
     assert ports.remedy(problems) == finding.fix == f"`LLAMESH_HOME='{home}' llamesh down`, or choose another port"
