@@ -1,11 +1,14 @@
 """Files of a home that the first process creates and all others read: its id (`home-id`) and its secret (`secrets/jwt_secret`).
 
 Invariant: a file that is there is never replaced, because leases know a home by its id, and a new secret ends all tokens. One that cannot
-be used is refused with the remedy, at a start and by `llamesh doctor`.
+be used is refused with the remedy, at a start and by `llamesh doctor`. Only a file that is damaged has a remedy that removes it: one that
+cannot be read may be whole.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,10 +52,17 @@ class HomeFile:
         except NotRegularError as error:
             raise HomeFileError(str(error), self.remedy) from error
         except OSError as error:
-            raise HomeFileError(f"{self.path} cannot be read: {error.strerror}", self.remedy) from error
+            raise HomeFileError(f"{self.path} cannot be read: {error.strerror}", self._remedy_of(error)) from error
         if not self.is_whole(text):
             raise HomeFileError(f"{self.path} is damaged: it must hold {self.content}", self.remedy)
         return text
+
+    def _remedy_of(self, error: OSError) -> str:
+        if error.errno == errno.ELOOP:
+            return self.remedy
+        if isinstance(error, PermissionError):
+            return f"let user {os.geteuid()} read it, and enter its folders; or set LLAMESH_HOME to your own folder"
+        return f"see that {self.path.parent} is a folder on a disk that works; or set LLAMESH_HOME to another folder"
 
     def read_or_create(self, new: Callable[[], str]) -> str:
         """Return the text; the first process creates it, readable by its owner only. Raises HomeFileError, OSError."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +81,47 @@ def test_what_is_no_file_is_refused_and_doctor_names_it(tmp_path: Path, place: s
     (finding,) = files_of_home(plain_settings(tmp_path))
     assert (finding.check, finding.state, finding.found) == ("home", "problem", words)
     assert finding.fix
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+@pytest.mark.parametrize("closed", ["home", "files"])
+def test_another_user_is_not_told_to_remove_what_is_whole(tmp_path: Path, closed: str) -> None:
+    home = tmp_path / "home"
+    kept_secret(home)
+    owner_of(home, "quant")
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(folder.stat().st_mode | 0o111)
+    home.chmod(0o700 if closed == "home" else 0o755)
+    (home / "secrets").chmod(0o755)
+    (home / "home-id").chmod(0o600)
+    code = f"""
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from llamesh.cli.mesh.checks import files_of_home
+os.setuid(65534)
+for finding in files_of_home(SimpleNamespace(home=Path({str(home)!r}), has_secret=False)):
+    print(finding.found, "|", finding.fix)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    fix = "let user 65534 read it, and enter its folders; or set LLAMESH_HOME to your own folder"
+    paths = (home / "home-id", home / "secrets" / "jwt_secret")
+    assert said.splitlines() == [f"{path} cannot be read: Permission denied | {fix}" for path in paths]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE])
+def test_a_file_that_cannot_be_read_may_be_whole(
+    tmp_path: Path, place: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("llamesh.home_files.open_regular", fail)
+    with pytest.raises(StartRefused, match=f"cannot be read: {os.strerror(number)}; ") as refused:
+        PLACES[place](tmp_path)
+    assert "set LLAMESH_HOME to" in str(refused.value)
+    assert not any(word in str(refused.value) for word in ("remove", "rm ", "delete", "new secret"))
 
 
 def test_doctor_takes_a_home_that_is_whole_or_new_and_changes_nothing(tmp_path: Path) -> None:
