@@ -109,21 +109,23 @@ def _missing(error: MissingArgumentError, command: str) -> tuple[str, str]:
 
 def _unknown(error: UnknownOptionError, cause: str, hint: str) -> tuple[str, str]:
     written = (error.token.keyword or error.token.value).partition("=")[0]
-    if other := _OPTIONS_OF_OLLAMA.get(((error.command_chain or ("",))[0], written)):
-        return cause, other
+    # What the parser guesses has no place beside a better hint.
+    plain = f"Unknown option: {written}."
+    name = written.replace("_", "-") if written.startswith("--") else written
+    if other := _OPTIONS_OF_OLLAMA.get(((error.command_chain or ("",))[0], name)):
+        return plain, other
     if error.command_chain in _WITH_PARAMETERS:
         from llamesh.runtime_parameters import refused_options
 
-        name = written.replace("_", "-") if written.startswith("--") else written
         if reason := refused_options().get(name):
             return reason, hint
     elif written == "--json" and error.target and "output" in inspect.signature(error.target).parameters:
-        return cause, f"{hint.removesuffix(' --help')} -o json"
+        return plain, f"{hint.removesuffix(' --help')} -o json"
     if written.startswith("--"):
         known = [name for item in error.argument_collection or () if item.parse for name in item.names]
         names = {name.removeprefix("--"): name for name in known if name.startswith("--")}
         meant = names.get(nearest(written.lstrip("-"), names, _MIN_LIKENESS))
-        cause = f"Unknown option: {written}." + (f" Did you mean {meant}?" if meant else "")
+        cause = f"{plain} Did you mean {meant}?" if meant else plain
     return cause, hint
 
 

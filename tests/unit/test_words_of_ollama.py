@@ -15,6 +15,7 @@ from llamesh.cli.mesh import demo
 from llamesh.cli.talk import Talk
 
 Capture = pytest.CaptureFixture[str]
+CONTEXT = ("--num-ctx", "--num_ctx")
 
 
 def talk(lines: list[str], conversation: Conversation) -> None:
@@ -49,8 +50,9 @@ def test_a_short_option_shows_the_version(capsys: Capture) -> None:
         (["run", "x", "--think=false"], "/set nothink"),
         (["run", "x", "--format", "json"], "/set format json"),
         (["run", "x", "--nowordwrap"], "whole at the edge"),
-        (["run", "x", "--num-ctx", "4096"], "--ctx-size"),
-        (["pull", "x", "--insecure"], "only https"),
+        *(([command, "x", option, "4096"], "--ctx-size 8192") for command in ("run", "serve") for option in CONTEXT),
+        (["run", "x", "--keep_alive=5m"], "--idle-sleep 5m"),
+        *(([command, "x", "--insecure"], "only https") for command in ("run", "pull")),
         (["serve"], "`llamesh up`"),
         (["push", "x"], "`llamesh pull`"),
         (["signin"], "`llamesh login`"),
@@ -65,6 +67,7 @@ def test_a_word_without_an_equal_gets_a_hint(arguments: list[str], hint: str, ca
     assert run(arguments) == Exit.USAGE
     said = capsys.readouterr().err
     assert hint in said.partition("hint: ")[2]
+    assert "Did you mean" not in said
 
 
 @pytest.mark.parametrize("arguments", [["run", "x", "--forma", "y"], ["pull", "x", "--insec"], ["models", "--verbos"]])
