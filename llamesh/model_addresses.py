@@ -27,6 +27,8 @@ FORMS = f"{ADDRESSES}, or the path of a file: ./FILE.gguf"
 
 _SHORT = ("hf", "ollama", "quant")
 """Schemes without //."""
+_WITHOUT_SLASH = ("ollama", "quant")
+"""Schemes of addresses that may have no / at all, like a model and its tag."""
 _LONG = ("https", "http", "oci", "s3", "file")
 SCHEMES = (*_LONG, *_SHORT)
 """Every scheme of an address: those of `sources_of` in the download service."""
@@ -69,12 +71,9 @@ def canonical(word: str, hub_hosts: Collection[str] = HUB_HOSTS) -> str:
 def likely(word: str) -> str:
     """Return the address that an invalid word probably means; empty if there is none."""
     word = word.strip()
-    if found := _SCHEME.fullmatch(word):
-        names = {name: name for name in SCHEMES} | _OTHER_NAMES
-        # llama3:8b is a model and its tag, not a scheme.
-        is_model = found["scheme"].lower().startswith("llama")
-        if not is_model and (scheme := nearest(found["scheme"], names, 0.7)):
-            return _written(names[scheme], found["rest"])
+    found = _SCHEME.fullmatch(word)
+    if found and (scheme := _likely_scheme(found["scheme"].lower(), may_be_name="/" not in word)):
+        return _written(scheme, found["rest"])
     if meant := likely_registry_address(word):
         return meant
     if found := _HOST.match(word):
@@ -101,6 +100,21 @@ def default_name(address: str) -> str:
     # Only URLs are escaped, not S3 keys and paths.
     path = unquote(urlsplit(address).path) if "://" in address and not address.startswith("s3:") else address
     return whole_name(path.rpartition("/")[2])
+
+
+def _likely_scheme(written: str, *, may_be_name: bool) -> str:
+    """Return the scheme that is probably meant; empty for the name of a model before its tag, as in llama3:8b."""
+    names = {name: name for name in SCHEMES} | _OTHER_NAMES
+    if written in names:
+        return names[written]
+    if written.startswith("llama"):
+        return ""
+    if not may_be_name:
+        return names.get(nearest(written, names, 0.7), "")
+    if any(sign.isdigit() for sign in written):
+        return ""
+    # Names of models are like schemes too, so only one mistyped letter is taken for a mistake.
+    return nearest(written, [name for name in _WITHOUT_SLASH if abs(len(name) - len(written)) <= 1], 0.88)
 
 
 def _written(scheme: str, rest: str) -> str:

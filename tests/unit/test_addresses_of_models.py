@@ -143,6 +143,14 @@ def test_pages_of_a_mirror_are_pages_of_the_hub() -> None:
         ("a/b:Q4_K_M", "hf:a/b:Q4_K_M"),
         ("models/x.gguf", ""),
         ("llama3:8b", "ollama:llama3:8b"),
+        *(
+            (word, f"ollama:{word}")
+            for word in ("codellama:7b", "orca:7b", "ollama3:8b", "lama:7b", "minion:3b", "hu:1")
+        ),
+        *((f"{word}:foo", "ollama:foo") for word in ("ollam", "Ollama", "ollamaa")),
+        ("orac://ghcr.io/ada/model", "oci://ghcr.io/ada/model"),
+        ("https:x.gguf", "https://x.gguf"),
+        ("s3:x", "s3://x"),
         ("olama:llama3:8b", "ollama:llama3:8b"),
         ("ghcr.io/ada/model:v1", "oci://ghcr.io/ada/model:v1"),
         ("registry.example/ada/model:v1", "oci://registry.example/ada/model:v1"),
