@@ -264,11 +264,52 @@ def test_a_half_made_authority_is_named_with_a_remedy_that_works(
     assert said.startswith("error: the authority of this mesh cannot sign: ")
     assert "LLAMESH_TLS" not in said
     if signed:
-        assert "hint: put ca.pem and ca.key back" in said
+        here, gone = ("ca.key", "ca.pem") if "certificate" in harm else ("ca.pem", "ca.key")
+        one = f"hint: put {gone} back into {home / 'tls'}; if it is lost, remove {here}: clients must trust a new one"
+        assert (one if harm.startswith("no ") else "hint: put ca.pem and ca.key back") in said
         return
     remedy = said.partition("hint: nothing is signed with it yet: ")[2].removesuffix(", and again\n")
     subprocess.run(remedy, shell=True, check=True)
     assert run(["tls", "init"]) == Exit.OK
+
+
+@pytest.mark.parametrize("options", [[], ["--renew"]], ids=["plain", "renew"])
+def test_an_authority_that_was_removed_is_made_again_and_signs_anew(home: Path, options: list[str]) -> None:
+    assert run(["tls", "init", "--name", "a.lan"]) == Exit.OK
+    files = Files(home)
+    before = files.authority.read_bytes()
+    files.authority.unlink()
+    assert run(["tls", "init"]) == Exit.USAGE
+    files.authority_key.unlink()
+    assert run(["tls", "init", *options]) == Exit.OK
+    assert files.authority.read_bytes() != before
+    signer = x509.load_pem_x509_certificate(files.authority.read_bytes())
+    x509.load_pem_x509_certificate(files.certificate.read_bytes()).verify_directly_issued_by(signer)
+    assert "a.lan" in names(home)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_an_authority_that_the_user_may_not_read_is_not_to_be_removed(home: Path, tmp_path: Path) -> None:
+    assert run(["tls", "init"]) == Exit.OK
+    for folder in (tmp_path, home, home / "tls", *tmp_path.parents[:-2]):
+        folder.chmod(folder.stat().st_mode | 0o111)
+    code = f"""
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from llamesh.certificates import CertificateError
+from llamesh.cli.mesh import authority
+import cryptography.x509
+os.setuid(65534)
+files = authority.Files(Path({str(home)!r}))
+for read in (lambda: authority.end(files.authority), lambda: authority._read_authority(files, datetime.now(UTC))):
+    try:
+        read()
+    except CertificateError as error:
+        print(error.remedy)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["let user 65534 read it, and enter its folders"] * 2
 
 
 def test_an_authority_that_is_gone_is_named_although_its_certificate_is_valid(home: Path, capsys: Capture) -> None:

@@ -32,6 +32,7 @@ RENEWED_DAYS = 30
 _REMEDY = (
     "put ca.pem and ca.key back into {folder}; if they are lost or expired, remove both: clients must trust a new one"
 )
+_REMEDY_OF_ONE = "put {gone} back into {folder}; if it is lost, remove {other}: clients must trust a new one"
 _SKEW = timedelta(hours=1)
 """Clocks of other machines may be slow."""
 
@@ -95,8 +96,10 @@ def issue(
 
 def _is_good(kept: Certificate, files: Files, now: datetime) -> bool:
     """Whether a new certificate would be no better. CertificateError if the authority's file has none."""
-    last = end(files.authority) if files.authority.exists() else None
-    if last and kept.ends >= last:
+    if not files.authority.exists():
+        return False  # No client can trust it. A new one is made, or refused if the key of the authority is there.
+    last = end(files.authority)
+    if kept.ends >= last:
         return kept.ends == last
     return kept.days_left(now) > RENEWED_DAYS
 
@@ -119,6 +122,9 @@ def _certificate(file: Path) -> Any:
 
     try:
         return x509.load_pem_x509_certificate(file.read_bytes())
+    except PermissionError as error:
+        remedy = f"let user {os.getuid()} read it, and enter its folders"
+        raise CertificateError(f"{file}: {error.strerror}", remedy) from error
     except (OSError, ValueError) as error:
         words = getattr(error, "strerror", None) or "it holds no PEM certificate"
         raise CertificateError(f"{file}: {words}", _REMEDY.format(folder=file.parent)) from error
@@ -183,19 +189,30 @@ def _authority(files: Files, now: datetime) -> tuple[Any, Any]:
 
 def _read_authority(files: Files, now: datetime) -> Certificate:
     """Read the authority. CertificateError, without the settings of the front door, which do not name the authority."""
-    remedy = _REMEDY.format(folder=files.authority.parent)
+    remedy = _remedy(files)
     if not files.certificate.exists():
         remedy = f"nothing is signed with it yet: rm -rf {shlex.join(map(str, (files.authority, files.authority_key)))}, and again"
     try:
         found = certificates.read(str(files.authority), str(files.authority_key), now)
     except CertificateError as error:
         words = str(error).removeprefix("LLAMESH_TLS_CERTIFICATE: ").removeprefix("LLAMESH_TLS_KEY: ")
-        raise CertificateError(f"the authority of this mesh cannot sign: {words}", remedy) from error
+        closed = isinstance(error.__cause__, PermissionError)
+        raise CertificateError(
+            f"the authority of this mesh cannot sign: {words}", error.remedy if closed else remedy
+        ) from error
     if not found.signs:
         raise CertificateError(
             f"the authority of this mesh cannot sign: {files.authority} is the certificate of a server", remedy
         )
     return found
+
+
+def _remedy(files: Files) -> str:
+    folder = files.authority.parent
+    for gone, other in ((files.authority, files.authority_key), (files.authority_key, files.authority)):
+        if not gone.exists():
+            return _REMEDY_OF_ONE.format(gone=gone.name, folder=folder, other=other.name)
+    return _REMEDY.format(folder=folder)
 
 
 def _signed(names: tuple[str, ...], signer: Any, signing: Any, now: datetime) -> tuple[bytes, bytes]:
