@@ -98,7 +98,10 @@ def test_the_order_is_that_of_dependencies(tmp_path: Path) -> None:
     assert actions[2].desired.contract == "c1"
 
 
-ROLE = {"p.gguf": model_pb2.MODEL_FILE_ROLE_PROJECTOR, "style": model_pb2.MODEL_FILE_ROLE_ADAPTER}
+ROLE = {
+    "p.gguf": model_pb2.MODEL_FILE_ROLE_PROJECTOR,
+    **dict.fromkeys(("style", "none"), model_pb2.MODEL_FILE_ROLE_ADAPTER),
+}
 COMPANIONS = {
     "a projector comes": ([], "projector: 'https://h/p.gguf'", ["spec.projector: none -> https://h/p.gguf"]),
     "a projector goes": (["p.gguf"], "projector: none", ["spec.projector: p.gguf -> none"]),
@@ -107,6 +110,8 @@ COMPANIONS = {
     "an adapter comes": ([], "adapters: ['style=hf:a/b/s.gguf']", ["spec.adapters: none -> style"]),
     "an adapter is there": (["style"], "adapters: ['style=hf:a/b/s.gguf']", []),
     "an adapter is replaced": (["style"], "adapters: ['law=hf:a/b/l.gguf']", ["spec.adapters: style -> law"]),
+    "an adapter is called none": (["none"], "adapters: ['none=hf:a/b/s.gguf']", []),
+    "an adapter comes that is called none": ([], "adapters: ['none=hf:a/b/s.gguf']", ["spec.adapters: none -> none"]),
     "the adapters go": (["style"], "adapters: [none]", ["spec.adapters: style -> none"]),
     "nothing is said": (["p.gguf", "style"], "name: Smol.gguf", []),
 }

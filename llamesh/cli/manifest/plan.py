@@ -219,7 +219,7 @@ def _comparable_companions(
     """The present projector if one is wanted, whatever its source, and the wanted names of adapters; what is not given stays."""
     projector = "" if desired.projector == NO_FILE else present.projector or desired.projector
     adapters: Sequence[str] = sorted(each.partition("=")[0] for each in desired.adapters)
-    return projector, [] if adapters == [NO_FILE] else adapters or present.adapters
+    return projector, [] if list(desired.adapters) == [NO_FILE] else adapters or present.adapters
 
 
 def _narrowed(desired: Sequence[str], present: Sequence[str]) -> list[str]:
