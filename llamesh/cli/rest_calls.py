@@ -67,7 +67,7 @@ def rest_calls() -> Iterator[RestCall]:
 
 def hint_for(verb: str, path: str) -> str:
     """Return what to call in place of a call that the management port does not have; "" if it has the call."""
-    asked = path.partition("?")[0]
+    asked = path.partition("?")[0].rstrip("/")  # Envoy ignores a / at the end.
     known = list(rest_calls())
     exact = [call for call in known if call.verb == verb and call.matches(asked)]
     if any(call.port == MANAGEMENT_PORT for call in exact):
