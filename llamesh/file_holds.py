@@ -78,7 +78,7 @@ class RemovalLock:
 
     @classmethod
     def of(cls, path: Path) -> RemovalLock | None:
-        """RemovalLock a file; None if somebody holds it or it is gone."""
+        """Lock a file for its removal; None if somebody holds it or it is gone."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -95,5 +95,5 @@ class RemovalLock:
         self.path.unlink(missing_ok=True)
 
     def end(self) -> None:
-        """End the claim."""
+        """Release the lock."""
         os.close(self._fd)
