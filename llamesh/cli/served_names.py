@@ -1,7 +1,7 @@
 """Checks the names in requests: warns of those that nothing has and of those that several servers share, and refuses aliases of models.
 
 A warning refuses nothing: a key or a contract may be made before the model that it names, and servers may share a name on purpose. An alias
-that no server has as its name is refused, because no request can ever use it: requests use the name of the model.
+that no server has as its name is refused: requests use the name of the model until a server gets the alias as its name.
 
 Invariant: a mesh that does not answer these questions gives no warning and refuses nothing.
 """
@@ -33,7 +33,7 @@ def requestable(models: Iterable[Model], servers: Iterable[Server]) -> set[str]:
 
 
 def alias_words(names: Iterable[str], models: Iterable[Model], requestable: Container[str]) -> list[str]:
-    """Return a refusal for each name that is an alias of a model, and by which no request may ask for it."""
+    """Return a refusal for each name that is an alias of a model, and by which no request may ask for it as long as no server has it."""
     named = {alias: model.name for model in models for alias in model.aliases}
     return [
         f"{text(name)} is an alias; requests use {text(named[name])}"
@@ -60,7 +60,8 @@ def checked_names(mesh: Client, names: Iterable[str]) -> list[str]:
     except MeshError:
         return []
     if aliases := alias_words(wanted, models, known):
-        raise CommandError("; ".join(aliases), code=Exit.USAGE)
+        hint = "or serve it by that name first: llamesh serve MODEL --name NAME"
+        raise CommandError("; ".join(aliases), hint=hint, code=Exit.USAGE)
     return unknown_names(wanted, known)
 
 

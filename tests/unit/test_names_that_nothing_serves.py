@@ -72,9 +72,12 @@ def test_a_key_for_a_name_that_nothing_has_is_made_with_a_warning(
     "arguments",
     ["keys create x --scope infer:words", "contracts create x --model words", "contracts update c1 --model words"],
 )
-def test_an_alias_is_refused_because_no_request_can_use_it(mesh: MagicMock, capsys: Capture, arguments: str) -> None:
+def test_an_alias_is_refused_until_a_server_has_it_as_its_name(
+    mesh: MagicMock, capsys: Capture, arguments: str
+) -> None:
     assert command(arguments.split()) == Exit.USAGE
-    assert capsys.readouterr().err == "error: words is an alias; requests use smol.gguf\n"
+    hint = "or serve it by that name first: llamesh serve MODEL --name NAME"
+    assert capsys.readouterr().err == f"error: words is an alias; requests use smol.gguf\nhint: {hint}\n"
     for made in (mesh.keys.create, mesh.contracts.create, mesh.contracts.update):
         made.assert_not_called()
 
