@@ -189,6 +189,20 @@ async def test_a_watch_begins_again_if_its_resume_token_has_expired(
     assert [request.resume_token for request in gateway.watches] == ["", "1", ""]
 
 
+def test_a_wait_outlasts_the_limit_of_watches_and_a_watch_does_not(mesh: Client, gateway: FakeGateway) -> None:
+    ready = changed("1", server_pb2.SERVER_STATE_READY)
+    done = download_pb2.Download(model_uuid="m1.gguf", state=download_pb2.DOWNLOAD_STATE_SUCCEEDED)
+    done.create_time.seconds = 1
+    gateway.watch_scripts = [["TOO_MANY_WATCHES"], ["TOO_MANY_WATCHES"], [ready]]
+    assert mesh.servers.wait_ready("s1", timeout=PATIENCE).state == server_pb2.SERVER_STATE_READY
+    pull = mesh.models.pull("/models/m1.gguf")
+    gateway.watch_scripts = [["TOO_MANY_WATCHES"], [gateway_pb2.WatchResponse(download=done)]]
+    pull.wait(timeout=PATIENCE)
+    gateway.watch_scripts = [["TOO_MANY_WATCHES"], [ready]]
+    with pytest.raises(errors.TooManyWatches):
+        next(mesh.watch())
+
+
 def test_waiting_ends_when_the_server_is_ready(mesh: Client, gateway: FakeGateway) -> None:
     gateway.watch_scripts = [
         [changed("1", server_pb2.SERVER_STATE_STARTING), changed("2", server_pb2.SERVER_STATE_READY)]

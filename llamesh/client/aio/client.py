@@ -15,7 +15,7 @@ from llamesh.client.aio.models import AsyncModels
 from llamesh.client.aio.quant import AsyncQuant
 from llamesh.client.aio.servers import AsyncServers
 from llamesh.client.aio.users import AsyncUsers
-from llamesh.client.aio.watching import watched
+from llamesh.client.aio.watching import is_full, watched
 from llamesh.client.parameters import Parameters, combined
 from llamesh.client.profile import InferencePortError, NoMeshRunsError, Profile, load_profile
 from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of
@@ -133,12 +133,14 @@ class AsyncClient:
         kinds: Sequence[str] = (),
         servers: Sequence[Server] = (),
         models: Sequence[Model] = (),
+        patient: bool = False,
         timeout: float | None = None,
     ) -> AsyncIterator[gateway_pb2.WatchResponse]:
         """Yield all objects, then each change; the kinds are SERVERS, DOWNLOADS and MODELS.
 
         After a lost connection the watch reconnects and continues from its last position. It ends only if its reader stops, if an
         error occurs that a retry cannot cure, or with DeadlineExceeded after `timeout` seconds.
+        With `patient` a watch waits for room if this user has as many open as one may have; else it raises TooManyWatches.
         """
         request = gateway_pb2.WatchRequest(
             kinds=[gateway_pb2.WatchKind.Value(f"WATCH_KIND_{kind}") for kind in kinds],
@@ -151,7 +153,7 @@ class AsyncClient:
 
         def starts_over(error: errors.MeshError) -> bool:
             if error.reason != "RESUME_TOKEN_EXPIRED":
-                return False
+                return patient and is_full(error)
             request.resume_token = ""
             return True
 

@@ -43,7 +43,8 @@ class AsyncPull:
         yield self.download
         if self._ended():
             return
-        async for event in self._mesh.watch(models=[self.model_uuid], kinds=["DOWNLOADS"], timeout=timeout):
+        wanted = [self.model_uuid]
+        async for event in self._mesh.watch(models=wanted, kinds=["DOWNLOADS"], patient=True, timeout=timeout):
             if event.WhichOneof("event") == "download":
                 self.download = await self._counting(event.download)
             else:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from llamesh.client.aio.part import AsyncPart
-from llamesh.client.aio.watching import watched
+from llamesh.client.aio.watching import is_full, watched
 from llamesh.client.references import Model, model_uuid_of
 from llamesh.client.services import QUANT
 from llamesh.v1 import quant_pb2
@@ -90,11 +90,12 @@ class AsyncQuant(AsyncPart):
         return await self._call(f"{QUANT}/DeleteQuantJob", request, quant_pb2.QuantJob, timeout)
 
     async def watch(
-        self, job_id: str = "", *, timeout: float | None = None
+        self, job_id: str = "", *, patient: bool = False, timeout: float | None = None
     ) -> AsyncIterator[quant_pb2.WatchQuantJobsResponse]:
         """Yield all jobs, then each change; with a `job_id` only that job, until its end or the removal of its record.
 
         After a lost connection the watch reconnects and begins with the present state. Raises DeadlineExceeded after `timeout` seconds.
+        With `patient` a watch waits for room if this user has as many open as one may have; else it raises TooManyWatches.
         """
         request = quant_pb2.WatchQuantJobsRequest(job_id=job_id)
 
@@ -103,7 +104,7 @@ class AsyncQuant(AsyncPart):
                 f"{QUANT}/WatchQuantJobs", request, quant_pb2.WatchQuantJobsResponse, deadline
             )
 
-        async for event in watched(begin, timeout):
+        async for event in watched(begin, timeout, lambda error: patient and is_full(error)):
             kind = event.WhichOneof("event")
             if kind != "heartbeat":
                 yield event
@@ -122,7 +123,7 @@ class AsyncQuant(AsyncPart):
         `on_change` is called with the job as it is, then after each change.
         """
         job = quant_pb2.QuantJob()
-        async for event in self.watch(job_id, timeout=timeout):
+        async for event in self.watch(job_id, patient=True, timeout=timeout):
             if event.WhichOneof("event") == "job":
                 job = event.job
                 if on_change:

@@ -127,7 +127,7 @@ class AsyncServers(AsyncPart):
         wanted = server_uuid_of(server)
         seen = server_pb2.Server(server_uuid=wanted)
         try:
-            async for event in self._mesh.watch(servers=[wanted], kinds=["SERVERS"], timeout=timeout):
+            async for event in self._mesh.watch(servers=[wanted], kinds=["SERVERS"], patient=True, timeout=timeout):
                 kind = event.WhichOneof("event")
                 if kind == "server":
                     seen = event.server

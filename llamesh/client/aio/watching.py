@@ -16,6 +16,11 @@ MAX_RECONNECT = 5.0
 Event = TypeVar("Event")
 
 
+def is_full(error: errors.MeshError) -> bool:
+    """Whether a watch was refused because its user has as many open as one may have: the end of another one makes room."""
+    return error.reason == "TOO_MANY_WATCHES"
+
+
 async def watched(
     begin: Callable[[float | None], AsyncIterator[Event]],
     seconds: float | None,

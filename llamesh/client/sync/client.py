@@ -20,7 +20,7 @@ from llamesh.client.sync.models import Models
 from llamesh.client.sync.quant import Quant
 from llamesh.client.sync.servers import Servers
 from llamesh.client.sync.users import Users
-from llamesh.client.sync.watching import watched
+from llamesh.client.sync.watching import is_full, watched
 from llamesh.client.transport import Transport
 from llamesh.runtime_parameters import Value
 from llamesh.v1 import contract_pb2, gateway_pb2, server_pb2
@@ -130,12 +130,14 @@ class Client:
         kinds: Sequence[str] = (),
         servers: Sequence[Server] = (),
         models: Sequence[Model] = (),
+        patient: bool = False,
         timeout: float | None = None,
     ) -> Iterator[gateway_pb2.WatchResponse]:
         """Yield all objects, then each change; the kinds are SERVERS, DOWNLOADS and MODELS.
 
         After a lost connection the watch reconnects and continues from its last position. It ends only if its reader stops, if an
         error occurs that a retry cannot cure, or with DeadlineExceeded after `timeout` seconds.
+        With `patient` a watch waits for room if this user has as many open as one may have; else it raises TooManyWatches.
         """
         request = gateway_pb2.WatchRequest(
             kinds=[gateway_pb2.WatchKind.Value(f"WATCH_KIND_{kind}") for kind in kinds],
@@ -148,7 +150,7 @@ class Client:
 
         def starts_over(error: errors.MeshError) -> bool:
             if error.reason != "RESUME_TOKEN_EXPIRED":
-                return False
+                return patient and is_full(error)
             request.resume_token = ""
             return True
 

@@ -44,7 +44,8 @@ class Pull:
         yield self.download
         if self._ended():
             return
-        for event in self._mesh.watch(models=[self.model_uuid], kinds=["DOWNLOADS"], timeout=timeout):
+        wanted = [self.model_uuid]
+        for event in self._mesh.watch(models=wanted, kinds=["DOWNLOADS"], patient=True, timeout=timeout):
             if event.WhichOneof("event") == "download":
                 self.download = self._counting(event.download)
             else:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from llamesh.client.references import Model, model_uuid_of
 from llamesh.client.services import QUANT
 from llamesh.client.sync.part import Part
-from llamesh.client.sync.watching import watched
+from llamesh.client.sync.watching import is_full, watched
 from llamesh.v1 import quant_pb2
 
 ENDED = frozenset(
@@ -90,10 +90,13 @@ class Quant(Part):
         request = quant_pb2.DeleteQuantJobRequest(job_id=job_id)
         return self._call(f"{QUANT}/DeleteQuantJob", request, quant_pb2.QuantJob, timeout)
 
-    def watch(self, job_id: str = "", *, timeout: float | None = None) -> Iterator[quant_pb2.WatchQuantJobsResponse]:
+    def watch(
+        self, job_id: str = "", *, patient: bool = False, timeout: float | None = None
+    ) -> Iterator[quant_pb2.WatchQuantJobsResponse]:
         """Yield all jobs, then each change; with a `job_id` only that job, until its end or the removal of its record.
 
         After a lost connection the watch reconnects and begins with the present state. Raises DeadlineExceeded after `timeout` seconds.
+        With `patient` a watch waits for room if this user has as many open as one may have; else it raises TooManyWatches.
         """
         request = quant_pb2.WatchQuantJobsRequest(job_id=job_id)
 
@@ -102,7 +105,7 @@ class Quant(Part):
                 f"{QUANT}/WatchQuantJobs", request, quant_pb2.WatchQuantJobsResponse, deadline
             )
 
-        for event in watched(begin, timeout):
+        for event in watched(begin, timeout, lambda error: patient and is_full(error)):
             kind = event.WhichOneof("event")
             if kind != "heartbeat":
                 yield event
@@ -121,7 +124,7 @@ class Quant(Part):
         `on_change` is called with the job as it is, then after each change.
         """
         job = quant_pb2.QuantJob()
-        for event in self.watch(job_id, timeout=timeout):
+        for event in self.watch(job_id, patient=True, timeout=timeout):
             if event.WhichOneof("event") == "job":
                 job = event.job
                 if on_change:

@@ -128,7 +128,7 @@ class Servers(Part):
         wanted = server_uuid_of(server)
         seen = server_pb2.Server(server_uuid=wanted)
         try:
-            for event in self._mesh.watch(servers=[wanted], kinds=["SERVERS"], timeout=timeout):
+            for event in self._mesh.watch(servers=[wanted], kinds=["SERVERS"], patient=True, timeout=timeout):
                 kind = event.WhichOneof("event")
                 if kind == "server":
                     seen = event.server

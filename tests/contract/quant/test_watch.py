@@ -11,6 +11,8 @@ from typing import Any
 import grpc
 import pytest
 
+from llamesh.client import errors
+from llamesh.client.aio.quant import AsyncQuant
 from llamesh.v1 import quant_pb2
 from tests.contract.conftest import AsCaller
 from tests.contract.patience import PATIENCE
@@ -90,6 +92,37 @@ async def test_a_watch_of_no_job_is_refused_and_watches_are_limited(quant: Quant
     assert read_refusal(raised.value).reason == "TOO_MANY_WATCHES"
     for call in calls:
         call.cancel()
+
+
+async def test_a_wait_outlasts_the_limit_of_watches(quant: Quant) -> None:
+    """Through the client, whose calls get the headers of the front door here."""
+    job = await quant.ended((await quant.create("Q8_0")).job_id)
+    refused = asyncio.Event()
+
+    class Transport:
+        call = None
+
+        async def stream(self, method: str, request: Any, answer: Any, deadline: float | None) -> AsyncIterator[Any]:
+            call = quant.stub.WatchQuantJobs(request, metadata=quant.caller, timeout=deadline)
+            try:
+                async for event in call:
+                    yield event
+            except grpc.RpcError as failure:
+                refused.set()
+                raise errors.of_call(failure) from failure
+
+    waiter = AsyncQuant(Transport())  # type: ignore[arg-type]
+    calls = [quant.stub.WatchQuantJobs(quant_pb2.WatchQuantJobsRequest(), metadata=quant.caller) for _ in range(16)]
+    for call in calls:
+        await call.read()
+    with pytest.raises(errors.TooManyWatches):
+        await anext(waiter.watch(job.job_id))
+    refused.clear()
+    waiting = asyncio.create_task(waiter.wait(job.job_id, timeout=PATIENCE))
+    await refused.wait()
+    for call in calls:
+        call.cancel()
+    assert (await waiting).state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED
 
 
 async def test_a_watch_ends_with_the_token_of_its_reader(
