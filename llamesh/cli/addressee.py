@@ -15,7 +15,7 @@ from typing import Any
 
 from llamesh.cli.connection import connected, meant
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.lookups import NoOneServerError, find_server
+from llamesh.cli.lookups import ServerNotUniqueError, find_server
 from llamesh.nearest import nearest
 
 LIST_SECONDS = 5.0
@@ -36,7 +36,7 @@ class Addressee:
         except ValueError:
             return "/v1/chat/completions", {"model": self.name, **request}
 
-    def found_elsewhere(self, refusal: CommandError) -> bool:
+    def resolve_other_name(self, refusal: CommandError) -> bool:
         """Look up the word, because the inference port refused `name`. Return whether `name` is another one now.
 
         CommandError if the word names a model that no server serves, or several servers.
@@ -48,7 +48,7 @@ class Addressee:
         try:
             with connected() as mesh:
                 found = find_server(mesh, self._word)
-        except NoOneServerError:
+        except ServerNotUniqueError:
             raise
         except (CommandError, MeshError, LookupError, ValueError):
             return False

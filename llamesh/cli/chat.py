@@ -176,7 +176,7 @@ def _sent(addressee: Addressee, request: dict[str, Any], shown: _Shown, *, look_
     with web.answer(address, "POST", path, profile.token, encoded(body)) as response:
         if response.status >= 400:
             refusal = web.refusal(response)
-            if look_up and addressee.found_elsewhere(refusal):
+            if look_up and addressee.resolve_other_name(refusal):
                 return False
             raise with_served_names(refusal, address, profile.token, addressee.name)
         for event in _events(response):

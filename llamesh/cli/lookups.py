@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llamesh.v1.server_pb2 import Server
 
 
-class NoOneServerError(CommandError):
+class ServerNotUniqueError(CommandError):
     """The word names a model that no server serves, or several servers."""
 
 
@@ -85,11 +85,11 @@ def _no_one_server() -> Iterator[None]:
     except server_names.NotServedError as error:
         name = text(error.name)
         hint = f"`llamesh serve {quote(name)}` serves it, `llamesh run {quote(name)}` serves it and talks to it"
-        raise NoOneServerError(f"no server serves the model {name}", hint=hint, code=Exit.NOT_FOUND) from error
+        raise ServerNotUniqueError(f"no server serves the model {name}", hint=hint, code=Exit.NOT_FOUND) from error
     except server_names.AmbiguousServerError as error:
         lines = [f"{item.server_uuid}  {item.model_name}  {item.runtime_params}".rstrip() for item in error.servers]
         cause = f"{text(error.name)} names {len(lines)} servers; give the id of one"
-        raise NoOneServerError(cause, parts=[text(line) for line in lines], code=Exit.USAGE) from error
+        raise ServerNotUniqueError(cause, parts=[text(line) for line in lines], code=Exit.USAGE) from error
 
 
 def refuse_near(word: str, known: Iterable[tuple[str, str]], kind: str) -> None:

@@ -93,7 +93,7 @@ class Admission:
         metadata = {key: str(value) for key, value in error.metadata.items()}
         refusal = PolicyRefusal(name_of(error.reason), error.message, error.remedy, metadata)
         contract_id = metadata.get("contractId", "")
-        self._decisions.note(RecordedDecision(subject, "infer", target, contract_id, [refusal]))
+        self._decisions.enqueue(RecordedDecision(subject, "infer", target, contract_id, [refusal]))
         log.info("refused", subject=subject, contract_id=contract_id, reason=refusal.reason)
 
 

@@ -21,15 +21,15 @@ from services.contract.memory_estimate import MemoryEstimate
 from services.contract.policy import PolicyRefusal
 from services.contract.tables import Clock, DecisionRow, NewId, RowOwner
 
-KEPT = timedelta(days=30)
+RETENTION = timedelta(days=30)
 MAX_DECISIONS = 100_000
 """Maximum number of decisions that are kept; the oldest are deleted first."""
-QUIET = timedelta(minutes=1)
+SUPPRESSION_WINDOW = timedelta(minutes=1)
 """Time for which an equal refusal of inference is not recorded again."""
-MAX_QUIET = 10_000
+MAX_SUPPRESSED = 10_000
 """Maximum number of refusals that new ones are compared with."""
 
-MAX_NOTED = 10_000
+MAX_QUEUED = 10_000
 """Maximum number of refusals that wait in memory to be written; if there are more, the oldest are dropped."""
 MAX_BATCH = 500
 """Maximum number of refusals in one transaction."""
@@ -62,8 +62,8 @@ class Decisions:
         self._clock = clock
         self._new_id = new_id
         self._most = most
-        self._noted: list[DecisionRow] = []
-        self._quiet: dict[tuple[str, str, str], datetime] = {}
+        self._queued: list[DecisionRow] = []
+        self._suppressed: dict[tuple[str, str, str], datetime] = {}
 
     async def record(self, decided: RecordedDecision) -> str:
         """Write a decision and return its id."""
@@ -72,36 +72,36 @@ class Decisions:
             session.add(row)
         return row.decision_id
 
-    def note(self, decided: RecordedDecision) -> None:
-        """Keep a refusal of inference in memory for the next `flush`, unless an equal one was noted within `QUIET`."""
+    def enqueue(self, decided: RecordedDecision) -> None:
+        """Keep a refusal of inference in memory for the next `flush`, unless an equal one was noted within `SUPPRESSION_WINDOW`."""
         now = self._clock()
         key = (decided.subject, decided.contract_id, decided.refusals[0].reason)
-        if self._quiet.get(key, now) > now:
+        if self._suppressed.get(key, now) > now:
             return
-        if len(self._quiet) >= MAX_QUIET:
-            self._quiet.clear()
-        self._quiet[key] = now + QUIET
-        self._noted.append(self._row(decided))
+        if len(self._suppressed) >= MAX_SUPPRESSED:
+            self._suppressed.clear()
+        self._suppressed[key] = now + SUPPRESSION_WINDOW
+        self._queued.append(self._row(decided))
         self._bound()
 
     async def flush(self) -> None:
         """Write the noted refusals."""
-        if not self._noted:
+        if not self._queued:
             return
-        left, self._noted = self._noted, []
+        left, self._queued = self._queued, []
         try:
             while left:
                 await self._write(left[:MAX_BATCH])
                 del left[:MAX_BATCH]
         except BaseException:
-            self._noted[:0] = left
+            self._queued[:0] = left
             self._bound()
             raise
 
     @property
     def pending(self) -> int:
         """Return the number of refusals that wait to be written."""
-        return len(self._noted)
+        return len(self._queued)
 
     async def _write(self, rows: Sequence[DecisionRow]) -> None:
         names = [column.key for column in inspect(DecisionRow).column_attrs]
@@ -112,16 +112,16 @@ class Decisions:
             await session.execute(statement)
 
     def _bound(self) -> None:
-        surplus = len(self._noted) - MAX_NOTED
+        surplus = len(self._queued) - MAX_QUEUED
         if surplus > 0:
-            del self._noted[:surplus]
+            del self._queued[:surplus]
             log.warning("refusals dropped, because they could not be written", count=surplus)
 
     async def prune(self) -> None:
         """Delete decisions that are too old or too many."""
         eldest = select(DecisionRow.create_time).order_by(DecisionRow.create_time.desc()).offset(self._most).limit(1)
         async with self._database.begin() as session:
-            await session.execute(delete(DecisionRow).where(DecisionRow.create_time < self._clock() - KEPT))
+            await session.execute(delete(DecisionRow).where(DecisionRow.create_time < self._clock() - RETENTION))
             surplus = (await session.scalars(eldest)).first()
             if surplus:
                 await session.execute(delete(DecisionRow).where(DecisionRow.create_time <= surplus))

@@ -172,11 +172,11 @@ async def test_the_same_refusal_of_inference_is_written_once_a_minute(database: 
             return (await session.scalar(select(func.count()).select_from(DecisionRow))) or 0
 
     for _ in range(1000):
-        decisions.note(RecordedDecision("ada", "infer", "smol", "ctr_1", REFUSED))
-    decisions.note(RecordedDecision("bob", "infer", "smol", "ctr_1", REFUSED))
+        decisions.enqueue(RecordedDecision("ada", "infer", "smol", "ctr_1", REFUSED))
+    decisions.enqueue(RecordedDecision("bob", "infer", "smol", "ctr_1", REFUSED))
     assert await written() == 2
     clock.now += timedelta(seconds=60)
-    decisions.note(RecordedDecision("ada", "infer", "smol", "ctr_1", REFUSED))
+    decisions.enqueue(RecordedDecision("ada", "infer", "smol", "ctr_1", REFUSED))
     assert await written() == 3
 
 
@@ -295,7 +295,7 @@ async def test_nothing_that_was_counted_is_lost_by_a_flush_that_fails(
     accounts = [Account("2026-11-24", f"user{number}", "smol", "") for number in range(1200)]
     for number, account in enumerate(accounts):
         ledger.add(account, TokenUsage(1, 2))
-        decisions.note(RecordedDecision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+        decisions.enqueue(RecordedDecision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     fault.error = error
     for write in (ledger.flush, decisions.flush):
         with pytest.raises(MeshError):
@@ -352,12 +352,12 @@ async def test_usage_that_waits_for_the_database_is_bounded_and_still_counted(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(usage, "MAX_PENDING", 3)
-    monkeypatch.setattr(decisions_module, "MAX_NOTED", 3)
+    monkeypatch.setattr(decisions_module, "MAX_QUEUED", 3)
     clock = Clock()
     ledger, decisions = Ledger(database, Clock(), new_id), Decisions(database, clock, clock.new_id)
     for number in range(10):
         ledger.add(Account("2026-11-24", f"user{number}", "smol", ""), TokenUsage(1, 2))
-        decisions.note(RecordedDecision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
+        decisions.enqueue(RecordedDecision(f"user{number}", "infer", "smol", "ctr_1", REFUSED))
     assert (ledger.pending, decisions.pending) == (4, 3)
     rows, _ = await ledger.page(None, NOW, NOW, FIRST_PAGE)
     assert {row.model_name: row.requests for row in rows if row.subject == ""} == {usage.UNATTRIBUTED: 7}

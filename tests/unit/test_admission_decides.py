@@ -36,7 +36,7 @@ class Books:
     def add(self, account: Account, usage: TokenUsage) -> None:
         self.usage.append(usage)
 
-    def note(self, decision: RecordedDecision) -> None:
+    def enqueue(self, decision: RecordedDecision) -> None:
         self.noted.append(decision)
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.mesh import before_start, certificate_checks, host_names
-from llamesh.cli.mesh.authority import AUTHORITY_DAYS, Files, end, issue
+from llamesh.cli.mesh.authority import AUTHORITY_DAYS, Files, issue, not_after
 from llamesh.cli.mesh.findings import Finding
 from llamesh.cli.mesh.settings import MeshSettings
 from tests.unit.test_start_names_what_prevents_it import settings as plain_settings
@@ -198,7 +198,7 @@ def test_doctor_says_when_the_authority_ends(files: Files, days: float, state: s
 
 
 def test_a_certificate_ends_with_its_authority_at_the_latest(files: Files) -> None:
-    last = end(files.authority)
+    last = not_after(files.authority)
     then = NOW + timedelta(days=AUTHORITY_DAYS - 100)
     write_pair(files, ec.generate_private_key(ec.SECP256R1()), ["localhost"], AUTHORITY_DAYS + 100)
     made, is_new = issue(files, ["localhost"], then)

@@ -17,7 +17,7 @@ import pytest
 from llamesh.disk_space import DiskSpace
 from llamesh.file_holds import RemovalLock, held
 from llamesh.kit.objects import ObjectDamagedError, StoreFullError, StoreUnavailableError, object_key
-from llamesh.kit.objects.cache_room import MIN_KEPT_SECONDS
+from llamesh.kit.objects.cache_eviction import MIN_KEPT_SECONDS
 from llamesh.kit.objects.node_cache import PARALLEL_READS, NodeCache
 from llamesh.kit.objects.parted_file import PartedFile, create_file
 
@@ -217,7 +217,9 @@ async def test_without_a_limit_the_disk_bounds_the_cache(
     made = cache(tmp_path, remote)
     old = await made.path(remote.put(content(1)), 10_500)
     used(old, 2 * MIN_KEPT_SECONDS)
-    monkeypatch.setattr("llamesh.kit.objects.cache_room.disk_space", lambda _: DiskSpace(free=15_000, total=100_000))
+    monkeypatch.setattr(
+        "llamesh.kit.objects.cache_eviction.disk_space", lambda _: DiskSpace(free=15_000, total=100_000)
+    )
     new = await made.path(remote.put(content(2)), 10_500)
     assert names(tmp_path) == {new.name}
 

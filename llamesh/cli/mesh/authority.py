@@ -98,7 +98,7 @@ def _is_good(kept: Certificate, files: Files, now: datetime) -> bool:
     """Whether a new certificate would be no better. CertificateError if the authority's file has none."""
     if not files.authority.exists():
         return False  # No client can trust it. A new one is made, or refused if the key of the authority is there.
-    last = end(files.authority)
+    last = not_after(files.authority)
     if kept.ends >= last:
         return kept.ends == last
     return kept.days_left(now) > RENEWED_DAYS
@@ -111,7 +111,7 @@ def fingerprint(file: Path) -> str:
     return str(_certificate(file).fingerprint(hashes.SHA256()).hex(":").upper())
 
 
-def end(file: Path) -> datetime:
+def not_after(file: Path) -> datetime:
     """When the certificate of an authority ends. CertificateError if the file has none."""
     found: datetime = _certificate(file).not_valid_after_utc
     return found

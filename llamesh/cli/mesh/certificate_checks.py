@@ -54,7 +54,7 @@ def of_authority(settings: MeshSettings, now: Callable[[], float] = time.time) -
 def end_of_authority(files: authority.Files, now: datetime) -> Finding:
     """Check the end of an authority, which is that of its certificates at the latest."""
     try:
-        end = authority.end(files.authority)
+        end = authority.not_after(files.authority)
     except certificates.CertificateError as error:
         return Finding("authority", "warning", str(error), error.remedy)
     left = (end - now).total_seconds() / 86400

@@ -3,7 +3,7 @@
 The name of a file is the SHA-256 of its bytes, so objects with the same bytes are one file. Several processes of a node may share the
 directory: a fill holds the lock of its staged file, whose name is the digest, so a digest is filled once at a time, and whoever comes
 meanwhile waits. A fill reads ranges at the same time, writes each at its offset, and hashes the bytes in order on the way. Before it
-begins it makes room (`cache_room`), which may remove other files that nobody uses.
+begins it makes room (`cache_eviction`), which may remove other files that nobody uses.
 
 Invariant: a file appears under its name only after its SHA-256 was compared with the one in the key. A fill that dies leaves a staged file
 without a lock, which the next fill of this digest takes over, or the next start removes.
@@ -20,7 +20,7 @@ from typing import TypeAlias
 from llamesh.file_holds import RemovalLock, note_use
 from llamesh.kit.completion import to_completion, together
 from llamesh.kit.logs import log
-from llamesh.kit.objects.cache_room import CacheRoom
+from llamesh.kit.objects.cache_eviction import CacheEviction
 from llamesh.kit.objects.directory_parts import FileInParts
 from llamesh.kit.objects.parted_file import PartedFile, create_file
 from llamesh.kit.objects.parts import SUFFIX, PartLayout
@@ -61,7 +61,7 @@ class NodeCache:
         self._size_of = size_of
         self._part_bytes = part_bytes
         self._clock = clock
-        self._room = CacheRoom(self._directory, self._staging, limit, clock)
+        self._eviction = CacheEviction(self._directory, self._staging, limit, clock)
         self._fills: dict[Path, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(MAX_FILLS)
 
@@ -105,7 +105,7 @@ class NodeCache:
     async def size(self) -> int:
         """Return the bytes of all copies."""
         with store_errors("cannot read the model cache of this machine"):
-            return sum(file.size for file in await asyncio.to_thread(self._room.files))
+            return sum(file.size for file in await asyncio.to_thread(self._eviction.files))
 
     def remove(self, key: str) -> None:
         """Remove the local copy, if there is one. Processes that have opened it can go on."""
@@ -151,7 +151,7 @@ class NodeCache:
     def _create(self, staged: Path, size: int) -> None:
         if staged.exists():
             return
-        with self._room.reserved(size):
+        with self._eviction.reserved(size):
             create_file(staged, size)
 
     async def _write(self, key: str, file: PartedFile, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Makes room in the cache of a node by removing its files, the least recently used first.
+"""Evicts files from the cache of a node to make room, the least recently used first (LRU).
 
 A file stays if a process holds it (`llamesh.file_holds`) or if it was used within MIN_KEPT_SECONDS: an engine may be about to open it.
 Staged files count with their final size, so fills that run at the same time do not get the same room twice.
@@ -37,7 +37,7 @@ class CachedFile:
     used: float
 
 
-class CacheRoom:
+class CacheEviction:
     """Limits the cache in `directory` to `limit` bytes (0: only by the disk). `clock`: seconds since 1970.
 
     The cached files are in the folders of `directory` other than `staging`. All methods block.
