@@ -14,10 +14,9 @@ from urllib.parse import unquote, urlsplit
 OLLAMA_HOSTS = frozenset({"ollama.com", "www.ollama.com", "ollama.ai", "registry.ollama.ai"})
 """Hosts whose pages are those of Ollama's registry."""
 DOCKER_HUB = "docker.io"
-_DOCKER_HUB_HOSTS = frozenset(
-    {DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "hub.docker.com", "www.docker.io"}
-)
-REGISTRY_HOSTS = _DOCKER_HUB_HOSTS | {
+DOCKER_HUB_HOSTS = frozenset({DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "hub.docker.com", "www.docker.io"})
+"""Names of Docker Hub in addresses and in Docker's own configuration."""
+REGISTRY_HOSTS = DOCKER_HUB_HOSTS | {
     "ghcr.io",
     "quay.io",
     "registry.gitlab.com",
@@ -158,7 +157,7 @@ def _read_oci(rest: str) -> RegistryAddress:
         raise ValueError(f"{name[:100]!r} is no name of a repository: {_EXPECTED_OCI}")
     if host in OLLAMA_HOSTS:
         return _read_ollama(path)
-    if host in _DOCKER_HUB_HOSTS:
+    if host in DOCKER_HUB_HOSTS:
         host, name = DOCKER_HUB, name if "/" in name else f"{_LIBRARY}/{name}"
     return RegistryAddress(host, name, tag, digest, layer)
 

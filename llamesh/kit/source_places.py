@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
 
+from llamesh.registry_addresses import DOCKER_HUB, DOCKER_HUB_HOSTS
+
 HUB = "https://huggingface.co"
 """The Hugging Face Hub itself."""
 OLLAMA = "https://registry.ollama.ai"
@@ -64,7 +66,13 @@ def read_places(text: str) -> dict[str, S3Place]:
 
 def read_registries(text: str) -> dict[str, RegistryPlace]:
     """Read LLAMESH_OCI_REGISTRIES, a JSON object of registries by host; ValueError with the remedy, without any value."""
-    return {name.lower(): _registry(name, place) for name, place in _object(text, _REGISTRY_EXAMPLE).items()}
+    found: dict[str, RegistryPlace] = {}
+    for name, place in _object(text, _REGISTRY_EXAMPLE).items():
+        host = DOCKER_HUB if name.lower() in DOCKER_HUB_HOSTS else name.lower()
+        if host in found:
+            raise ValueError(f"the registry {host} is named twice: remove {name}")
+        found[host] = _registry(name, place)
+    return found
 
 
 def _object(text: str, example: str) -> Mapping[str, object]:

@@ -10,12 +10,14 @@ Invariant: a damaged object is not read a second time until it is replaced; `dam
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import update
 
+from llamesh.file_holds import held
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.logs import log
@@ -57,12 +59,24 @@ class Integrity:
         STORE_UNAVAILABLE if the store cannot return it.
         """
         model = await self._catalogue.get(model_uuid)
+        # The cache of this machine may not remove the first file while the last one is fetched.
+        with contextlib.ExitStack() as holds:
+            try:
+                return await self._located(model, holds), model
+            except OSError as error:
+                words = f"{model_uuid}: a file of the model cannot be opened: {error.strerror}"
+                raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, words, {"modelUuid": model_uuid}) from error
+
+    async def _located(self, model: ModelRow, holds: contextlib.ExitStack) -> list[Path]:
+        """Return the paths of a model's files, each held until `holds` are closed."""
+        model_uuid = model.model_uuid
         paths = []
         for file in model.files:
             try:
                 if file.damage and version_of(await self._store.stat(file.object_key)) == file.damage:
                     raise ObjectDamagedError("its bytes in the object store differ from those that were published")
                 path = await self._store.local_path(file.object_key, size=file.size_bytes, published=model.create_time)
+                await asyncio.to_thread(holds.enter_context, held([path]))
             except (ObjectDamagedError, ObjectNotFoundError) as error:
                 raise await self._corrupt(model, file, error) from error
             except StoreError as error:
@@ -72,7 +86,7 @@ class Integrity:
             await self._set_problem(model, file, "", "")
             file.problem = ""
             paths.append(path)
-        return paths, model
+        return paths
 
     async def check_object(self, model_uuid: str) -> None:
         """Check presence and size of a model's objects, without reading them. If the store does not answer, nothing is changed."""

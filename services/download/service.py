@@ -215,7 +215,9 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     if settings.quant_service_url:
         models = QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)
     quant = QuantSource(models, bucket, FileSource([variants_directory(settings.home)]))
-    registry = RegistrySource(rules, settings.oci_registries, settings.ollama_registry)
+    registry = RegistrySource(
+        rules, settings.oci_registries, settings.ollama_registry, http_hosts=settings.http_source_hosts
+    )
     kinds: dict[str, Source] = {
         "https": https,
         "http": https,

@@ -1,7 +1,7 @@
 """Which jobs have changed, for the watchers of this process.
 
-`Jobs` and `StepRows` write rows in `writing`, which announces the job after the transaction, however it ends; a run announces progress,
-which is in memory only. Only this process writes the rows, so no change is missed.
+`Jobs` and `StepRows` write rows in `writing`, which announces the job after the transaction; a run announces progress, which is in
+memory only. Only this process writes the rows, so no change is missed.
 
 Invariant: a watcher holds each changed job once, so a slow reader gets fewer messages, and its memory is bounded by the number of jobs.
 """
@@ -15,6 +15,8 @@ from contextlib import asynccontextmanager, contextmanager
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
+from llamesh.kit.errors import MeshError
+from llamesh.kit.outages import is_outage
 
 
 class ChangedJobs:
@@ -67,9 +69,18 @@ class JobChanges:
 
     @asynccontextmanager
     async def writing(self, database: Database, job_id: str) -> AsyncIterator[AsyncSession]:
-        """Open a transaction that may change a job, and announce the job after it."""
+        """Open a transaction that may change a job, and announce the job after it, unless the change was refused.
+
+        After an outage it is announced too: the transaction may have been committed.
+        """
         try:
             async with database.begin() as session:
                 yield session
-        finally:
+        except MeshError as error:
+            if is_outage(error):
+                self.announce(job_id)
+            raise
+        except BaseException:
             self.announce(job_id)
+            raise
+        self.announce(job_id)

@@ -63,9 +63,18 @@ class Jobs:
         Raises REQUEST_ID_REUSED, and QUANT_MODEL_EXISTS if a variant exists or is being made.
         """
         wanted.job_id = self._new_id()
-        async with self._creating, self._changes.writing(self._database, wanted.job_id) as session:
-            if wanted.request_id and (first := await _first_of(session, wanted)):
-                return await _whole(session, first)
+        async with self._creating:
+            return await self._repeated(wanted) or await self._insert(wanted)
+
+    async def _repeated(self, wanted: QuantJobRow) -> Job | None:
+        if not wanted.request_id:
+            return None
+        async with self._database.read() as session:
+            first = await _first_of(session, wanted)
+            return await _whole(session, first) if first else None
+
+    async def _insert(self, wanted: QuantJobRow) -> Job:
+        async with self._changes.writing(self._database, wanted.job_id) as session:
             await _refuse_present(session, wanted.name, wanted.types)
             wanted.create_time = wanted.update_time = self._clock()
             session.add(wanted)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import random
+import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -128,6 +130,46 @@ async def test_a_fill_whose_process_was_killed_is_taken_over_or_swept(tmp_path: 
         assert staged.exists()
     made.prepare()
     assert names(tmp_path) == {made.place(key).name}
+
+
+async def test_a_cache_that_was_removed_is_made_again(tmp_path: Path, remote: Remote) -> None:
+    data = content(4)
+    key = remote.put(data)
+    made = cache(tmp_path / "cache", remote)
+    shutil.rmtree(tmp_path / "cache")
+    assert await made.size() == 0
+    assert (await made.path(key, len(data))).read_bytes() == data
+
+
+async def test_a_disk_that_fails_does_not_mean_that_the_object_is_missing(
+    tmp_path: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cache(tmp_path, remote)
+
+    def gone(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr(PartedFile, "publish", gone)
+    with pytest.raises(StoreUnavailableError, match="model cache of this machine"):
+        await made.path(remote.put(content(4)), 10_500)
+
+
+async def test_fills_that_end_while_others_make_room_disturb_nobody(tmp_path: Path, remote: Remote) -> None:
+    made = cache(tmp_path, remote, limit=1 << 30)
+    keys = [remote.put(content(seed, 64)) for seed in range(200)]
+    others = cache(tmp_path, remote, limit=1 << 30)
+    paths = await asyncio.gather(*(each.path(key, 64) for key in keys for each in (made, others)))
+    assert len(set(paths)) == 200
+
+
+async def test_a_file_with_another_name_stays_because_its_removal_frees_nothing(tmp_path: Path, remote: Remote) -> None:
+    made = cache(tmp_path / "cache", remote, limit=15_000)
+    linked = await made.path(remote.put(content(1)), 10_500)
+    (tmp_path / "job").hardlink_to(linked)
+    used(linked, 9 * MIN_KEPT_SECONDS)
+    with pytest.raises(StoreFullError):
+        await made.path(remote.put(content(2)), 10_500)
+    assert linked.exists()
 
 
 async def test_a_cancelled_fill_leaves_nothing(tmp_path: Path, remote: Remote) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 from pydantic import SecretStr
 
-from llamesh.kit.source_places import RegistryPlace
+from llamesh.kit.source_places import RegistryPlace, read_registries
 from services.download.sources import (
     AddressRules,
     FileRole,
@@ -201,6 +202,14 @@ async def test_no_token_follows_a_redirect_to_another_host(registry: FakeRegistr
     registry.redirect = f"{other.url}/cdn/ada/model/{digest(MODEL)}"
     assert await fetched(registry, RegistryPlace(secure=False, token_server=other.url)) == MODEL
     assert [token for _, token in other.asked] == [""]
+
+
+@pytest.mark.parametrize("name", ["docker.io", "index.docker.io", "Registry-1.docker.io"])
+def test_docker_hub_may_be_named_as_in_dockers_own_configuration(name: str) -> None:
+    (host, place) = next(iter(read_registries(json.dumps({name: {"username": "u", "password": "p"}})).items()))
+    assert (host, place.username) == ("docker.io", "u")
+    with pytest.raises(ValueError, match="named twice"):
+        read_registries(json.dumps({name: {}, "hub.docker.com": {}}))
 
 
 async def test_a_registry_that_nobody_named_is_public_and_has_tls(registry: FakeRegistry) -> None:

@@ -35,6 +35,8 @@ class CachedFile:
     path: Path
     size: int
     used: float
+    linked: bool
+    """Whether the file has another name, such as in the folder of a Quant job: its removal would free nothing."""
 
 
 class CacheEviction:
@@ -52,6 +54,8 @@ class CacheEviction:
     @contextlib.contextmanager
     def reserved(self, size: int) -> Iterator[None]:
         """Make room for `size` bytes. The caller creates its staged file inside, which reserves them. Raises StoreFullError and OSError."""
+        # A person may have removed the whole cache.
+        self._staging.mkdir(parents=True, exist_ok=True, mode=0o750)
         with self._lock():
             self._make(size)
             yield
@@ -59,13 +63,13 @@ class CacheEviction:
     def files(self) -> list[CachedFile]:
         """Return the cached files, the least recently used first."""
         found = []
-        for folder in self._directory.iterdir():
+        for folder in self._directory.iterdir() if self._directory.is_dir() else ():
             if folder == self._staging or not folder.is_dir():
                 continue
             for path in folder.iterdir():
                 with contextlib.suppress(OSError):
                     about = path.stat(follow_symlinks=False)
-                    found.append(CachedFile(path, about.st_size, about.st_atime))
+                    found.append(CachedFile(path, about.st_size, about.st_atime, about.st_nlink > 1))
         return sorted(found, key=lambda file: (file.used, file.path))
 
     def _make(self, size: int) -> None:
@@ -79,7 +83,7 @@ class CacheEviction:
                 if needed <= 0:
                     break
                 recent = self._clock() - file.used < MIN_KEPT_SECONDS
-                claim = None if recent else RemovalLock.of(file.path)
+                claim = None if recent or file.linked else RemovalLock.of(file.path)
                 if claim is not None:
                     stack.callback(claim.end)
                     claims.append(claim)
@@ -96,7 +100,7 @@ class CacheEviction:
 
     def _excess(self, size: int, files: list[CachedFile]) -> int:
         """Return how many bytes must be removed before `size` bytes fit."""
-        staged = [path.stat() for path in self._staging.iterdir()]
+        staged = list(self._staged())
         space = disk_space(self._directory)
         unwritten = sum(max(0, each.st_size - each.st_blocks * _BLOCK) for each in staged)
         on_disk = size + unwritten + min(MAX_FREE_BYTES, space.total // 20) - space.free
@@ -104,6 +108,12 @@ class CacheEviction:
             return on_disk
         occupied = sum(file.size for file in files) + sum(each.st_size for each in staged)
         return max(on_disk, occupied + size - self._limit)
+
+    def _staged(self) -> Iterator[os.stat_result]:
+        """Yield what the system says of the staged files. One may be published or removed meanwhile: that needs no lock of the cache."""
+        for path in self._staging.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                yield path.stat()
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:

@@ -12,8 +12,9 @@ without a lock, which the next fill of this digest takes over, or the next start
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,7 +26,14 @@ from llamesh.kit.objects.directory_parts import FileInParts
 from llamesh.kit.objects.parted_file import PartedFile, create_file
 from llamesh.kit.objects.parts import SUFFIX, PartLayout
 from llamesh.kit.objects.staging import store_errors, sweep
-from llamesh.kit.objects.store import ObjectBusyError, ObjectDamagedError, checked_key, digest_of
+from llamesh.kit.objects.store import (
+    ObjectBusyError,
+    ObjectDamagedError,
+    ObjectNotFoundError,
+    StoreUnavailableError,
+    checked_key,
+    digest_of,
+)
 
 PART_BYTES = 16 << 20
 """Size of the ranges that a fill reads, in bytes."""
@@ -104,7 +112,7 @@ class NodeCache:
 
     async def size(self) -> int:
         """Return the bytes of all copies."""
-        with store_errors("cannot read the model cache of this machine"):
+        with _local_errors("cannot read the model cache of this machine"):
             return sum(file.size for file in await asyncio.to_thread(self._eviction.files))
 
     def remove(self, key: str) -> None:
@@ -119,7 +127,7 @@ class NodeCache:
 
     async def _fill(self, key: str, target: Path, size: int | None) -> None:
         staged = self._staging / f"{target.name}{SUFFIX}"
-        with store_errors(f"cannot write {key} to the model cache of this machine"):
+        with _local_errors(f"cannot write {key} to the model cache of this machine"):
             async with self._slots:
                 has = await self._size_of(key)
                 if size not in (None, has):
@@ -172,6 +180,18 @@ class NodeCache:
             await asyncio.to_thread(note_use, target, self._clock())
         finally:
             await to_completion(asyncio.to_thread(file.remove))
+
+
+@contextlib.contextmanager
+def _local_errors(what: str) -> Iterator[None]:
+    """Raise the operating system's errors as StoreErrors: a missing file of this disk does not mean that the remote object is missing."""
+    try:
+        with store_errors(what):
+            yield
+    except ObjectNotFoundError as error:
+        if isinstance(error.__cause__, OSError):
+            raise StoreUnavailableError(str(error)) from error
+        raise
 
 
 def _size_on_disk(path: Path) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
@@ -51,7 +51,10 @@ _UNKNOWN_NAME = re.compile(rb'"(NAME_UNKNOWN|NAME_INVALID)"')
 
 
 class RegistrySource:
-    """Reads the models of registries. `registries` are those that the operator named, by host; `ollama` is the address of Ollama's."""
+    """Reads the models of registries. `registries` are those that the operator named, by host; `ollama` is the address of Ollama's.
+
+    `http_hosts` are the `host:port` pairs to which a named registry without TLS may redirect or send for a token.
+    """
 
     def __init__(
         self,
@@ -59,9 +62,11 @@ class RegistrySource:
         registries: Mapping[str, RegistryPlace],
         ollama: str = OLLAMA,
         *,
+        http_hosts: Collection[str] = (),
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._rules = rules
+        self._http_hosts = http_hosts
         self._registries = registries
         self._ollama = ollama
         self._tls = tls
@@ -161,8 +166,9 @@ class RegistrySource:
             return RegistryClient(
                 AddressRules(resolve=self._rules.resolve), f"https://{REGISTRY_OF[host]}", place, tls=self._tls
             )
-        scheme = "http" if place is not None and not place.secure else "https"
-        return RegistryClient(self._rules, f"{scheme}://{host}", place, tls=self._tls)
+        if place is None or place.secure:
+            return RegistryClient(self._rules, f"https://{host}", place, tls=self._tls)
+        return RegistryClient(self._rules, f"http://{host}", place, http_hosts=self._http_hosts, tls=self._tls)
 
     async def _explained(self, error: SourceAnswerError, address: RegistryAddress, lacks: str) -> SourceError:
         """Return the error with a message that names the remedy. Registries answer 401 for a repository that does not exist too."""

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from urllib.parse import quote
@@ -43,12 +43,13 @@ class RegistryClient:
         place: RegistryPlace | None = None,
         *,
         flat: bool = False,
+        http_hosts: Collection[str] = (),
         tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.origin = URL(address)
         self._flat = flat
-        self._client = _client(rules, self.origin, place, tls)
+        self._client = _client(rules, self.origin, place, http_hosts, tls)
         self._tokens = RegistryTokens(self._client, self.origin, place or RegistryPlace(), clock)
 
     @property
@@ -117,7 +118,13 @@ class RepositoryReads:
             yield response
 
 
-def _client(rules: AddressRules, origin: URL, place: RegistryPlace | None, tls: ssl.SSLContext | None) -> HttpClient:
+def _client(
+    rules: AddressRules,
+    origin: URL,
+    place: RegistryPlace | None,
+    http_hosts: Collection[str],
+    tls: ssl.SSLContext | None,
+) -> HttpClient:
     """Return a client by the rules for addresses of callers, extended by what the operator named in `place`."""
     if place is None:
         return HttpClient(rules, tls=tls)
@@ -127,6 +134,6 @@ def _client(rules: AddressRules, origin: URL, place: RegistryPlace | None, tls: 
     return HttpClient(
         rules,
         redirect_rules=None if origin.origin() == URL(OLLAMA) else rules,
-        http_hosts=[f"{url.host}:{url.port}" for url in named if url.scheme == "http"],
+        http_hosts=[*http_hosts, *(f"{url.host}:{url.port}" for url in named if url.scheme == "http")],
         tls=tls,
     )

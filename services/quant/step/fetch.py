@@ -69,7 +69,8 @@ def _bring(parts: Sequence[tuple[ModelFile, Path]], workspace: Workspace) -> Non
         unfinished = target.with_suffix(".part")
         unfinished.unlink(missing_ok=True)
         try:
-            os.link(path, unfinished)
+            # Parts are located by symbolic links: a link to one would not keep the bytes.
+            os.link(path.resolve(), unfinished)
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise

@@ -61,7 +61,13 @@ async def test_a_watch_shows_all_jobs_then_every_change_and_removal(quant: Quant
         listed = await following()
         assert (listed.job.job_id, listed.job.state) == (first.job_id, quant_pb2.QUANT_JOB_STATE_SUCCEEDED)
         assert (await following()).synced
-        second = await quant.create("Q4_0")
+        # What was refused, was there already or never existed has changed no job.
+        with pytest.raises(grpc.aio.AioRpcError):
+            await quant.create("Q8_0")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await quant.call("CancelQuantJob", quant_pb2.CancelQuantJobRequest(job_id="job_000000000000"))
+        second = await quant.create("Q4_0", request_id="once")
+        assert (await quant.create("Q4_0", request_id="once")).job_id == second.job_id
         states = []
         while not states or states[-1] not in ENDED:
             message = await following()
