@@ -16,6 +16,7 @@ from tests.quantised_models import write_program, write_source
 
 __all__ = ["minio"]
 
+pytestmark = pytest.mark.timeout(600)
 QUANT_BUCKET = "llm-models"
 ENDED = {f"QUANT_JOB_STATE_{state}" for state in ("SUCCEEDED", "PARTIAL", "FAILED", "CANCELLED")}
 
@@ -40,7 +41,7 @@ def made(mesh: RunningMesh, *types: str) -> dict[str, Any]:
         found: dict[str, Any] = mesh.call("GET", f"/jobs/{job['job_id']}", "quant").json()
         return found if found["state"] in ENDED else None
 
-    return until(there, 120, "the end of the job") or {}
+    return until(there, 300, "the end of the job") or {}
 
 
 def keys(minio: MinioServer, bucket: str) -> list[str]:
@@ -66,7 +67,7 @@ def test_a_variant_goes_from_bucket_to_bucket(mesh: RunningMesh, minio: MinioSer
         found: dict[str, Any] = mesh.call("GET", "/status/tiny-Q8_0", "download").json()
         return found if found["state"] in ("DOWNLOAD_STATE_SUCCEEDED", "DOWNLOAD_STATE_FAILED") else None
 
-    download = until(fetched, 60, "the download") or {}
+    download = until(fetched, 300, "the download") or {}
     assert (download["state"], download["sha256"]) == ("DOWNLOAD_STATE_SUCCEEDED", model["sha256"])
     assert len(keys(minio, BUCKET)) == before + 1
     mesh.call("DELETE", "/models/tiny-Q8_0", "quant")
@@ -81,10 +82,10 @@ def test_a_job_waits_for_a_store_that_is_away(mesh: RunningMesh, minio: MinioSer
         steps = mesh.call("GET", f"/jobs/{job['job_id']}", "quant").json()["steps"]
         return next(step for step in steps if step["kind"] == f"QUANT_STEP_KIND_{kind}")
 
-    until(lambda: step("QUANTIZE")["state"] == "QUANT_STEP_STATE_SUCCEEDED", 60, "the quantiser")
+    until(lambda: step("QUANTIZE")["state"] == "QUANT_STEP_STATE_SUCCEEDED", 300, "the quantiser")
     minio.stop()
     try:
-        until(lambda: step("PUBLISH").get("error", {}).get("reason") == "STORE_UNAVAILABLE", 60, "the refusal")
+        until(lambda: step("PUBLISH").get("error", {}).get("reason") == "STORE_UNAVAILABLE", 300, "the refusal")
     finally:
         minio.start()
 
@@ -92,5 +93,5 @@ def test_a_job_waits_for_a_store_that_is_away(mesh: RunningMesh, minio: MinioSer
         found: dict[str, Any] = mesh.call("GET", f"/jobs/{job['job_id']}", "quant").json()
         return found if found["state"] in ENDED else None
 
-    assert (until(done, 90, "the end of the job") or {})["state"] == "QUANT_JOB_STATE_SUCCEEDED"
+    assert (until(done, 300, "the end of the job") or {})["state"] == "QUANT_JOB_STATE_SUCCEEDED"
     assert len(keys(minio, QUANT_BUCKET)) == 4
