@@ -302,7 +302,7 @@ from llamesh.cli.mesh import authority
 import cryptography.x509
 os.setuid(65534)
 files = authority.Files(Path({str(home)!r}))
-for read in (lambda: authority.end(files.authority), lambda: authority._read_authority(files, datetime.now(UTC))):
+for read in (lambda: authority.not_after(files.authority), lambda: authority._read_authority(files, datetime.now(UTC))):
     try:
         read()
     except CertificateError as error:
