@@ -1,7 +1,7 @@
 """Holds on files: whoever uses a file of the node's cache holds it, and whoever removes files of the cache removes only those nobody holds.
 
-A hold is a shared lock (flock) on the file, a claim an exclusive one. The kernel drops both when the process ends, however it ends, and
-they work between containers that share a folder. Invariant: a file that was held when it still had its name stays until the hold ends.
+A hold is a shared lock (flock) on the file, a removal lock an exclusive one. The kernel drops both when the process ends, however it ends,
+and they work between containers that share a folder. Invariant: a file that was held when it still had its name stays until the hold ends.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-MAX_CLAIM_SECONDS = 5.0
-"""Longest wait for a claim to end. A claim lasts milliseconds; a writer of an object store keeps one until it has recorded the object."""
+MAX_LOCKED_SECONDS = 5.0
+"""Longest wait for an exclusive lock to end. A removal takes milliseconds; a writer of an object store keeps its lock until it has recorded
+the object."""
 _POLL_SECONDS = 0.02
 
 
@@ -23,7 +24,7 @@ _POLL_SECONDS = 0.02
 def held(paths: Iterable[Path], clock: Callable[[], float] = time.time) -> Iterator[None]:
     """Hold files, and note their use at the begin and the end. `clock` returns seconds since 1970.
 
-    Blocks for at most MAX_CLAIM_SECONDS. Raises OSError if a file cannot be opened or was removed meanwhile.
+    Blocks for at most MAX_LOCKED_SECONDS. Raises OSError if a file cannot be opened or was removed meanwhile.
     """
     with contextlib.ExitStack() as stack:
         opened = list(dict.fromkeys(paths))
@@ -48,7 +49,7 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _lock_shared(fd: int) -> None:
-    deadline = time.monotonic() + MAX_CLAIM_SECONDS
+    deadline = time.monotonic() + MAX_LOCKED_SECONDS
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

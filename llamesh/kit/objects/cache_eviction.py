@@ -18,14 +18,13 @@ from pathlib import Path
 from llamesh.disk_space import disk_space
 from llamesh.file_holds import RemovalLock
 from llamesh.kit.logs import log
+from llamesh.kit.objects.parted_file import occupied_bytes
 from llamesh.kit.objects.store import StoreFullError
 
 MIN_KEPT_SECONDS = 600.0
 """Seconds for which a file stays after its last use. A start that waits longer for memory may have to fetch its model again."""
 MAX_FREE_BYTES = 1 << 30
 """Most bytes of the disk that the cache leaves free; it leaves a twentieth of a small disk."""
-_BLOCK = 512
-"""Unit of st_blocks in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +77,15 @@ class CacheEviction:
         if needed <= 0:
             return
         with contextlib.ExitStack() as stack:
-            claims = []
+            locks = []
             for file in files:
                 if needed <= 0:
                     break
                 recent = self._clock() - file.used < MIN_KEPT_SECONDS
-                claim = None if recent or file.linked else RemovalLock.of(file.path)
-                if claim is not None:
-                    stack.callback(claim.end)
-                    claims.append(claim)
+                lock = None if recent or file.linked else RemovalLock.of(file.path)
+                if lock is not None:
+                    stack.callback(lock.end)
+                    locks.append(lock)
                     needed -= file.size
             if needed > 0:
                 raise StoreFullError(
@@ -94,15 +93,15 @@ class CacheEviction:
                     f" use or were used in the last {MIN_KEPT_SECONDS / 60:.0f} minutes; stop servers, free space on the disk, or raise"
                     " LLAMESH_CACHE_BYTES"
                 )
-            for claim in claims:
-                log.info("a model is removed from the cache of this machine", path=str(claim.path))
-                claim.remove()
+            for lock in locks:
+                log.info("a model is removed from the cache of this machine", path=str(lock.path))
+                lock.remove()
 
     def _excess(self, size: int, files: list[CachedFile]) -> int:
         """Return how many bytes must be removed before `size` bytes fit."""
         staged = list(self._staged())
         space = disk_space(self._directory)
-        unwritten = sum(max(0, each.st_size - each.st_blocks * _BLOCK) for each in staged)
+        unwritten = sum(each.st_size - occupied_bytes(each) for each in staged)
         on_disk = size + unwritten + min(MAX_FREE_BYTES, space.total // 20) - space.free
         if not self._limit:
             return on_disk

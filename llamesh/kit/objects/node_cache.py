@@ -78,10 +78,10 @@ class NodeCache:
         with store_errors("cannot use the model cache of this machine"):
             sweep(self._staging)
             for path in self._staging.glob(f"*{SUFFIX}"):
-                claim = RemovalLock.of(path)
-                if claim is not None:
-                    claim.remove()
-                    claim.end()
+                lock = RemovalLock.of(path)
+                if lock is not None:
+                    lock.remove()
+                    lock.end()
 
     async def path(self, key: str, size: int | None = None) -> Path:
         """Return the local copy of an object, filled now if it is missing or has another length than `size`.
