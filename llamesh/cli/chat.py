@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from llamesh.cli.addressee import Addressee, with_served_names
+from llamesh.cli.addressee import Addressee, check_served, with_served_names
 from llamesh.cli.connection import meant
 from llamesh.cli.context import slot_context
 from llamesh.cli.conversation import Conversation, content, encoded, image_paths, path_alone
@@ -87,7 +87,6 @@ def converse(
     json_lines: bool = False,
 ) -> None:
     """Talk to an addressee; see `chat`."""
-    model = addressee.name
     options = {"temperature": temperature, "max_tokens": max_tokens}
     talk = Conversation(system)
     for name, value in options.items():
@@ -97,11 +96,13 @@ def converse(
         # Bytes that are not text in the terminal's encoding are accepted too.
         sys.stdin.reconfigure(errors="replace")
     if not prompt and not image and sys.stdin.isatty():
-        note(f"talking to {text(model)}; /help lists commands, Ctrl-D ends")
+        profile = meant()
+        check_served(addressee, inference_address(profile), profile.token)
+        note(f"talking to {text(addressee.name)}; /help lists commands, Ctrl-D ends")
         ask = partial(_answer, addressee, json_lines=json_lines, stoppable=True)
-        Talk(model, talk, ask, reader(), verbose=verbose).go_on()
+        Talk(addressee.name, talk, ask, reader(), verbose=verbose).go_on()
         return
-    _check_paths(model, prompt)
+    _check_paths(addressee.name, prompt)
     question = "\n\n".join(part for part in (prompt, _piped(prompt)) if part)
     if not question.strip():
         raise CommandError("there is no question", hint='llamesh chat MODEL "..."', code=Exit.USAGE)

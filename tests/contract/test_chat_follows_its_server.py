@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from llamesh.cli import chat
-from llamesh.cli.addressee import Addressee
+from llamesh.cli.addressee import Addressee, check_served
 from llamesh.cli.conversation import Conversation
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.main import run
@@ -93,6 +93,18 @@ def test_a_question_is_sent_at_most_twice(mesh: Mesh) -> None:
         mesh.inference.asked.clear()
         assert "nobody serves that" in mesh.ask(addressee)
         assert len([path for path, _, _ in mesh.inference.asked if path.endswith("/chat/completions")]) == 2
+
+
+def test_a_conversation_begins_with_any_name_of_a_served_model(mesh: Mesh) -> None:
+    mesh.inference.served = ["smol"]
+    mesh.serve(UUID)
+    address = f"http://127.0.0.1:{mesh.inference.server_port}"
+    addressee = Addressee("name0")
+    check_served(addressee, address, "token")
+    assert addressee.name == UUID
+    check_served(Addressee(OTHER), address, "token")
+    with pytest.raises(CommandError, match="no server has the model unlike"):
+        check_served(Addressee("unlike"), address, "token")
 
 
 def test_run_talks_to_its_model_also_after_the_server_was_replaced(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import threading
 from collections.abc import Iterator
@@ -27,11 +28,52 @@ def chat(inference: FakeInference, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     with open_chat(tmp_path) as shown:
         shown.until("Ctrl-D ends\n>")
+        inference.asked.clear()
         yield shown
 
 
 def open_chat(cwd: Path) -> AbstractContextManager[Terminal]:
     return terminal(["chat", "smol"], 80, os.environ, cwd)
+
+
+def refused_at_the_start(cwd: Path, code: Exit) -> list[str]:
+    with open_chat(cwd) as shown:
+        assert shown.end() == code
+    return shown.lines
+
+
+def test_a_name_that_nothing_serves_is_refused_before_the_first_question(
+    inference: FakeInference, tmp_path: Path
+) -> None:
+    inference.served = ["smol2", "other"]
+    assert refused_at_the_start(tmp_path, Exit.NOT_FOUND) == [
+        "error: no server has the model smol",
+        "  served: smol2, other",
+        "hint: did you mean smol2?",
+    ]
+    inference.served = []
+    assert refused_at_the_start(tmp_path, Exit.NOT_FOUND)[-1] == "hint: nothing is served yet: llamesh serve MODEL"
+
+
+def test_a_token_that_is_refused_is_said_before_the_first_question(inference: FakeInference, tmp_path: Path) -> None:
+    inference.refusal = 401, {"error": {"message": "this token has ended"}}
+    assert refused_at_the_start(tmp_path, Exit.NOT_SIGNED_IN)[0] == "error: this token has ended"
+
+
+def test_a_mesh_that_does_not_answer_is_said_before_the_first_question(
+    inference: FakeInference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("LLAMESH_INFERENCE_URL", address)
+    assert refused_at_the_start(tmp_path, Exit.UNAVAILABLE)[0] == f"error: {address} does not answer"
+
+
+def test_a_served_name_is_greeted(inference: FakeInference, tmp_path: Path) -> None:
+    inference.served = ["smol"]
+    with open_chat(tmp_path) as shown:
+        shown.until("talking to smol; /help lists commands, Ctrl-D ends\n>")
 
 
 def say(chat: Terminal, line: str, answer: str) -> list[str]:
