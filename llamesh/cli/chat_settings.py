@@ -54,7 +54,7 @@ def value_of(name: str, word: str) -> Any:
     if kind is None:
         known = (*SETTINGS, *OF_THE_CONVERSATION)
         meant = nearest(name, known)
-        hint = f"did you mean {meant}?" if meant else f"settings: {', '.join(known)}"
+        hint = f"did you mean {meant}?" if meant else "/set shows the settings"
         raise CommandError(f"there is no setting {name}", hint=hint, code=Exit.USAGE)
     if kind is list:
         return _words(word)

@@ -16,6 +16,7 @@ import pytest
 from llamesh.cli.conversation import Conversation, content
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.main import run
+from llamesh.cli.talk import ATTACHED, COMMANDS
 from tests.contract.test_chat_against_a_fake import FakeInference, inference
 from tests.terminal import Terminal, terminal
 
@@ -32,8 +33,8 @@ def chat(inference: FakeInference, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         yield shown
 
 
-def open_chat(cwd: Path) -> AbstractContextManager[Terminal]:
-    return terminal(["chat", "smol"], 80, os.environ, cwd)
+def open_chat(cwd: Path, columns: int = 80) -> AbstractContextManager[Terminal]:
+    return terminal(["chat", "smol"], columns, os.environ, cwd)
 
 
 def refused_at_the_start(cwd: Path, code: Exit) -> list[str]:
@@ -147,7 +148,7 @@ def test_a_conversation_is_saved_and_read_again(chat: Terminal, inference: FakeI
     ("line", "words"),
     [
         ("/hlep", "hint: did you mean /help?"),
-        ("/set heat 1", "hint: settings: temperature"),
+        ("/set heat 1", "hint: /set shows the settings"),
         ("/set temperature hot", "error: temperature is a number"),
         ("/load nowhere.json", "nowhere.json: No such file or directory"),
         ("/help", "/save FILE"),
@@ -157,6 +158,16 @@ def test_commands_that_cannot_be_are_said_and_the_conversation_goes_on(chat: Ter
     chat.type(f"{line}\r")
     chat.until(words)
     say(chat, "Hi", "You said: Hi")
+
+
+def test_help_fits_a_narrow_terminal(inference: FakeInference, tmp_path: Path) -> None:
+    with open_chat(tmp_path, columns=60) as shown:
+        shown.until("Ctrl-D ends\n>")
+        shown.type("/help\r")
+        lines = shown.until(f"{ATTACHED}\n>")
+    begun = [line.split()[0] for line in lines if line.startswith("  /")]
+    assert begun == [command.split()[0] for command in COMMANDS]
+    assert all(line.startswith("  ") for line in lines[lines.index("> /help") + 1 : -1])
 
 
 def test_a_refused_question_is_forgotten_and_the_conversation_goes_on(chat: Terminal, inference: FakeInference) -> None:
