@@ -1,7 +1,7 @@
 """Completes a command line: commands, options, their values, and the names of models, servers and other things of the mesh.
 
-Every Tab starts this program, so it imports little; it queries the mesh over REST for at most one second. If that fails, it completes
-nothing and shows no error.
+Every Tab starts this program, so it imports little; it sends the mesh at most two REST queries, each with a deadline of one second. If one
+fails, its names are not offered and no error is shown.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from llamesh.cli.failure import CommandError
@@ -29,10 +30,12 @@ _LISTS = {
     "served": ("/status", "servers", ("model_name",)),
 }
 """The REST path that lists a kind of thing, and where the names stand in its answer."""
+_OF_SERVED = "names of served models"
+"""Also a kind: names and aliases of the models that servers have. A model stands for its server."""
 _FIRST: Mapping[tuple[str, ...], tuple[str, ...]] = {
     **{(name,): ("models",) for name in ("serve", "fit", "rm", "alias", "quantize")},
-    **{(name,): ("servers",) for name in ("wait", "scale", "set", "sleep", "wake", "stop", "logs")},
-    ("chat",): ("served",),
+    **{(name,): ("servers", _OF_SERVED) for name in ("wait", "scale", "set", "sleep", "wake", "stop", "logs")},
+    ("chat",): ("served", _OF_SERVED),
     ("run",): ("served", "models"),
     ("describe",): ("servers", "models"),
     ("keys", "revoke"): ("keys",),
@@ -60,6 +63,7 @@ Fetch = Callable[[str], object]
 def candidates(words: Sequence[str], fetch: Fetch) -> list[str]:
     """What the last word could become, given all words after `llamesh`."""
     *before, current = words or [""]
+    fetch = cache(fetch)
     if not before or before == ["help"]:
         return _beginning(current, _NAMES)
     from llamesh.cli import options
@@ -79,13 +83,15 @@ def candidates(words: Sequence[str], fetch: Fetch) -> list[str]:
     if current.startswith("-"):
         return _beginning(current, known)
     taken = _positional(given, known)
-    if taken and chain not in _SEVERAL:
-        return []
     if chain == ("completion",):
-        return _beginning(current, _SHELLS)
-    return _beginning(
-        current, [name for kind in _FIRST.get(chain, ()) for name in _names(fetch, kind) if name not in taken]
-    )
+        return [] if taken else _beginning(current, _SHELLS)
+    if taken and chain == ("alias",) and "--remove" in given:
+        offered = _aliases(taken[0], fetch)
+    elif taken and chain not in _SEVERAL:
+        offered = []
+    else:
+        offered = [name for kind in _FIRST.get(chain, ()) for name in _names(fetch, kind)]
+    return _beginning(current, [name for name in offered if name not in taken])
 
 
 def ask_mesh(path: str) -> object:
@@ -123,12 +129,31 @@ def _values(option: CommandOption, fetch: Fetch) -> list[str]:
 
 
 def _names(fetch: Fetch, kind: str) -> list[str]:
-    path, field, keys = _LISTS[kind]
+    if kind == _OF_SERVED:
+        serving = {item.get("model_uuid") for item in _items(fetch, "servers")}
+        found = [item for item in _items(fetch, "models") if item.get("model_uuid") in serving]
+        return _named(found, ("name", "aliases"))
+    return _named(_items(fetch, kind), _LISTS[kind][2])
+
+
+def _aliases(model: str, fetch: Fetch) -> list[str]:
+    """The aliases of the model with this id, name or alias."""
+    known = [(item, _named([item], ("name", "aliases", "model_uuid"))) for item in _items(fetch, "models")]
+    return _named([item for item, names in known if model in names], ("aliases",))
+
+
+def _items(fetch: Fetch, kind: str) -> list[Mapping[str, object]]:
+    """The things of a kind as the mesh lists them; none if it does not answer."""
+    path, field, _ = _LISTS[kind]
     try:
         found = fetch(path)
     except (CommandError, ValueError):
         return []
     items = found.get(field, ()) if isinstance(found, dict) else ()
+    return [item for item in items if isinstance(item, dict)]
+
+
+def _named(items: Iterable[Mapping[str, object]], keys: Iterable[str]) -> list[str]:
     # A shell runs what a command line contains: nothing is offered that is more than a name.
     return [name for item in items for key in keys for name in _texts(item.get(key)) if _NAME.fullmatch(name)]
 

@@ -14,13 +14,21 @@ from llamesh.cli.shell import SCRIPTS
 
 ANSWERS = {
     "/status": {
-        "servers": [{"server_uuid": "0f0c6a0e", "model_name": "smol"}, {"server_uuid": "a1", "model_name": ""}]
+        "servers": [
+            {"server_uuid": "0f0c6a0e", "model_name": "smol", "model_uuid": "m0"},
+            {"server_uuid": "a1", "model_name": "", "model_uuid": "m1"},
+        ]
     },
     "/keys": {"keys": [{"key_id": "key_1"}]},
     "/users": {"users": [{"username": "ada"}]},
     "/contracts": {"contracts": [{"contract_id": "small"}]},
     "/downloads": {"downloads": [{"model_uuid": "m1", "name": "words"}]},
-    "/models": {"models": [{"model_uuid": "m1", "name": "small"}]},
+    "/models": {
+        "models": [
+            {"model_uuid": "m1", "name": "small", "aliases": ["little", "tiny"]},
+            {"model_uuid": "m2", "name": "unserved"},
+        ]
+    },
 }
 
 
@@ -37,11 +45,17 @@ def silent(path: str) -> object:
     [
         (["st"], ["status", "stop"]),
         (["keys", ""], ["create", "list", "revoke"]),
-        (["stop", "s"], ["smol"]),
-        (["stop", ""], ["0f0c6a0e", "a1", "smol"]),
-        (["serve", ""], ["m1", "small"]),
+        (["stop", "s"], ["small", "smol"]),
+        (["stop", ""], ["0f0c6a0e", "a1", "little", "small", "smol", "tiny"]),
+        (["serve", ""], ["little", "m1", "m2", "small", "tiny", "unserved"]),
         (["serve", "small", "--ctx-s"], ["--ctx-size"]),
-        (["chat", ""], ["smol"]),
+        (["chat", ""], ["little", "small", "smol", "tiny"]),
+        (["chat", "smol", ""], []),
+        (["alias", "l"], ["little"]),
+        (["alias", "small", ""], []),
+        (["alias", "small", "--remove", ""], ["little", "tiny"]),
+        (["alias", "--remove", "m1", "little", ""], ["tiny"]),
+        (["alias", "unserved", "--remove", ""], []),
         (["quantize", "s"], ["small"]),
         (["help", "st"], ["status", "stop"]),
         (["keys", "revoke", ""], ["key_1"]),
@@ -50,14 +64,14 @@ def silent(path: str) -> object:
         (["downloads", "retry", ""], ["m1", "words"]),
         (["users", "create", ""], []),
         (["users", "rm", "ada", ""], []),
-        (["stop", "smol", ""], ["0f0c6a0e", "a1"]),
+        (["stop", "smol", ""], ["0f0c6a0e", "a1", "little", "small", "tiny"]),
         (["downloads", "retry", "m1", ""], []),
         (["run", "s"], ["small", "smol"]),
         (["show", "s"], ["small", "smol"]),
         (["downloads", ""], ["cancel", "list", "ls", "pause", "resume", "retry", "rm"]),
         (["scale", "smol", ""], []),
         (["nonsense", "-"], []),
-        (["set", "sm"], ["smol"]),
+        (["set", "sm"], ["small", "smol"]),
         (["serve", "small", "--flash-attn", ""], ["0", "1", "auto", "off", "on"]),
         (["serve", "small", "--flash-attn=o"], ["--flash-attn=off", "--flash-attn=on"]),
         (["serve", "small", "--cache-type-k", "q8"], ["q8_0"]),
@@ -67,7 +81,7 @@ def silent(path: str) -> object:
         (["serve", "small", "--wait="], ["--wait=false", "--wait=true"]),
         (["serve", "small", "--no-wai"], ["--no-wait"]),
         (["serve", "small", "--older"], []),
-        (["serve", "small", "--model-draft", ""], ["m1", "small"]),
+        (["serve", "small", "--model-draft", ""], ["little", "m1", "m2", "small", "tiny", "unserved"]),
         (["set", "smol", "--unset", "ctx-s"], ["ctx-size"]),
         (["status", "--output", "j"], ["json"]),
         (["keys", "create", "ci", "--scope", ""], ["infer:*", "infer:smol", "manage", "metrics"]),
@@ -112,6 +126,17 @@ def test_commands_need_no_mesh() -> None:
         raise AssertionError(path)
 
     assert "status" in candidates([""], never)
+
+
+def test_each_list_of_the_mesh_is_read_once() -> None:
+    asked: list[str] = []
+
+    def counted(path: str) -> object:
+        asked.append(path)
+        return fetch(path)
+
+    candidates(["stop", ""], counted)
+    assert sorted(asked) == ["/models", "/status"]
 
 
 def test_a_mesh_that_does_not_answer_completes_nothing() -> None:
