@@ -93,8 +93,8 @@ def converse(
         if value is not None:
             talk.set(name, str(value))
     if isinstance(sys.stdin, io.TextIOWrapper):
-        # Bytes that are not text in the terminal's encoding are accepted too.
-        sys.stdin.reconfigure(errors="replace")
+        # Bytes that are not text in the terminal's encoding are accepted too: the name of a file keeps them.
+        sys.stdin.reconfigure(errors="surrogateescape")
     if not prompt and not image and sys.stdin.isatty():
         profile = meant()
         check_served(addressee, inference_address(profile), profile.token)

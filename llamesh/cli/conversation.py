@@ -27,6 +27,7 @@ MAX_SAVED_BYTES = 64 * 2**20
 _IMAGE_PATH = re.compile(
     r"(?<!\S)((?:~|\.{1,2})?/\S+\.(?:png|jpe?g|webp|gif|bmp))(?=[?!.,;:)]*(?:\s|$))", re.IGNORECASE
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
@@ -127,11 +128,11 @@ def _data_url(path: Path) -> str:
 
 
 def encoded(value: object, indent: int | None = None) -> bytes:
-    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for bytes that are not text, becomes a question mark.
+    """A JSON value in UTF-8, to be sent or saved. A lone surrogate, which stands for a byte that is not text, becomes U+FFFD.
 
     ValueError for a number that JSON lacks: NaN or an infinity.
     """
-    return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False).encode(errors="replace")
+    return _SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)).encode()
 
 
 def keep(path: Path, content: bytes) -> None:

@@ -240,6 +240,19 @@ def test_a_file_that_holds_no_conversation_is_refused(tmp_path: Path, saved: str
         Conversation.load(tmp_path / "x.json")
 
 
+def test_bytes_that_are_no_text_stay_in_the_name_of_a_file(inference: FakeInference, tmp_path: Path) -> None:
+    plain = {**os.environ, "PYTHONIOENCODING": "ascii", "TERM": "dumb"}
+    with terminal(["chat", "smol"], 80, plain, tmp_path) as shown:
+        shown.until("Ctrl-D ends\n>")
+        inference.asked.clear()
+        shown.type("café?\r")
+        shown.until(">")
+        shown.type("/save café.json\r/load café.json\r")
+        shown.until("2 messages")
+    assert inference.asked[0][2]["messages"][0]["content"] == "caf\ufffd\ufffd?"
+    assert (tmp_path / "café.json").is_file()
+
+
 def test_piped_text_is_put_below_the_prompt(
     inference: FakeInference, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -182,7 +182,7 @@ def test_load_of_a_file_that_is_not_there_names_the_next_step(
 def test_bytes_that_are_not_text_are_saved_and_read_again(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     talk(["caf\udce9", f"/save {file}"])
-    assert json.loads(file.read_text())["messages"][0]["content"] == "caf?"
+    assert json.loads(file.read_text())["messages"][0]["content"] == "caf\ufffd"
 
 
 def test_bytes_that_are_not_text_are_kept_in_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ def test_bytes_that_are_not_text_are_kept_in_the_history(tmp_path: Path, monkeyp
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     module._keep(["caf\udce9"])
-    assert module._history() == ["caf?"]
+    assert module._history() == ["caf\ufffd"]
 
 
 @pytest.mark.parametrize("target", ["kept.json", "/dev/null"])
