@@ -139,7 +139,9 @@ def _engines(folder: Path, cache: Path, all_cores: int) -> Iterator[dict[str, li
             for port in (next(ports), next(ports)):
                 spec = folder / f"{port}.json"
                 given: dict[str, Any] = {"model": model.path, "listen": f"127.0.0.1:{port}", "alias": "m"}
-                spec.write_text(json.dumps(given | {"parameters": {"parallel": 1, "ctxSize": 2048, **threads}}))
+                spec.write_text(
+                    json.dumps(given | {"parameters": {"parallel": 1, "ctxSize": 2048, **threads}}), encoding="utf-8"
+                )
                 with (folder / f"{port}.log").open("ab") as log:
                     command = [sys.executable, "-B", "-m", module, str(spec)]
                     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=plain)

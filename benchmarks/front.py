@@ -195,7 +195,9 @@ def _plain_bootstrap(folder: Path, port: int, upstream: dict[str, Any], requests
         "load_assignment": {"cluster_name": "stub", "endpoints": [{"lb_endpoints": [endpoint]}]},
     }
     target = folder / f"plain-{port}.yaml"
-    target.write_text(yaml.safe_dump({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
+    target.write_text(
+        yaml.safe_dump({"static_resources": {"listeners": [listener], "clusters": [cluster]}}), encoding="utf-8"
+    )
     return target
 
 

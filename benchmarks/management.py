@@ -23,7 +23,7 @@ async def measure(mesh: RunningMesh, folder: Path, *, rounds: int, requests: int
     _copy_users(source, database)
     environment = {
         "BENCH_DATABASE": f"sqlite+aiosqlite:///{database}",
-        "BENCH_SECRET": (mesh.home / "secrets" / "jwt_secret").read_text().strip(),
+        "BENCH_SECRET": (mesh.home / "secrets" / "jwt_secret").read_text(encoding="utf-8").strip(),
     }
     command = [sys.executable, "-m", "uvicorn", "benchmarks.fastapi_app:app", "--port", str(port), "--no-access-log"]
     app = processes.start([*command, "--log-level", "warning"], folder / "fastapi.log", environment)

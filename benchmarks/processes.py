@@ -47,7 +47,7 @@ def _cpu_seconds(pid: int) -> float:
 
 def _nanoseconds(thread: Path) -> int:
     try:
-        return int(thread.read_text().split()[0])
+        return int(thread.read_text(encoding="utf-8").split()[0])
     except (FileNotFoundError, ProcessLookupError):
         return 0
 

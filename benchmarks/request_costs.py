@@ -55,7 +55,7 @@ class Engine:
         directory = Path(self._directory.name)
         self._socket = directory / "e.sock"
         spec = {"model": str(model), "listen": str(self._socket), "alias": _ALIAS, "model_context": 8192}
-        (directory / "spec.json").write_text(json.dumps(spec))
+        (directory / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
         self._log = (directory / "log").open("wb")
         self._child = subprocess.Popen(
             [sys.executable, "-B", "-m", "engine.embedded", str(directory / "spec.json")],
@@ -67,7 +67,9 @@ class Engine:
         deadline = time.monotonic() + _STARTING
         while not self._healthy():
             if self._child.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the engine did not start: {(directory / 'log').read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"the engine did not start: {(directory / 'log').read_text(encoding='utf-8')[-2000:]}"
+                )
             time.sleep(0.05)
         self.plain()
 
@@ -99,7 +101,7 @@ class Engine:
 
     def cost(self, path: str, body: bytes) -> Cost | None:
         """Send a body and concurrent small requests; None if the engine cannot be used afterwards."""
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5", encoding="utf-8")
         used, memory = sum(self.process.cpu_times()[:2]), self.process.memory_info().rss
         statuses: list[str] = []
         sent = threading.Thread(target=lambda: statuses.append(self.post(path, body)), daemon=True)
@@ -115,7 +117,7 @@ class Engine:
         sent.join()
         if self._child.poll() is not None or stall > _PATIENCE:
             return None
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
         largest = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
         seconds = sum(self.process.cpu_times()[:2]) - used
         return Cost(statuses[0], seconds, stall, max(0, largest - memory) >> 20)

@@ -155,7 +155,7 @@ def _table(
 def _pulled(mesh: RunningMesh, source: str) -> Cost:
     """Fetch the model through the mesh."""
     pid = mesh.processes()["download"].pid
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
     before, began = processes.cpu_seconds([pid]), time.monotonic()
     answer = mesh.call("POST", "/download/bench", "download", json={"source": source})
     assert answer.status_code == 200, answer.text
@@ -163,7 +163,7 @@ def _pulled(mesh: RunningMesh, source: str) -> Cost:
         assert found["state"] != "DOWNLOAD_STATE_FAILED", found
         time.sleep(0.05)
     seconds = time.monotonic() - began
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     peak = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
     return Cost(seconds, processes.cpu_seconds([pid]) - before, peak)
 

@@ -161,7 +161,9 @@ class KernelCounters:
         found = {}
         for each in threads:
             try:
-                ran, waited, _ = (self._proc / "self" / "task" / str(each) / "schedstat").read_text().split()
+                ran, waited, _ = (
+                    (self._proc / "self" / "task" / str(each) / "schedstat").read_text(encoding="utf-8").split()
+                )
             except (OSError, ValueError):
                 continue
             found[each] = (int(ran) / 1e9, int(waited) / 1e9)
@@ -242,6 +244,6 @@ def yielding(cores: Cores, environment: Mapping[str, str]) -> Callable[[int], Th
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""

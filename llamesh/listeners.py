@@ -196,7 +196,7 @@ def _listening(path: str) -> set[str]:
 def _rows() -> Iterator[tuple[str, str, str, int]]:
     """Yield path, inode, state and flags of every Unix socket with a path. The kernel keeps the original path of a renamed socket."""
     if _UNIX_TABLE.exists():
-        for line in _UNIX_TABLE.read_text(errors="replace").splitlines()[1:]:
+        for line in _UNIX_TABLE.read_text(errors="replace", encoding="utf-8").splitlines()[1:]:
             row = line.split(maxsplit=7)
             if len(row) == 8:
                 yield row[7], row[6], row[5], int(row[3], 16)

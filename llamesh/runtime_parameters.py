@@ -124,13 +124,13 @@ def settings(message: RuntimeParameters) -> list[Setting]:
 @cache
 def about() -> Mapping[str, str]:
     """Return the description of each parameter, with its default, by name."""
-    return dict(json.loads(_ABOUT.read_text()))
+    return dict(json.loads(_ABOUT.read_text(encoding="utf-8")))
 
 
 @cache
 def refused_options() -> Mapping[str, str]:
     """Return the reason why each other option of llama-server is refused, by each of its spellings."""
-    return dict(json.loads(_REFUSED.read_text()))
+    return dict(json.loads(_REFUSED.read_text(encoding="utf-8")))
 
 
 def models(message: RuntimeParameters) -> dict[str, str]:

@@ -58,6 +58,6 @@ def sentence(wait: Wait, members: Sequence[str]) -> str:
 def _said(run_dir: Path) -> Iterator[tuple[str, Wait]]:
     for path in run_dir.glob(f"*{SUFFIX}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             if ProcessId(int(found["pid"]), str(found["started"])).alive:
                 yield path.name.removesuffix(SUFFIX), Wait(str(found["words"]), str(found["remedy"]))

@@ -15,7 +15,7 @@ def comments_of(file: str) -> dict[str, str]:
     """Return the comment above each field and value of a contract, on one line."""
     found: dict[str, str] = {}
     block: list[str] = []
-    for line in (PROTO / file).read_text().splitlines():
+    for line in (PROTO / file).read_text(encoding="utf-8").splitlines():
         text = line.strip()
         if text.startswith("//"):
             block.append(text.removeprefix("//").strip())
@@ -30,4 +30,6 @@ def comments_of(file: str) -> dict[str, str]:
 def write_parameters(names: list[str]) -> None:
     """Write the comments of these fields of RuntimeParameters."""
     comments = comments_of("server.proto")
-    PARAMETERS.write_text(json.dumps({name: comments[name] for name in names}, indent=1, ensure_ascii=False) + "\n")
+    PARAMETERS.write_text(
+        json.dumps({name: comments[name] for name in names}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

@@ -64,7 +64,7 @@ def main() -> None:
         for stale in folder.glob("*_pb2*"):
             stale.unlink()
     compile_protos(f"--python_out={ROOT}", f"--mypy_out=quiet:{ROOT}", VALIDATE, *contracts)
-    services = [name for name in contracts if "\nservice " in (PROTO / name).read_text()]
+    services = [name for name in contracts if "\nservice " in (PROTO / name).read_text(encoding="utf-8")]
     compile_protos(f"--grpc_python_out={ROOT}", f"--mypy_grpc_out=quiet:{ROOT}", *services)
     compile_protos(
         "--include_imports", f"--descriptor_set_out={ROOT / 'envoy' / 'llamesh.binpb'}", ERROR_DETAILS, *contracts

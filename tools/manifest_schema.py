@@ -92,4 +92,4 @@ def _limits(rules: validate_pb2.FieldRules) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    SCHEMA.write_text(schema())
+    SCHEMA.write_text(schema(), encoding="utf-8")

@@ -20,4 +20,4 @@ def refusals() -> str:
 
 
 if __name__ == "__main__":
-    REFUSALS.write_text(refusals())
+    REFUSALS.write_text(refusals(), encoding="utf-8")

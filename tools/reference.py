@@ -147,10 +147,10 @@ def main() -> None:
     for name, make in PAGES.items():
         page = REFERENCE / name
         if "--check" in sys.argv:
-            if not page.exists() or page.read_text() != make():
+            if not page.exists() or page.read_text(encoding="utf-8") != make():
                 sys.exit(f"{page.name} differs from the code: run `make docs`")
         else:
-            page.write_text(make())
+            page.write_text(make(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def package() -> dict[Path, str]:
     # ruff treats imports of the package as first-party only if its folder exists.
     (CLIENT / "sync").mkdir(exist_ok=True)
     return {
-        CLIENT / "sync" / path.name: converted(path.name, path.read_text())
+        CLIENT / "sync" / path.name: converted(path.name, path.read_text(encoding="utf-8"))
         for path in sorted((CLIENT / "aio").glob("*.py"))
     }
 
@@ -66,13 +66,13 @@ def main(arguments: list[str]) -> int:
     """Run the command."""
     wanted = package()
     target = CLIENT / "sync"
-    present = {path: path.read_text() for path in target.glob("*.py")}
+    present = {path: path.read_text(encoding="utf-8") for path in target.glob("*.py")}
     if "--check" in arguments:
         return int(present != wanted)
     for path in present.keys() - wanted.keys():
         path.unlink()
     for path, text in wanted.items():
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

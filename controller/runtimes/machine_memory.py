@@ -56,7 +56,10 @@ class RecentMemory:
 
 
 def _meminfo(path: Path) -> MachineMemory:
-    values = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", path.read_text(), re.MULTILINE)}
+    values = {
+        name: int(kib) * 1024
+        for name, kib in re.findall(r"^(\w+):\s+(\d+) kB", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
     return MachineMemory(values["MemTotal"], values.get("MemAvailable", values["MemFree"]))
 
 
@@ -75,7 +78,7 @@ def _answer(*command: str) -> str:
 def _cgroups(root: Path) -> Iterable[tuple[int, int, int]]:
     """Yield limit, usage and file pages of every cgroup of this process that has a limit."""
     with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "":
                 yield from _up(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "")
@@ -89,10 +92,10 @@ def _up(mount: Path, path: str, limit: str, usage: str, prefix: str) -> Iterable
     here = mount / path.strip("/")
     for directory in (here, *here.parents):
         with contextlib.suppress(OSError, ValueError):
-            bound = (directory / limit).read_text().strip()
+            bound = (directory / limit).read_text(encoding="utf-8").strip()
             if bound != "max" and int(bound) < _UNLIMITED:
-                stat = (directory / "memory.stat").read_text()
+                stat = (directory / "memory.stat").read_text(encoding="utf-8")
                 pages = re.findall(rf"^{prefix}(?:in)?active_file (\d+)", stat, re.MULTILINE)
-                yield int(bound), int((directory / usage).read_text()), sum(map(int, pages))
+                yield int(bound), int((directory / usage).read_text(encoding="utf-8")), sum(map(int, pages))
         if directory == mount:
             return

@@ -42,7 +42,7 @@ class ProcessStats:
 def llama_stats(engine: ProcessId) -> ProcessStats | None:
     """Return the statistics of llama.cpp, the only child of an engine's process; None if the system does not report them."""
     try:
-        children = (_PROC / str(engine.pid) / "task" / str(engine.pid) / "children").read_text().split()
+        children = (_PROC / str(engine.pid) / "task" / str(engine.pid) / "children").read_text(encoding="utf-8").split()
     except OSError:
         return None
     for child in children:
@@ -75,6 +75,6 @@ def _stat(directory: Path) -> list[str]:
     """Return the fields of /proc/PID/stat from the state on; empty if the process has ended."""
     try:
         # The program's name is in parentheses and may contain spaces and parentheses.
-        return (directory / "stat").read_text().rpartition(")")[2].split()
+        return (directory / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return []

@@ -88,7 +88,7 @@ class EngineRecords:
     def keep(self, record: EngineRecord) -> None:
         """Write the record if its file differs. Raises OSError."""
         try:
-            if self._path(record.instance).read_text() == _text(record):
+            if self._path(record.instance).read_text(encoding="utf-8") == _text(record):
                 return
         except (OSError, ValueError):
             pass  # Rewrite the file, independent of the cause.
@@ -97,7 +97,7 @@ class EngineRecords:
     def write_spec(self, instance: str, document: Mapping[str, object]) -> None:
         """Write the spec file, and remove the state file of an earlier engine of this name. Raises OSError."""
         self.state(instance).unlink(missing_ok=True)
-        self.spec(instance).write_text(json.dumps(document))
+        self.spec(instance).write_text(json.dumps(document), encoding="utf-8")
 
     def remove(self, instance: str) -> None:
         """Remove an engine's files and last its record, so that no file is orphaned. A retiring engine has renamed its socket.
@@ -114,7 +114,7 @@ class EngineRecords:
         """Return every readable record and remove the others."""
         for path in sorted(self.directory.glob("*.json")):
             try:
-                record = EngineRecord(**json.loads(path.read_text()))
+                record = EngineRecord(**json.loads(path.read_text(encoding="utf-8")))
                 if (
                     record.instance == path.stem
                     and isinstance(record.pid, int)
@@ -153,7 +153,7 @@ class EngineRecords:
 
     def _report(self, instance: str) -> Mapping[str, object]:
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self.state(instance).read_text())
+            found = json.loads(self.state(instance).read_text(encoding="utf-8"))
             if isinstance(found, dict):
                 return found
         return {}

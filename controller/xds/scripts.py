@@ -91,7 +91,7 @@ def limits_modules(changed: Mapping[str, int]) -> str:
 
 def file(name: str) -> str:
     """Return the source of a script below envoy/lua."""
-    return (templates.FOLDER / "lua" / f"{name}.lua").read_text()
+    return (templates.FOLDER / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
 def modules(*names: str) -> str:

@@ -54,7 +54,7 @@ def fill(node: Any, values: Mapping[str, Any]) -> Any:
 
 @functools.cache
 def _load(template: str) -> Any:
-    return yaml.safe_load((FOLDER / template).read_text())
+    return yaml.safe_load((FOLDER / template).read_text(encoding="utf-8"))
 
 
 def _fill(node: Any, values: Mapping[str, Any], used: set[str]) -> Any:

@@ -272,7 +272,7 @@ def history_file() -> Path:
 def _history() -> list[str]:
     """The questions of earlier conversations; none if the file cannot be read."""
     try:
-        found = json.loads(history_file().read_text())
+        found = json.loads(history_file().read_text(encoding="utf-8"))
         return [str(item)[:MAX_LETTERS] for item in found][-MAX_QUESTIONS:] if isinstance(found, list) else []
     except (OSError, ValueError, RecursionError):
         return []

@@ -92,7 +92,7 @@ def profile_path(environment: Mapping[str, str] = os.environ) -> Path:
 def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | None:
     """Read the profile that `llamesh login` wrote; None if there is none that can be read."""
     try:
-        found = json.loads(profile_path(environment).read_text())
+        found = json.loads(profile_path(environment).read_text(encoding="utf-8"))
         return Profile(**{key: str(found[key]) for key in ("url", "token", "inference_url", "home") if key in found})
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None

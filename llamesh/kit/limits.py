@@ -67,5 +67,5 @@ def parse(text: str) -> dict[str, int]:
 
 @functools.cache
 def _document() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(_FILE.read_text())
+    document: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     return document

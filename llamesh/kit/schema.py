@@ -57,7 +57,7 @@ def _upgrade(connection: Connection, package: str) -> None:
 
 def _known(versions: Path) -> tuple[set[str], set[str]]:
     """Return all versions that this program knows, and the newest of them."""
-    scripts = [path.read_text() for path in versions.glob("*.py")]
+    scripts = [path.read_text(encoding="utf-8") for path in versions.glob("*.py")]
     names = {name for script in scripts for name in _REVISION.findall(script)}
     return names, names - {name for script in scripts for name in _FOLLOWED.findall(script)}
 

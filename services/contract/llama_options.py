@@ -60,4 +60,4 @@ def build() -> int:
 
 @cache
 def _document() -> Any:
-    return yaml.safe_load(_FILE.read_text())
+    return yaml.safe_load(_FILE.read_text(encoding="utf-8"))

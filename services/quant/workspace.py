@@ -64,7 +64,7 @@ class Workspace:
 
     def spec(self) -> JobSpec:
         """Return the description that `prepare` wrote. Raises OSError."""
-        return JobSpec(**json.loads(self._spec.read_text()))
+        return JobSpec(**json.loads(self._spec.read_text(encoding="utf-8")))
 
     def remove(self) -> None:
         """Remove the folder. Idempotent."""
@@ -73,7 +73,7 @@ class Workspace:
     def result(self, kind: str, of_type: str) -> dict[str, Any] | None:
         """Return the result of a step that was completed in this folder; None if it was not completed."""
         try:
-            found: dict[str, Any] = json.loads(self._result(kind, of_type).read_text())
+            found: dict[str, Any] = json.loads(self._result(kind, of_type).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         return found

@@ -24,7 +24,7 @@ def start(settings: MeshSettings) -> int:
         raise MeshRunningError(running)
     log = logfiles.path_of(settings.logs, OWN_LOG)
     # Append: another start may have won meanwhile, and the content then belongs to its mesh.
-    with log.open("a") as output:
+    with log.open("ab") as output:
         beginning = output.tell()
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "llamesh.cli.main", "up"],

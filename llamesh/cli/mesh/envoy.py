@@ -45,7 +45,7 @@ def write_bootstrap(settings: MeshSettings) -> Path:
     }
     # The template puts paths in double quotes, and there YAML has the escapes of JSON.
     escaped = {name: json.dumps(value)[1:-1] for name, value in values.items()}
-    content = string.Template(BOOTSTRAP.read_text()).substitute(escaped).encode()
+    content = string.Template(BOOTSTRAP.read_text(encoding="utf-8")).substitute(escaped).encode()
     path = _bootstrap(settings)
     with contextlib.suppress(OSError):
         if path.read_bytes() == content:

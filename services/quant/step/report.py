@@ -41,7 +41,7 @@ def report_progress(done: int, total: int) -> None:
     _write({"done": done, "total": total})
     if file := os.environ.get("ARGO_PROGRESS_FILE"):
         with suppress(OSError):
-            Path(file).write_text(f"{done}/{total}")
+            Path(file).write_text(f"{done}/{total}", encoding="utf-8")
 
 
 def report_result(result: Mapping[str, Any]) -> None:

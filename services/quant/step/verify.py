@@ -164,7 +164,7 @@ def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]
 def available_memory() -> int:
     """Return the bytes of memory that programs may still allocate; a number too large to be a limit if there is no /proc."""
     try:
-        lines = _MEMORY.read_text().splitlines()
+        lines = _MEMORY.read_text(encoding="utf-8").splitlines()
     except OSError:
         return 1 << 62
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
