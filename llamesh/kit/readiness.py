@@ -16,6 +16,7 @@ from dataclasses import asdict
 
 from llamesh.kit.config import Settings
 from llamesh.kit.config_loading import readable_settings
+from llamesh.kit.own_places import models_place
 from llamesh.kit.postgres import PostgresRefusedError, read_address
 from llamesh.kit.source_readiness import sources
 from llamesh.kit.store_report import SECONDS, StoreReport
@@ -50,43 +51,44 @@ async def database(settings: Settings) -> StoreReport | None:
 
 def objects(settings: Settings) -> StoreReport | None:
     """Probe the S3 server; return None if models are stored in a directory."""
-    if not settings.minio_endpoint:
+    place = models_place(settings)
+    if place is None:
         return None
     import certifi
     import urllib3
     from minio import Minio
     from minio.error import MinioException
 
-    place = f"S3 at {settings.minio_endpoint}"
+    server = f"S3 at {place.endpoint}"
     pool = urllib3.PoolManager(
         timeout=SECONDS, retries=False, cert_reqs="CERT_REQUIRED", ca_certs=certifi.where(), maxsize=1
     )
     try:
-        scheme = "https" if settings.minio_secure else "http"
-        date = pool.request("HEAD", f"{scheme}://{settings.minio_endpoint}/").headers.get("date", "")
+        scheme = "https" if place.secure else "http"
+        date = pool.request("HEAD", f"{scheme}://{place.endpoint}/").headers.get("date", "")
         client = Minio(
-            settings.minio_endpoint,
-            access_key=settings.minio_access_key.get_secret_value(),
-            secret_key=settings.minio_secret_key.get_secret_value(),
-            secure=settings.minio_secure,
+            place.endpoint,
+            access_key=place.access_key.get_secret_value(),
+            secret_key=place.secret_key.get_secret_value(),
+            secure=place.secure,
             http_client=pool,
         )
-        there = client.bucket_exists(settings.minio_bucket)
+        there = client.bucket_exists(place.bucket)
     except urllib3.exceptions.HTTPError as error:
         fix = "start it, or correct MINIO_ENDPOINT and MINIO_SECURE"
-        return StoreReport("object store", f"{place} does not answer: {str(error).rpartition(': ')[2]}", "", fix)
+        return StoreReport("object store", f"{server} does not answer: {str(error).rpartition(': ')[2]}", "", fix)
     except (MinioException, ValueError) as error:
         words = getattr(error, "code", "") or str(error)
         fix = "correct MINIO_ACCESS_KEY, MINIO_SECRET_KEY and MINIO_BUCKET"
-        return StoreReport("object store", f"{place} refuses: {words}", "", fix)
+        return StoreReport("object store", f"{server} refuses: {words}", "", fix)
     finally:
         pool.clear()
     try:
         offset = email.utils.parsedate_to_datetime(date).timestamp() - time.time()
     except (ValueError, TypeError):
         offset = None
-    bucket = f"bucket {settings.minio_bucket}" + ("" if there else " (is created at the start)")
-    return StoreReport("object store", "", f"{place}, {bucket}", clock_seconds=offset)
+    bucket = f"bucket {place.bucket}" + ("" if there else " (is created at the start)")
+    return StoreReport("object store", "", f"{server}, {bucket}", clock_seconds=offset)
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from minio import Minio
 from minio.error import InvalidResponseError, S3Error, ServerError
 
 from llamesh.kit.config import Settings
-from llamesh.kit.quant_place import quant_place
+from llamesh.kit.own_places import quant_place
 from llamesh.kit.source_places import REGISTRY_OF, RegistryPlace, S3Place
 from llamesh.kit.store_report import SECONDS, StoreReport
 

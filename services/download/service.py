@@ -18,9 +18,9 @@ from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
 from llamesh.kit.member_lease import member_lease
 from llamesh.kit.objects import ObjectStore, object_store
+from llamesh.kit.own_places import models_place, quant_place
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
-from llamesh.kit.quant_place import quant_place
 from llamesh.kit.serving import Member
 from llamesh.locations import handed_over_directory, parts_directory, variants_directory
 from llamesh.v1.contract_pb2_grpc import ContractServiceStub
@@ -179,12 +179,8 @@ def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTa
 def store_of(settings: Settings) -> ObjectStore:
     """Return the object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set."""
     return object_store(
-        directory=settings.home / "objects",
-        endpoint=settings.minio_endpoint or None,
-        bucket=settings.minio_bucket,
-        secure=settings.minio_secure,
-        access_key=settings.minio_access_key.get_secret_value() or None,
-        secret_key=settings.minio_secret_key.get_secret_value() or None,
+        settings.home / "objects",
+        models_place(settings),
         cache_directory=settings.home / "cache",
         cache_bytes=settings.cache_bytes,
     )

@@ -23,8 +23,8 @@ from llamesh.kit.objects import (
     object_key,
     object_store,
 )
+from llamesh.kit.own_places import quant_place
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
-from llamesh.kit.quant_place import quant_place
 from llamesh.locations import variants_directory
 from services.quant.tables import QuantModelRow
 
@@ -104,15 +104,9 @@ def description_key(key: str) -> str:
 
 def bucket_of(settings: Settings) -> ObjectStore:
     """Return Quant's bucket: on the server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT, else a folder of LLAMESH_HOME."""
-    place = quant_place(settings)
-    if place is None:
-        return object_store(directory=variants_directory(settings.home))
     return object_store(
-        endpoint=place.endpoint,
-        bucket=place.bucket,
-        secure=place.secure,
-        access_key=place.access_key.get_secret_value() or None,
-        secret_key=place.secret_key.get_secret_value() or None,
+        variants_directory(settings.home),
+        quant_place(settings),
         cache_directory=settings.home / "cache",
         cache_bytes=settings.cache_bytes,
     )

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from llamesh.kit.objects import ObjectStore, StoreDeniedError, StoreUnavailableError, object_store, put
 from llamesh.kit.objects.s3 import S3Store
+from llamesh.kit.source_places import S3Place
 from tests.cluster.minio_server import MinioServer, minio
 from tests.unit.test_object_store import (
     KEY,
@@ -74,14 +76,14 @@ def s3(minio: MinioServer) -> Bucket:
 
 
 def open_store(bucket: Bucket, folder: Path, *, access_key: str = "", secret_key: str = "") -> ObjectStore:
-    made = object_store(
+    place = S3Place(
         endpoint=bucket.minio.endpoint,
         bucket=bucket.name,
         secure=False,
-        access_key=access_key or bucket.minio.access_key,
-        secret_key=secret_key or bucket.minio.secret_key,
-        cache_directory=folder / "cache",
+        access_key=SecretStr(access_key or bucket.minio.access_key),
+        secret_key=SecretStr(secret_key or bucket.minio.secret_key),
     )
+    made = object_store(folder / "objects", place, cache_directory=folder / "cache")
     assert isinstance(made, S3Store)
     return made
 

@@ -16,7 +16,9 @@ from email.utils import format_datetime
 from urllib.parse import unquote
 
 from aiohttp import web
+from pydantic import SecretStr
 
+from llamesh.kit.source_places import S3Place
 from tests.unit.loopback import ALL_PATHS, serving
 from tests.unit.web_objects import answer
 
@@ -61,6 +63,16 @@ class FakeS3:
             "MINIO_ACCESS_KEY": self.access_key,
             "MINIO_SECRET_KEY": self.secret_key,
         }
+
+    def place(self) -> S3Place:
+        """The bucket `models` of the server."""
+        return S3Place(
+            endpoint=self.endpoint,
+            bucket="models",
+            access_key=SecretStr(self.access_key),
+            secret_key=SecretStr(self.secret_key),
+            secure=False,
+        )
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.requests.append((request.method, request.path_qs))

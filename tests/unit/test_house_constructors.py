@@ -12,7 +12,6 @@ MAX_ARGUMENTS = 7
 CONSTRUCTORS: dict[str, int] = {
     "controller/request_holder.py RequestHolder": 8,
     "llamesh/cli/mesh/supervisor.py Supervisor": 8,
-    "llamesh/kit/objects/s3.py S3Store": 8,
     "services/gateway/servicer.py GatewayServicer": 8,
 }
 

@@ -45,17 +45,11 @@ def s3() -> Iterator[FakeS3]:
 @pytest.fixture(params=["directory", "s3"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
     if request.param == "directory":
-        made = object_store(directory=tmp_path / "objects")
+        made = object_store(tmp_path / "objects", cache_directory=tmp_path / "cache")
         assert isinstance(made, DirectoryStore)
     else:
         server: FakeS3 = request.getfixturevalue("s3")
-        made = object_store(
-            endpoint=server.endpoint,
-            secure=False,
-            access_key="k",
-            secret_key="s",
-            cache_directory=tmp_path / "cache",
-        )
+        made = object_store(tmp_path / "objects", server.place(), cache_directory=tmp_path / "cache")
         assert isinstance(made, S3Store)
     await made.prepare()
     yield made
@@ -229,10 +223,3 @@ async def test_only_generated_keys_reach_a_store(store: ObjectStore, key: str) -
     with pytest.raises(ValueError, match="not an object key"):
         store.open(key)
     assert await keys(store) == []
-
-
-def test_a_store_needs_a_place() -> None:
-    with pytest.raises(ValueError, match="no object store"):
-        object_store()
-    with pytest.raises(ValueError, match="cache directory"):
-        object_store(endpoint="localhost:9000")

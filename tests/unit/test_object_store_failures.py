@@ -123,15 +123,7 @@ def s3() -> Iterator[FakeS3]:
 
 @pytest.fixture
 async def remote(s3: FakeS3, tmp_path: Path) -> AsyncIterator[S3Store]:
-    made = S3Store(
-        endpoint=s3.endpoint,
-        bucket="models",
-        secure=False,
-        access_key="k",
-        secret_key="s",
-        cache_directory=tmp_path / "cache",
-        clock=lambda: TIME + timedelta(hours=25),
-    )
+    made = S3Store(s3.place(), tmp_path / "cache", clock=lambda: TIME + timedelta(hours=25))
     await made.prepare()
     yield made
     await made.close()
@@ -158,10 +150,8 @@ async def test_a_server_that_refuses_is_understood(
 
 async def test_a_server_that_is_gone_is_unavailable(tmp_path: Path) -> None:
     with fake_s3() as server:
-        endpoint = server.endpoint
-    store = S3Store(
-        endpoint=endpoint, bucket="models", secure=False, access_key="k", secret_key="s", cache_directory=tmp_path
-    )
+        place = server.place()
+    store = S3Store(place, tmp_path)
     with pytest.raises(StoreUnavailableError, match="cannot look up"):
         await store.stat(KEY)
     await store.close()

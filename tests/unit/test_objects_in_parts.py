@@ -34,12 +34,10 @@ async def store(
 ) -> AsyncIterator[ObjectStore]:
     monkeypatch.setattr(s3_parts, "MIN_PART_BYTES", 1)
     if request.param == "directory":
-        made = object_store(directory=tmp_path / "objects")
+        made = object_store(tmp_path / "objects", cache_directory=tmp_path / "cache")
     else:
         server: FakeS3 = request.getfixturevalue("s3")
-        made = object_store(
-            endpoint=server.endpoint, secure=False, access_key="k", secret_key="s", cache_directory=tmp_path / "cache"
-        )
+        made = object_store(tmp_path / "objects", server.place(), cache_directory=tmp_path / "cache")
     await made.prepare()
     yield made
     await made.close()

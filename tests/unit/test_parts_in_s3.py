@@ -41,15 +41,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def store(s3: FakeS3, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S3Store]:
     monkeypatch.setattr(s3_parts, "MIN_PART_BYTES", 1)
-    made = S3Store(
-        endpoint=s3.endpoint,
-        bucket="models",
-        secure=False,
-        access_key="k",
-        secret_key="s",
-        cache_directory=tmp_path,
-        clock=clock,  # type: ignore[arg-type]
-    )
+    made = S3Store(s3.place(), tmp_path, clock=clock)  # type: ignore[arg-type]
     await made.prepare()
     yield made
     await made.close()
@@ -61,9 +53,7 @@ async def place(store: S3Store) -> Place:
 
 
 def test_parts_keep_the_limits_of_s3(s3: FakeS3, tmp_path: Path) -> None:
-    parts = S3Store(
-        endpoint=s3.endpoint, bucket="b", secure=False, access_key="k", secret_key="s", cache_directory=tmp_path
-    ).parts
+    parts = S3Store(s3.place(), tmp_path).parts
     assert parts.layout(100 << 20, 1 << 20).part_size == 5 << 20
     assert parts.layout(100 << 20, 16 << 20).part_size == 16 << 20
     assert parts.layout(2 << 40, 16 << 20).count <= 9_000

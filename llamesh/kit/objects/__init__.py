@@ -23,6 +23,7 @@ from llamesh.kit.objects.store import (
     object_key,
     put,
 )
+from llamesh.kit.source_places import S3Place
 
 __all__ = [
     "DirectoryStore",
@@ -48,36 +49,16 @@ __all__ = [
 
 
 def object_store(
-    *,
-    directory: Path | None = None,
-    endpoint: str | None = None,
-    bucket: str = "inference-models",
-    secure: bool = True,
-    access_key: str | None = None,
-    secret_key: str | None = None,
-    cache_directory: Path | None = None,
-    cache_bytes: int = 0,
+    directory: Path, place: S3Place | None = None, *, cache_directory: Path, cache_bytes: int = 0
 ) -> ObjectStore:
-    """Create the store: S3 if `endpoint` (host:port) is set, else `directory`.
+    """Create the store: the bucket of `place`, or `directory` if there is none.
 
-    An S3 store keeps the local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for). Raises
-    ValueError if the values do not name a usable store. Nothing is opened: call `prepare()` before use.
+    An S3 store keeps the local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for). Nothing is
+    opened: call `prepare()` before use.
     """
-    if endpoint:
-        if cache_directory is None:
-            raise ValueError("an S3 object store needs a cache directory for the files that engines open")
-        # Imported only if needed: the S3 client takes 8 MB of memory.
-        from llamesh.kit.objects.s3 import S3Store
+    if place is None:
+        return DirectoryStore(directory)
+    # Imported only if needed: the S3 client takes 8 MB of memory.
+    from llamesh.kit.objects.s3 import S3Store
 
-        return S3Store(
-            endpoint=endpoint,
-            bucket=bucket,
-            secure=secure,
-            access_key=access_key,
-            secret_key=secret_key,
-            cache_directory=cache_directory,
-            cache_bytes=cache_bytes,
-        )
-    if directory is None:
-        raise ValueError("no object store: set an S3 endpoint or a directory")
-    return DirectoryStore(directory)
+    return S3Store(place, cache_directory, cache_bytes)

@@ -34,6 +34,7 @@ from llamesh.kit.objects.s3_parts import S3Parts
 from llamesh.kit.objects.s3_transfer import ObjectReader, Upload
 from llamesh.kit.objects.staging import BLOCK, blocks
 from llamesh.kit.objects.store import ObjectInfo, StoreUnavailableError, checked_key
+from llamesh.kit.source_places import S3Place
 
 _STAGING = "staging/"
 _MIN_PART = 16 << 20
@@ -45,29 +46,27 @@ T = TypeVar("T")
 
 
 class S3Store:
-    """Objects in one bucket, with local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for)."""
+    """Objects in one bucket, with local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for).
+
+    The server itself says the bucket's region.
+    """
 
     def __init__(
         self,
-        *,
-        endpoint: str,
-        bucket: str,
-        secure: bool,
-        access_key: str | None,
-        secret_key: str | None,
+        place: S3Place,
         cache_directory: Path,
         cache_bytes: int = 0,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        self.name = bucket
+        self.name = place.bucket
         self._clock = clock
         self._cache = NodeCache(cache_directory, self.read_object, self._size, limit=cache_bytes)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
         self.client = Minio(
-            endpoint,
-            access_key=access_key,
-            secret_key=secret_key,
-            secure=secure,
+            place.endpoint,
+            access_key=place.access_key.get_secret_value() or None,
+            secret_key=place.secret_key.get_secret_value() or None,
+            secure=place.secure,
             http_client=urllib3.PoolManager(
                 timeout=urllib3.Timeout(connect=5, read=300),
                 maxsize=_THREADS,
@@ -76,7 +75,7 @@ class S3Store:
                 ca_certs=certifi.where(),
             ),
         )
-        self._reader = (server_of(endpoint, secure), access_key or "")
+        self._reader = (server_of(place.endpoint, place.secure), place.access_key.get_secret_value())
         self.parts = S3Parts(self, _STAGING, clock)
 
     async def prepare(self) -> None:

@@ -1,0 +1,36 @@
+"""The buckets in which this mesh keeps models: that of the download service, and that of the Quant service."""
+
+from __future__ import annotations
+
+from llamesh.kit.config import Settings
+from llamesh.kit.source_places import S3Place
+
+
+def models_place(settings: Settings) -> S3Place | None:
+    """Return the bucket of the download service, on MINIO_ENDPOINT; None if it is not set: models are kept in a directory then."""
+    return _on_minio(settings, settings.minio_bucket)
+
+
+def quant_place(settings: Settings) -> S3Place | None:
+    """Return the bucket of Quant: on the server of QUANT_MINIO_ENDPOINT, else on MINIO_ENDPOINT with its keys; None if neither is set."""
+    if settings.quant_minio_endpoint:
+        return S3Place(
+            endpoint=settings.quant_minio_endpoint,
+            bucket=settings.quant_minio_bucket,
+            access_key=settings.quant_minio_access_key,
+            secret_key=settings.quant_minio_secret_key,
+            secure=settings.quant_minio_secure,
+        )
+    return _on_minio(settings, settings.quant_minio_bucket)
+
+
+def _on_minio(settings: Settings, bucket: str) -> S3Place | None:
+    if not settings.minio_endpoint:
+        return None
+    return S3Place(
+        endpoint=settings.minio_endpoint,
+        bucket=bucket,
+        access_key=settings.minio_access_key,
+        secret_key=settings.minio_secret_key,
+        secure=settings.minio_secure,
+    )
