@@ -3,9 +3,8 @@
 A request is held for the cluster of a server or of a model name (llamesh.names). If several servers have the name, one is enough.
 
 The waker awaits `hold` for each request. `hold` waits for changes of the candidates in the status cache and decides again after each
-change: go on, wait or refuse. The first request for a sleeping server starts one wake task for that server, independent of the number of
-held requests; a failed wake is retried with exponential backoff while a request is held. A request is refused before its budget ends only
-if waiting cannot help: the failure is permanent, or no start is running and the next one is due after the budget.
+change: go on, wait or refuse. A request for a sleeping server starts its wake (`controller.wakes`). A request is refused before its budget
+ends only if waiting cannot help: the failure is permanent, or no start is running and the next one is due after the budget.
 
 Invariant: a request goes on only after Envoy has acknowledged an engine. Every held request ends within its budget.
 """
@@ -15,16 +14,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from controller.demand import Demand
 from controller.status_cache import StatusCache
 from controller.status_reading import ready_reason, why_not_ready
-from llamesh.background import backoff
-from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.logs import report_failure
+from controller.wakes import Wakes
 from llamesh.names import model_of, server_of
 from llamesh.server_conditions import is_being_removed
 from llamesh.v1 import server_pb2
@@ -72,45 +69,32 @@ class RequestHolder:
     def __init__(
         self,
         statuses: StatusCache,
-        wake: Callable[[str], Awaitable[None]],
+        demand: Demand,
+        wakes: Wakes,
         touch: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         max_held: int = MAX_HELD,
-        *,
-        demand: Demand | None = None,
         wall_clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`wake(server_uuid)` wakes a server; `touch(server_uuid)` records activity; `demand` counts the held requests of each server."""
+        """`demand` counts the held requests of each server, also for `wakes`; `touch(server_uuid)` records activity."""
         self.held = 0
         """Requests that wait now."""
         self._statuses = statuses
-        self._wake = wake
+        self._wakes = wakes
         self._touch = touch
         self._clock = clock
         self._max_held = max_held
-        self._demand = demand or Demand()
+        self._demand = demand
         self._wall_clock = wall_clock
-        self._sleep = sleep
         self._waiting: set[asyncio.Event] = set()
         """Set to make held requests decide again."""
         self._ending = False
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._causes: dict[str, str] = {}
-        """Why a server's last wake failed, while it is being tried again."""
 
     def refuse_all(self) -> None:
         """Refuse all held and future requests: the mesh is stopping, so no engine will become ready."""
         self._ending = True
         for changed in self._waiting:
             changed.set()
-
-    async def close(self) -> None:
-        """Cancel all wake tasks."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def hold(self, cluster: str, waited: float = 0.0) -> HoldOutcome:
         """Wait until a request for this cluster may go on. Cancelled if the client has disconnected.
@@ -186,38 +170,13 @@ class RequestHolder:
         asleep = [server.server_uuid for server in candidates if server.state in _ASLEEP]
         if not asleep or any(_is_coming(server) for server in candidates):
             return
-        name = asleep[0]
-        if name not in self._under_way:
-            # A separate task, so that a client that disconnects does not cancel the wake for the other requests.
-            self._under_way[name] = asyncio.create_task(self._wake_repeatedly(name))
-
-    async def _wake_repeatedly(self, server_uuid: str) -> None:
-        """Wake the server repeatedly until a wake succeeds or no request is held for it."""
-        failures = 0
-        try:
-            while True:
-                try:
-                    await self._wake(server_uuid)
-                    return
-                except Exception as error:
-                    if isinstance(error, MeshError) and error.reason == Reason.ERROR_REASON_SERVER_NOT_FOUND:
-                        # The server was just removed; the status cache will report it.
-                        return
-                    failures += 1
-                    self._causes[server_uuid] = _words(error)
-                    report_failure(f"wake server {server_uuid}", error)
-                await self._sleep(backoff(failures))
-                if not self._demand.waits_for(server_uuid):
-                    return
-        finally:
-            del self._under_way[server_uuid]
-            self._causes.pop(server_uuid, None)
+        self._wakes.start(asleep[0])
 
     def _reason(self, candidates: Sequence[Server]) -> str:
         """Return why there is no engine, as a sentence for people."""
         for server in candidates:
-            if cause := self._causes.get(server.server_uuid):
-                return f"it cannot be woken: {cause}"
+            if failure := self._wakes.failure(server.server_uuid):
+                return f"it cannot be woken: {failure}"
         return why_not_ready(candidates[0]) or "it is being started"
 
 
@@ -236,10 +195,6 @@ def _is_coming(server: Server) -> bool:
     """Return whether an engine of a server is starting or ready."""
     halted = server.state in (*_ASLEEP, server_pb2.SERVER_STATE_FAILING)
     return not halted and ready_reason(server) != "WaitsForMemory"
-
-
-def _words(error: Exception) -> str:
-    return error.message if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
 
 
 def _budget(server: Server) -> float:

@@ -30,6 +30,7 @@ from controller.servicer import ControllerServicer
 from controller.signing import SigningKeys
 from controller.status_cache import StatusCache
 from controller.waker import Waker
+from controller.wakes import Wakes
 from controller.xds.serving import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
@@ -69,8 +70,9 @@ async def run(member: Member) -> None:
         stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
 
-        holder = RequestHolder(statuses, reconciler.wake, reconciler.touch, demand=demand)
-        stack.push_async_callback(holder.close)
+        wakes = Wakes(reconciler.wake, demand)
+        stack.push_async_callback(wakes.close)
+        holder = RequestHolder(statuses, demand, wakes, reconciler.touch)
         waker = Waker(holder, statuses, settings.socket("waker"))
         await waker.start()
         stack.push_async_callback(waker.close)

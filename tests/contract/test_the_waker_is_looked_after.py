@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 import controller.waker
+from controller.demand import Demand
 from controller.request_holder import RequestHolder
 from controller.status_cache import StatusCache
 from controller.waker import Waker
+from controller.wakes import Wakes
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
@@ -29,7 +31,8 @@ async def waker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     async def wake(_: str) -> None:
         return
 
-    holder = RequestHolder(statuses, wake, lambda _: None)
+    demand = Demand()
+    holder = RequestHolder(statuses, demand, Wakes(wake, demand), lambda _: None)
     made = Waker(holder, statuses, socket)
     await made.start()
     yield made, holder, socket

@@ -20,6 +20,7 @@ from controller.request_holder import (
     UnknownTarget,
 )
 from controller.status_cache import StatusCache
+from controller.wakes import Wakes
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
 
@@ -56,8 +57,15 @@ class Bench:
         self.now = 0.0
         self.woken: list[str] = []
         self.touched: list[str] = []
+        self.demand = Demand()
         self.holder = RequestHolder(
-            self.statuses, self.wake, self.touched.append, lambda: self.now, max_held, wall_clock=lambda: WALL
+            self.statuses,
+            self.demand,
+            Wakes(self.wake, self.demand),
+            self.touched.append,
+            lambda: self.now,
+            max_held,
+            lambda: WALL,
         )
 
     async def wake(self, server_uuid: str) -> None:
@@ -235,9 +243,9 @@ class Broken:
         self.go_on = asyncio.Event()
         self._failures = failures
         self._bench = bench
-        self.holder = RequestHolder(
-            bench.statuses, self._wake, bench.touched.append, lambda: bench.now, sleep=self._sleep
-        )
+        demand = Demand()
+        self.wakes = Wakes(self._wake, demand, self._sleep)
+        self.holder = RequestHolder(bench.statuses, demand, self.wakes, bench.touched.append, lambda: bench.now)
 
     async def _wake(self, server_uuid: str) -> None:
         self.tries += 1
@@ -276,7 +284,7 @@ async def test_the_refusal_after_wakes_that_failed_names_the_cause(bench: Bench)
     verdict = await held
     assert isinstance(verdict, Refused)
     assert "the database is away" in verdict.message
-    await broken.holder.close()
+    await broken.wakes.close()
 
 
 async def test_a_failing_wake_is_given_up_once_no_request_waits(bench: Bench) -> None:
@@ -293,20 +301,22 @@ async def test_a_failing_wake_is_given_up_once_no_request_waits(bench: Bench) ->
     await bench.settle()
     assert broken.tries == 2
     again.cancel()
-    await broken.holder.close()
+    await broken.wakes.close()
 
 
 async def test_a_request_waits_for_no_wake_that_hangs_once_an_engine_is_there(bench: Bench) -> None:
     async def hangs(server_uuid: str) -> None:
         await asyncio.Event().wait()
 
-    holder = RequestHolder(bench.statuses, hangs, bench.touched.append, lambda: bench.now)
+    demand = Demand()
+    wakes = Wakes(hangs, demand)
+    holder = RequestHolder(bench.statuses, demand, wakes, bench.touched.append, lambda: bench.now)
     bench.statuses.put(server(state=SLEEPING))
     held = asyncio.create_task(holder.hold("s:a"))
     await bench.settle()
     bench.statuses.put(server(state=READY, ready=1))
     assert await held == EngineReady()
-    await holder.close()
+    await wakes.close()
 
 
 async def test_a_failing_server_is_waited_for_while_its_next_start_is_due_in_time(bench: Bench) -> None:
@@ -343,8 +353,7 @@ async def test_a_server_whose_next_start_must_fail_too_is_refused_at_once(bench:
 
 
 async def test_demand_names_a_server_as_long_as_a_request_waits_for_it(bench: Bench) -> None:
-    demand = Demand()
-    holder = RequestHolder(bench.statuses, bench.wake, bench.touched.append, lambda: bench.now, demand=demand)
+    demand, holder = bench.demand, bench.holder
     bench.statuses.put(server(state=STARTING))
     first, second = (asyncio.create_task(holder.hold(cluster)) for cluster in ("s:a", "m:smol"))
     await bench.settle()

@@ -13,9 +13,11 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from controller.demand import Demand
 from controller.request_holder import DEFAULT_BUDGET, RequestHolder
 from controller.status_cache import StatusCache
 from controller.waker import Waker
+from controller.wakes import Wakes
 from llamesh.names import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, SCOPES_HEADER
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
@@ -49,7 +51,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
     async def wake(server_uuid: str) -> None: ...
 
-    holder = RequestHolder(statuses, wake, lambda _: None, max_held=2)
+    demand = Demand()
+    holder = RequestHolder(statuses, demand, Wakes(wake, demand), lambda _: None, max_held=2)
     waker = Waker(holder, statuses, tmp_path / "waker.sock")
     await waker.start()
     connector = aiohttp.UnixConnector(str(tmp_path / "waker.sock"), force_close=True)
