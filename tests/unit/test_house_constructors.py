@@ -10,7 +10,6 @@ from tests.unit.house import check_exceptions, name_of, product_files
 MAX_ARGUMENTS = 7
 
 CONSTRUCTORS: dict[str, int] = {
-    "llamesh/cli/mesh/supervisor.py Supervisor": 8,
     "services/gateway/servicer.py GatewayServicer": 8,
 }
 

@@ -68,7 +68,6 @@ class Supervisor:
         environment: Mapping[str, str],
         patience: float,
         housekeeping_seconds: float = HOUSEKEEPING_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._components = components
         self._run_dir = run_dir
@@ -76,7 +75,6 @@ class Supervisor:
         self._say = say
         self._patience = patience
         self._housekeeping_seconds = housekeeping_seconds
-        self._clock = clock
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._lives = {component.name: leftovers.Life() for component in components}
         self._recorded = True
@@ -130,7 +128,7 @@ class Supervisor:
     async def _keep(self, component: Component) -> None:
         restarts, life = Restarts(), self._lives[component.name]
         while not self._stopping.is_set():
-            started = self._clock()
+            started = time.monotonic()
             words = ""
             try:
                 code = await self._run_once(component)
@@ -143,17 +141,17 @@ class Supervisor:
                 code == REFUSED_CODE
                 and not words
                 and not restarts.in_a_row
-                and self._clock() - started < STABLE_SECONDS
+                and time.monotonic() - started < STABLE_SECONDS
             ):
                 # A retry cannot help. A mesh that was ready before goes on with the other components.
                 self.refused = self._last_output(component) or f"{component.name} ended with exit code {code}"
                 self.stop()
                 return
-            pause = restarts.pause_after(self._clock() - started)
+            pause = restarts.pause_after(time.monotonic() - started)
             life.restarts += 1
             life.last_output = words or (self._last_output(component) if code > 0 else "")
             if pause < 1 or self._may_tell(component.name):
-                self._told[component.name] = self._clock()
+                self._told[component.name] = time.monotonic()
                 self._say(words or self._exit_message(component, code, pause))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
@@ -200,15 +198,15 @@ class Supervisor:
         probe, liveness, name = component.probe, Liveness(self._patience), component.name
 
         async def once() -> None:
-            probed_at = self._clock()
+            probed_at = time.monotonic()
             answer = await probe(liveness.probe_seconds)
-            silent_too_long = liveness.count(answer, self._clock() - probed_at)
+            silent_too_long = liveness.count(answer, time.monotonic() - probed_at)
             if silent_too_long and not self._stopping.is_set():
                 self._lives[name].silences += 1
                 self._say(f"{name} {liveness.words()}; it is killed")
                 _signal(process, signal.SIGKILL)
                 liveness.begin_again()
-            await asyncio.sleep(max(0.0, probed_at + liveness.every - self._clock()))
+            await asyncio.sleep(max(0.0, probed_at + liveness.every - time.monotonic()))
 
         task = BackgroundTask(f"liveness probe of {name}", once, self._report)
         task.start()
@@ -250,11 +248,11 @@ class Supervisor:
 
     def _report(self, name: str, failure: Exception) -> None:
         if self._may_tell(name):
-            self._told[name] = self._clock()
+            self._told[name] = time.monotonic()
             self._say(f"{name} failed and is tried again: {failure}")
 
     def _may_tell(self, name: str) -> bool:
-        return self._clock() - self._told.get(name, float("-inf")) > MIN_REPORT_INTERVAL
+        return time.monotonic() - self._told.get(name, float("-inf")) > MIN_REPORT_INTERVAL
 
     def _exit_message(self, component: Component, code: int, pause: float) -> str:
         then = "starting it again" if pause == 0 else f"starting it again in {pause:g} s"
