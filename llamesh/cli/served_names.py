@@ -1,7 +1,7 @@
-"""Checks the names in requests: warns of those that nothing has and of those that several servers share, and refuses aliases of models.
+"""Checks the names in requests: warns of those that nothing has and of those that several servers share, and refuses other names of models.
 
-A warning refuses nothing: a key or a contract may be made before the model that it names, and servers may share a name on purpose. An alias
-that no server has as its name is refused: requests use the name of the model until a server gets the alias as its name.
+A warning refuses nothing: a key or a contract may be made before the model that it names, and servers may share a name on purpose. The id
+or an alias of a model, which no server has as its name, is refused: requests use the name of the model until a server has another one.
 
 Invariant: a mesh that does not answer these questions gives no warning and refuses nothing.
 """
@@ -27,18 +27,22 @@ ANY = "*"
 
 
 def requestable(models: Iterable[Model], servers: Iterable[Server]) -> set[str]:
-    """Return the names by which requests may ask for a model, now or once it is served: ids and names of models and servers."""
-    named = {name for model in models for name in (model.model_uuid, model.name)}
-    return named | {name for server in servers for name in (server.server_uuid, server.model_name)}
+    """Return the names by which requests may ask for a model, now or once it is served: names of models, names and ids of servers."""
+    return {model.name for model in models} | {
+        name for server in servers for name in (server.server_uuid, server.model_name)
+    }
 
 
-def alias_words(names: Iterable[str], models: Iterable[Model], requestable: Container[str]) -> list[str]:
-    """Return a refusal for each name that is an alias of a model, and by which no request may ask for it as long as no server has it."""
-    named = {alias: model.name for model in models for alias in model.aliases}
+def other_names(names: Iterable[str], models: Iterable[Model], requestable: Container[str]) -> list[str]:
+    """Return a refusal for each name that is the id or an alias of a model: no request may use it as long as no server has it."""
+    known: dict[str, tuple[str, str]] = {}
+    for model in models:
+        known |= dict.fromkeys(model.aliases, ("an alias", model.name))
+        known[model.model_uuid] = ("the id of a model", model.name)
     return [
-        f"{text(name)} is an alias; requests use {text(named[name])}"
+        f"{text(name)} is {known[name][0]}; requests use {text(known[name][1])}"
         for name in dict.fromkeys(names)
-        if name in named and name not in requestable
+        if name in known and name not in requestable
     ]
 
 
@@ -48,7 +52,7 @@ def models_of_scopes(scopes: Iterable[str]) -> list[str]:
 
 
 def checked_names(mesh: Client, names: Iterable[str]) -> list[str]:
-    """Return a warning for each of these names that no model and no server has. CommandError if one is an alias of a model."""
+    """Return a warning for each of these names that no model and no server has. CommandError if one is another name of a model."""
     from llamesh.client.errors import MeshError
 
     wanted = [name for name in names if name != ANY]
@@ -59,9 +63,9 @@ def checked_names(mesh: Client, names: Iterable[str]) -> list[str]:
         known = requestable(models, staying(mesh.servers.list()))
     except MeshError:
         return []
-    if aliases := alias_words(wanted, models, known):
+    if others := other_names(wanted, models, known):
         hint = "or serve it by that name first: llamesh serve MODEL --name NAME"
-        raise CommandError("; ".join(aliases), hint=hint, code=Exit.USAGE)
+        raise CommandError("; ".join(others), hint=hint, code=Exit.USAGE)
     return unknown_names(wanted, known)
 
 

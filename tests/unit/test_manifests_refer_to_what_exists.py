@@ -76,6 +76,10 @@ def user(contract: str) -> str:
         (key("new", scopes="['infer:caht']"), "spec.scopes: infer:caht: there is no model caht; did you mean chat?"),
         (key("new", scopes="['infer:words']"), "spec.scopes: infer:words: words is an alias; requests use Smol.gguf"),
         (
+            key("new", scopes="['infer:smol']"),
+            "spec.scopes: infer:smol: smol is the id of a model; requests use Smol.gguf",
+        ),
+        (
             "kind: Contract\nmetadata: {name: new}\nspec: {models: [words]}\n",
             "(Contract/new): spec.models: words is an alias; requests use Smol.gguf",
         ),
@@ -102,7 +106,7 @@ def test_all_references_to_nothing_are_listed_at_once(tmp_path: Path) -> None:
     assert len(raised.value.parts) == 4
 
 
-@pytest.mark.parametrize("name", ["chat", "0f0c", "smol", "Smol.gguf", "later", "new", "Q.gguf", "planned"])
+@pytest.mark.parametrize("name", ["chat", "0f0c", "Smol.gguf", "later", "new", "Q.gguf", "planned"])
 def test_what_is_there_or_declared_may_be_named(tmp_path: Path, name: str) -> None:
     actions = planned(
         tmp_path,

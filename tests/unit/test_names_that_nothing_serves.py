@@ -68,23 +68,24 @@ def test_a_key_for_a_name_that_nothing_has_is_made_with_a_warning(
     mesh.keys.create.assert_called_once()
 
 
+@pytest.mark.parametrize(("name", "kind"), [("words", "an alias"), ("m1", "the id of a model")])
 @pytest.mark.parametrize(
-    "arguments",
-    ["keys create x --scope infer:words", "contracts create x --model words", "contracts update c1 --model words"],
+    "arguments", ["keys create x --scope infer:", "contracts create x --model=", "contracts update c1 --model="]
 )
-def test_an_alias_is_refused_until_a_server_has_it_as_its_name(
-    mesh: MagicMock, capsys: Capture, arguments: str
+def test_another_name_of_a_model_is_refused_until_a_server_has_it_as_its_name(
+    mesh: MagicMock, capsys: Capture, arguments: str, name: str, kind: str
 ) -> None:
-    assert command(arguments.split()) == Exit.USAGE
+    assert command(f"{arguments}{name}".split()) == Exit.USAGE
     hint = "or serve it by that name first: llamesh serve MODEL --name NAME"
-    assert capsys.readouterr().err == f"error: words is an alias; requests use smol.gguf\nhint: {hint}\n"
+    assert capsys.readouterr().err == f"error: {name} is {kind}; requests use smol.gguf\nhint: {hint}\n"
     for made in (mesh.keys.create, mesh.contracts.create, mesh.contracts.update):
         made.assert_not_called()
 
 
-def test_an_alias_that_a_server_has_as_its_name_is_taken(mesh: MagicMock, capsys: Capture) -> None:
-    mesh.servers.list.return_value = [server("s1", name="words")]
-    assert warned(capsys, "keys", "create", "x", "--scope", "infer:words") == []
+@pytest.mark.parametrize("name", ["words", "m1"])
+def test_another_name_that_a_server_has_as_its_name_is_taken(mesh: MagicMock, capsys: Capture, name: str) -> None:
+    mesh.servers.list.return_value = [server("s1", name=name)]
+    assert warned(capsys, "keys", "create", "x", "--scope", f"infer:{name}") == []
 
 
 def test_each_name_is_told_once(mesh: MagicMock, capsys: Capture) -> None:

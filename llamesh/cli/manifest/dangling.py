@@ -14,7 +14,7 @@ from buf.validate import validate_pb2
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.holdings import Holdings
 from llamesh.cli.output import text
-from llamesh.cli.served_names import INFER, alias_words, requestable, unknown_names
+from llamesh.cli.served_names import INFER, other_names, requestable, unknown_names
 from llamesh.client.names import names_of
 from llamesh.client.references import address_of
 from llamesh.model_addresses import default_name
@@ -41,7 +41,7 @@ class Referents:
     contracts: frozenset[str]
     """Ids and names."""
     served: frozenset[str]
-    """Names and ids of servers and models."""
+    """Names and ids of servers, and names of models."""
     allowed: frozenset[str]
     """The names that contracts allow. With those that are served, they may follow "infer:"."""
     models: tuple[Model, ...]
@@ -63,7 +63,7 @@ def referents(documents: Sequence[Document], held: Holdings) -> Referents:
             allowed.update(spec.models)
         elif document.kind == "ModelServe":
             served.update({spec.model_name, spec.parameters.alias})
-    declared = {name for item in documents if item.kind == "Model" for name in (item.name, name_of_model(item.spec))}
+    declared = {name_of_model(item.spec) for item in documents if item.kind == "Model"}
     present = tuple(held.models.values())
     return Referents(models, frozenset(contracts), frozenset(served | declared), frozenset(allowed), present)
 
@@ -110,13 +110,13 @@ def _problems(kind: str, spec: Any, known: Referents) -> Iterator[tuple[str, str
     if kind in {"User", "Key"} and spec.contract and spec.contract not in known.contracts:
         yield "spec.contract", _no("contract", spec.contract, known.contracts)
     if kind == "Contract":
-        for words in alias_words(spec.models, known.models, known.served):
+        for words in other_names(spec.models, known.models, known.served):
             yield "spec.models", words
     if kind == "Key":
         for scope in spec.scopes:
             name = scope.removeprefix(INFER)
-            if aliased := alias_words([name], known.models, known.served) if name != scope else []:
-                yield "spec.scopes", f"{text(scope)}: {aliased[0]}"
+            if other := other_names([name], known.models, known.served) if name != scope else []:
+                yield "spec.scopes", f"{text(scope)}: {other[0]}"
             elif not _is_scope(scope):
                 meant = nearest(scope, _WORDS)
                 yield "spec.scopes", f"{text(scope)} is no scope" + (_hint(meant) if meant else f": {_SCOPES}")
