@@ -26,6 +26,7 @@ from llamesh.local_mesh import running_here
 from llamesh.locations import expanded, handed_over_directory, home_directory
 from llamesh.nearest import nearest
 from llamesh.part_names import part_of, parts_of
+from llamesh.regular_files import NotRegularError
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Pull
@@ -69,7 +70,8 @@ def model_file(word: str) -> Path:
             f"{word} is a directory", parts=[", ".join(inside[:5])] * bool(inside), hint=hint, code=Exit.USAGE
         )
     if not found.is_file():
-        raise CommandError(f"{word} is no regular file", hint="name a GGUF file", code=Exit.USAGE)
+        words = str(NotRegularError(Path(word), found.stat().st_mode))
+        raise CommandError(words, hint="name a GGUF file", code=Exit.USAGE)
     _check_content(word, found)
     return path.parent.resolve() / path.name if part_of(path.name)[1] > 1 else found
 

@@ -81,6 +81,8 @@ def _closed(home: Path) -> bool:
         return home.is_dir() and not os.access(home, os.R_OK | os.X_OK)
     except PermissionError:
         return True
+    except OSError:
+        return False
 
 
 def profile_path(environment: Mapping[str, str] = os.environ) -> Path:

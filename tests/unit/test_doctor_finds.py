@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 
 from engine.devices import listed
 from llamesh.cli.diagnosis import lines
+from llamesh.cli.mesh import certificate_checks
 from llamesh.cli.mesh.checks import examine
 from llamesh.cli.mesh.findings import Finding
+from llamesh.cli.mesh.settings import MeshSettings
 from tests.ports import free_ports
 from tests.terminal import terminal
 
@@ -49,6 +52,28 @@ def test_a_wrong_setting_hides_no_other_check_and_no_other_wrong_setting(tmp_pat
     assert "127.0.0.1:1" in checks["database"][0].found
     assert "secret" not in str(checks)
     assert {"engine", "envoy", "disk", "open files", "sockets", "mesh", "ports"} <= checks.keys()
+
+
+def test_a_home_that_cannot_be_hides_no_other_check(tmp_path: Path) -> None:
+    checks = found(environment(tmp_path / ("a" * 300)))
+    assert {"engine", "envoy", "settings", "home", "open files", "sockets"} <= checks.keys()
+    for check in ("disk", "mesh"):
+        (finding,) = checks[check]
+        assert (finding.state, "File name too long" in finding.found) == ("problem", True)
+        assert "LLAMESH_HOME" in finding.fix
+
+
+def test_a_file_that_this_user_may_not_see_hides_no_other_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(settings: MeshSettings) -> list[Finding]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(settings.home / "tls"))
+
+    monkeypatch.setattr(certificate_checks, "of_authority", closed)
+    checks = found(environment(tmp_path))
+    (finding,) = checks["authority"]
+    assert (finding.state, finding.found) == ("problem", f"{tmp_path / 'tls'}: Permission denied")
+    assert {"disk", "open files", "sockets", "mesh", "ports"} <= checks.keys()
 
 
 def test_the_quantiser_is_checked_if_the_quant_service_is_on(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_mesh_that_cannot_read_the_file_is_told_apart(
         ("a folder", "is a directory", "name a file of it: 'a folder/My Model.gguf'", Exit.USAGE),
         ("empty", "is empty", "convert_hf_to_gguf", Exit.USAGE),
         ("text.txt", "is no GGUF file", "convert_hf_to_gguf", Exit.USAGE),
-        ("pipe", "is no regular file", "name a GGUF file", Exit.USAGE),
+        ("pipe", "is no regular file but a pipe", "name a GGUF file", Exit.USAGE),
         ("loop", "loop", "", Exit.USAGE),
         ("nul\0", "null", "", Exit.USAGE),
     ],

@@ -5,13 +5,14 @@ Invariant: a check changes nothing and raises nothing.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -63,26 +64,22 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("settings", "problem", wrong, "correct it; the checks below use its default")
     if not settings.wrong:
         yield Finding("settings", "ok", f"home {settings.home}")
-    try:
-        restore_mark.check(settings.home)
-    except restore_mark.HalfRestoredError as error:
-        yield Finding("home", "problem", str(error), error.remedy)
-    yield from files_of_home(settings)
     for warning in settings.warnings:
         yield Finding("settings", "warning", warning, "correct the name, or unset it")
-    yield from certificate_checks.of_files(settings)
-    yield from certificate_checks.of_authority(settings)
-    yield from key_files.readable_keys(settings)
-    yield disk(settings)
+    yield from _guarded("home", lambda: files_of_home(settings))
+    yield from _guarded("certificate", lambda: certificate_checks.of_files(settings))
+    yield from _guarded("authority", lambda: certificate_checks.of_authority(settings))
+    yield from _guarded("key", lambda: key_files.readable_keys(settings))
+    yield from _guarded("disk", lambda: [disk(settings)])
     yield open_files()
-    yield run_directory(settings)
+    yield from _guarded("sockets", lambda: [run_directory(settings)])
     yield from outside.stores(environment)
-    if settings.quant or (settings.run_dir / "quant.sock").exists():
+    if settings.quant or quant_runs(settings):
         yield outside.quantiser(environment)
     try:
         running = holder(settings.home)
     except OSError as error:
-        yield Finding("mesh", "problem", f"{error.filename}: {error.strerror}", "set LLAMESH_HOME to your own folder")
+        yield _refused("mesh", error)
         return
     if running is None:
         yield Finding("mesh", "ok", "not running: `llamesh up` starts it")
@@ -94,8 +91,33 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from components(settings, here.management if here else settings.addresses.management)
 
 
+def _guarded(check: str, run: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Yield what a check finds, or that the system refuses it, for instance to another user than that of the mesh."""
+    try:
+        yield from run()
+    except OSError as error:
+        yield _refused(check, error)
+
+
+def _refused(check: str, error: OSError) -> Finding:
+    place = f"{error.filename}: " if error.filename else ""
+    fix = "run it as the user of the mesh, or set LLAMESH_HOME to your own folder"
+    return Finding(check, "problem", f"{place}{error.strerror or error}", fix)
+
+
+def quant_runs(settings: MeshSettings) -> bool:
+    """Whether the Quant service of this mesh runs, as far as this user may see."""
+    with contextlib.suppress(OSError):
+        return (settings.run_dir / "quant.sock").exists()
+    return False
+
+
 def files_of_home(settings: MeshSettings) -> Iterator[Finding]:
-    """Check the files without which no member starts. Nothing if they are whole, or not made yet."""
+    """Check that the home is whole: a restore that was broken off, and files without which no member starts if they were made."""
+    try:
+        restore_mark.check(settings.home)
+    except restore_mark.HalfRestoredError as error:
+        yield Finding("home", "problem", str(error), error.remedy)
     files = [home_files.home_id(settings.home)]
     if not settings.has_secret:
         files.append(home_files.secret(settings.home))
