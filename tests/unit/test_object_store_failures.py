@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -69,6 +70,23 @@ async def test_a_disk_that_fills_up_at_the_end_publishes_nothing(
     with pytest.raises(StoreFullError):
         await staged.publish(KEY)
     await staged.discard()
+    assert files(tmp_path) == []
+
+
+async def test_a_folder_on_another_file_system_is_denied_before_bytes_move(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    await store.check()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if Path(elsewhere).stat().st_dev == tmp_path.stat().st_dev:
+            pytest.skip("/dev/shm is no other file system here")
+        (tmp_path / "models").symlink_to(elsewhere)
+        with pytest.raises(StoreDeniedError, match=f"{tmp_path}/models is on another file system"):
+            await store.check()
+        # It may become so while bytes are written.
+        staged = await store.stage(chunks())
+        with pytest.raises(StoreDeniedError, match="cannot publish"):
+            await staged.publish(KEY)
+        await staged.discard()
     assert files(tmp_path) == []
 
 

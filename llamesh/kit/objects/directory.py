@@ -25,6 +25,7 @@ from llamesh.kit.objects.store import (
     ObjectDamagedError,
     ObjectInfo,
     ObjectNotFoundError,
+    StoreDeniedError,
     StoreFullError,
     checked_key,
     digest_of,
@@ -56,6 +57,7 @@ class DirectoryStore:
             self._staging.mkdir(parents=True, exist_ok=True, mode=0o750)
             if not os.access(self._staging, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            self._check_file_systems()
 
     async def space(self) -> DiskSpace | None:
         """See ObjectStore."""
@@ -81,6 +83,15 @@ class DirectoryStore:
             await asyncio.to_thread(file.discard)
             raise
         return _Staged(file, self)
+
+    def _check_file_systems(self) -> None:
+        """StoreDeniedError if a folder of the store is a link to another file system: no complete file can be renamed into it."""
+        here = self._root.stat().st_dev
+        for folder in self._root.iterdir():
+            if folder.is_dir() and folder.stat().st_dev != here:
+                raise StoreDeniedError(
+                    f"{folder} is on another file system than {self._root}: put all of {self._root} there, and link to that"
+                )
 
     def _check_room(self, size: int) -> None:
         self._staging.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,8 @@ BLOCK = 1 << 20
 """Number of bytes that are read or written at once."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EXDEV}
+"""Errors that a person must mend. EXDEV: a folder of the store is on another file system."""
 
 
 @contextlib.contextmanager
