@@ -26,7 +26,7 @@ def open_calls(api: PublicApi, open_services: Iterable[str]) -> dict[str, bool]:
     """Return the calls that need neither a token nor a known host name, because they only read: for load balancers and token verifiers."""
     metadata = {f"open /{service}/": True for service in open_services}
     for method in api.methods:
-        if method.anonymous and method.reads:
+        if method.anonymous and method.is_read_only:
             metadata |= {f"open {path}": True for path in (method.path, *(each.path for each in method.bindings))}
     return metadata
 

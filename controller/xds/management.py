@@ -173,7 +173,7 @@ def _rest_routes(api: PublicApi, name: str, cluster: str, settings: ManagementSe
     (method,) = (each for each in api.methods if each.path == f"/{name}")
     transcoder = _transcoder(settings.descriptor_file, [method.service], anonymous_callers.MAX_BODY_BYTES)
     for binding in method.bindings:
-        route = _rest_route(binding.path, _route({}, cluster, 0, reads=True))
+        route = _rest_route(binding.path, _route({}, cluster, 0, read_only=True))
         route["typed_per_filter_config"]["envoy.filters.http.grpc_json_transcoder"] = transcoder
         yield route
 
@@ -210,7 +210,7 @@ def _method_route(method: Method, cluster: str, retries: int) -> Any:
         {"path": method.path},
         cluster,
         MAX_HEALTH_RETRIES if health else retries,
-        reads=method.reads,
+        read_only=method.is_read_only,
         timeout=HEALTH_TIMEOUT if health else "0s",
     )
     return _bounded(route) if method.anonymous else route
@@ -219,18 +219,18 @@ def _method_route(method: Method, cluster: str, retries: int) -> Any:
 def _open_route(service: OpenService, retries: int) -> Any:
     """Return the route of an open service: all its methods only read. Health has few retries, like GetHealth."""
     match = {"prefix": f"/{service.name}/"}
-    route = _route(match, service.cluster, MAX_HEALTH_RETRIES if service.upstream_name else retries, reads=True)
+    route = _route(match, service.cluster, MAX_HEALTH_RETRIES if service.upstream_name else retries, read_only=True)
     if service.upstream_name:
         route["route"]["prefix_rewrite"] = f"/{service.upstream_name}/"
     return _bounded(route)
 
 
-def _route(match: dict[str, Any], cluster: str, retries: int, *, reads: bool, timeout: str = "0s") -> Any:
+def _route(match: dict[str, Any], cluster: str, retries: int, *, read_only: bool, timeout: str = "0s") -> Any:
     values = {
         "match": match,
         "cluster": cluster,
         "timeout": timeout,
-        "retry_on": "connect-failure,refused-stream,reset" if reads else "connect-failure,refused-stream",
+        "retry_on": "connect-failure,refused-stream,reset" if read_only else "connect-failure,refused-stream",
         "retries": retries,
         "backoff": RESTART_BACKOFF,
     }

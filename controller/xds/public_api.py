@@ -73,7 +73,7 @@ class Method:
         return self.path.split("/")[2]
 
     @property
-    def reads(self) -> bool:
+    def is_read_only(self) -> bool:
         """Whether the method changes nothing: every REST form of it is a GET."""
         return bool(self.bindings) and all(binding.verb == "GET" for binding in self.bindings)
 

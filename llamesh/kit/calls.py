@@ -246,7 +246,7 @@ def _unary(
             await call.identify()
             call.check(request)
             work = behaviour(request, context)
-            return await (work if method.reads else to_completion(work))
+            return await (work if method.is_read_only else to_completion(work))
 
     return serve
 

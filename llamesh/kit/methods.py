@@ -25,7 +25,7 @@ class RpcMethod:
     """The required right; None for a method that is in no contract of the mesh."""
     quiet: bool
     """Log success at debug level only: health probes and polling between services are too frequent."""
-    reads: bool = False
+    is_read_only: bool = False
     """Whether the method changes nothing. It is then cancelled when its caller leaves; all other methods run to their end."""
     has_etag: bool = True
     """Whether its request has an `etag`, which If-Match sets. If it has none, a call with If-Match is refused."""
@@ -44,9 +44,9 @@ def method_of(name: str) -> RpcMethod:
         return RpcMethod(name, None, quiet=False)
     options = found.GetOptions()
     access = options.Extensions[options_pb2.access]
-    reads = options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
-    quiet = reads and (access.internal or access.anonymous)
-    return RpcMethod(name, access, quiet, reads, has_etag="etag" in found.input_type.fields_by_name)
+    read_only = options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+    quiet = read_only and (access.internal or access.anonymous)
+    return RpcMethod(name, access, quiet, read_only, has_etag="etag" in found.input_type.fields_by_name)
 
 
 def authorise(
