@@ -50,7 +50,7 @@ class StoreHealth:
 
     @property
     def denied(self) -> bool:
-        """Whether the store rejects the configured credentials, so that waiting does not help."""
+        """Whether the store refuses in a way that only a person can mend, so that waiting does not help."""
         return isinstance(self.problem, StoreDeniedError)
 
     @property

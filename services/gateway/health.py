@@ -104,7 +104,10 @@ class HealthReporter:
             return []
         if well:
             return [_component("store", gateway_pb2.HEALTH_STATE_OK, "")]
-        refused = "the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or its folder this user"
+        refused = (
+            "the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or its folder this user, or a folder in it is on"
+            " another file system; `llamesh logs download` has the cause"
+        )
         away = (
             "the object store cannot be used: it is stopped or cut off, MINIO_ENDPOINT is wrong, or its folder is gone;"
             " models can neither be downloaded nor read"

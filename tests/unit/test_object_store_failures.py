@@ -73,21 +73,44 @@ async def test_a_disk_that_fills_up_at_the_end_publishes_nothing(
     assert files(tmp_path) == []
 
 
-async def test_a_folder_on_another_file_system_is_denied_before_bytes_move(tmp_path: Path) -> None:
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no other file system here")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+async def test_models_on_another_file_system_are_denied_before_bytes_move(tmp_path: Path, elsewhere: Path) -> None:
     store = DirectoryStore(tmp_path)
     await store.check()
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
-        if Path(elsewhere).stat().st_dev == tmp_path.stat().st_dev:
-            pytest.skip("/dev/shm is no other file system here")
-        (tmp_path / "models").symlink_to(elsewhere)
+    (tmp_path / "models").symlink_to(elsewhere)
+    for look in (store.prepare, store.check, store.prepare):
         with pytest.raises(StoreDeniedError, match=f"{tmp_path}/models is on another file system"):
-            await store.check()
-        # It may become so while bytes are written.
-        staged = await store.stage(chunks())
-        with pytest.raises(StoreDeniedError, match="cannot publish"):
-            await staged.publish(KEY)
-        await staged.discard()
+            await look()
+
+
+async def test_a_publication_to_another_file_system_is_denied(tmp_path: Path, elsewhere: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    staged = await store.stage(chunks())
+    (tmp_path / "models").symlink_to(elsewhere)
+    with pytest.raises(StoreDeniedError, match="cannot publish"):
+        await staged.publish(KEY)
+    await staged.discard()
     assert files(tmp_path) == []
+
+
+async def test_a_store_that_is_on_one_other_file_system_is_usable(tmp_path: Path, elsewhere: Path) -> None:
+    for name in ("staging", "models"):
+        (elsewhere / name).mkdir()
+        (tmp_path / name).symlink_to(elsewhere / name)
+    (tmp_path / "backup").mkdir()
+    store = DirectoryStore(tmp_path)
+    await store.prepare()
+    await store.check()
+    await put(store, KEY, chunks())
 
 
 async def test_an_object_larger_than_the_free_space_is_refused_with_the_numbers(tmp_path: Path) -> None:

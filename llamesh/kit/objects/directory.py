@@ -32,6 +32,8 @@ from llamesh.kit.objects.store import (
 )
 
 _STAGING = "staging"
+_KINDS = ("models",)
+"""The kinds of objects, which are folders of the store."""
 _MAX_CLOCK_DIFFERENCE = 2.0
 """Maximum difference in seconds between a file's modification time and its publication if it has not been changed since."""
 
@@ -50,14 +52,13 @@ class DirectoryStore:
         """See ObjectStore."""
         with store_errors("cannot use the folder of the object store"):
             await asyncio.to_thread(sweep, self._staging)
+            self._check()
 
     async def check(self) -> None:
         """See ObjectStore."""
         with store_errors("cannot use the folder of the object store"):
             self._staging.mkdir(parents=True, exist_ok=True, mode=0o750)
-            if not os.access(self._staging, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            self._check_file_systems()
+            self._check()
 
     async def space(self) -> DiskSpace | None:
         """See ObjectStore."""
@@ -84,14 +85,18 @@ class DirectoryStore:
             raise
         return _Staged(file, self)
 
-    def _check_file_systems(self) -> None:
-        """StoreDeniedError if a folder of the store is a link to another file system: no complete file can be renamed into it."""
-        here = self._root.stat().st_dev
-        for folder in self._root.iterdir():
-            if folder.is_dir() and folder.stat().st_dev != here:
-                raise StoreDeniedError(
-                    f"{folder} is on another file system than {self._root}: put all of {self._root} there, and link to that"
-                )
+    def _check(self) -> None:
+        """Check what a transfer would find at its end. Raises OSError, and StoreDeniedError if a complete file cannot be renamed."""
+        if not os.access(self._staging, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        for kind in _KINDS:
+            folder = self._root / kind
+            with contextlib.suppress(FileNotFoundError):
+                if folder.stat().st_dev != self._staging.stat().st_dev:
+                    raise StoreDeniedError(
+                        f"{folder} is on another file system than {self._staging}: move all of {self._root} to one file system,"
+                        f" and make {self._root} a link to it"
+                    )
 
     def _check_room(self, size: int) -> None:
         self._staging.mkdir(parents=True, exist_ok=True)

@@ -48,7 +48,7 @@ T = TypeVar("T")
 class S3Store:
     """Objects in one bucket, with local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for).
 
-    The server itself says the bucket's region.
+    `place.region` is not used: the client asks the server for it.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class StoreShortError(StoreFullError):
 
 
 class StoreDeniedError(StoreError):
-    """The store refuses the credentials, or this process lacks a permission. A retry cannot help."""
+    """The store refuses the credentials, this process lacks a permission, or a folder is on another file system. A retry cannot help."""
 
 
 class StoreUnavailableError(StoreError):

@@ -1,0 +1,26 @@
+"""The health of the object store, over several checks of a store that a person must mend."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from llamesh.kit.objects import DirectoryStore, StoreDeniedError
+from services.download.store_health import StoreHealth
+from tests.unit.test_object_store_failures import elsewhere
+
+__all__ = ["elsewhere"]
+
+
+async def test_a_store_with_models_on_another_file_system_is_never_usable(tmp_path: Path, elsewhere: Path) -> None:
+    (tmp_path / "models").symlink_to(elsewhere)
+    health = StoreHealth(DirectoryStore(tmp_path), time.monotonic)
+    for _ in range(3):
+        with pytest.raises(StoreDeniedError):
+            await health._check()
+        assert (health.usable, health.denied) == (False, True)
+    (tmp_path / "models").unlink()
+    await health._check()
+    assert health.usable
