@@ -96,11 +96,12 @@ def converse(
         # Bytes that are not text in the terminal's encoding are accepted too: the name of a file keeps them.
         sys.stdin.reconfigure(errors="surrogateescape")
     if not prompt and not image and sys.stdin.isatty():
-        profile = meant()
+        # As it was typed: a lookup may find another name for requests.
+        model, profile = addressee.name, meant()
         check_served(addressee, inference_address(profile), profile.token)
-        note(f"talking to {text(addressee.name)}; /help lists commands, Ctrl-D ends")
+        note(f"talking to {text(model)}; /help lists commands, Ctrl-D ends")
         ask = partial(_answer, addressee, json_lines=json_lines, stoppable=True)
-        Talk(addressee.name, talk, ask, reader(), verbose=verbose).go_on()
+        Talk(model, talk, ask, reader(), verbose=verbose).go_on()
         return
     _check_paths(addressee.name, prompt)
     question = "\n\n".join(part for part in (prompt, _piped(prompt)) if part)

@@ -34,6 +34,8 @@ class FakeInference(ThreadingHTTPServer):
         self.cut: int | None = None
         """How many bytes of an answer are sent before the connection ends, as if the answer ended there."""
         self.served: list[str] | None = None
+        self.list_goes_on: threading.Event | None = None
+        """While it is not set, the list of names is not answered."""
         self.said: list[dict[str, str]] = []
         """The deltas that are answered in place of the echo."""
         self.usage: dict[str, int] = {}
@@ -45,6 +47,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: FakeInference
 
     def do_GET(self) -> None:
+        if self.server.list_goes_on:
+            self.server.list_goes_on.wait(30)
         if self.path == "/v1/models" and self.server.served is not None:
             self._send(200, json.dumps({"data": [{"id": name} for name in self.server.served]}).encode())
             return

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
+import jwt
 import pytest
 
 from llamesh.cli import chat
@@ -15,6 +19,7 @@ from llamesh.cli.main import run
 from llamesh.v1 import server_pb2
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
 from tests.contract.test_chat_against_a_fake import UUID, FakeInference, inference
+from tests.terminal import terminal
 
 __all__ = ["inference"]
 
@@ -95,16 +100,63 @@ def test_a_question_is_sent_at_most_twice(mesh: Mesh) -> None:
         assert len([path for path, _, _ in mesh.inference.asked if path.endswith("/chat/completions")]) == 2
 
 
-def test_a_conversation_begins_with_any_name_of_a_served_model(mesh: Mesh) -> None:
+def begins(mesh: Mesh, word: str, token: str = "") -> str:
+    """The name that requests use in a conversation that begins with a word, or the words of the refusal."""
+    addressee = Addressee(word)
+    try:
+        check_served(addressee, f"http://127.0.0.1:{mesh.inference.server_port}", token)
+    except CommandError as error:
+        return error.render()
+    return addressee.name
+
+
+def token_for(*scopes: str) -> str:
+    """A token with these scopes; nobody verifies its signature."""
+    return jwt.encode({"sub": "ada", "scopes": list(scopes)}, "a secret of this test, 32 bytes long")
+
+
+@pytest.mark.parametrize("token", ["", token_for("manage", "infer:*")])
+def test_a_conversation_begins_with_any_name_of_a_served_model(mesh: Mesh, token: str) -> None:
     mesh.inference.served = ["smol"]
     mesh.serve(UUID)
-    address = f"http://127.0.0.1:{mesh.inference.server_port}"
-    addressee = Addressee("name0")
-    check_served(addressee, address, "token")
-    assert addressee.name == UUID
-    check_served(Addressee(OTHER), address, "token")
-    with pytest.raises(CommandError, match="no server has the model unlike"):
-        check_served(Addressee("unlike"), address, "token")
+    assert begins(mesh, "smol", token) == "smol"
+    assert begins(mesh, "name0", token) == begins(mesh, "m0", token) == UUID
+    assert begins(mesh, OTHER, token) == OTHER
+    assert begins(mesh, "unlike", token).startswith("error: no server has the model unlike\n  served: smol")
+
+
+def test_another_name_is_greeted_as_it_was_typed(mesh: Mesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mesh.inference.served = ["smol"]
+    mesh.serve(UUID)
+    monkeypatch.setenv("LLAMESH_TOKEN", token_for("manage", "infer:*"))
+    with terminal(["chat", "name0"], 80, os.environ, tmp_path) as shown:
+        shown.until("talking to name0; /help lists commands, Ctrl-D ends\n>")
+        shown.type("Hi\r")
+        shown.until(f"{ANSWER}\n>")
+    assert mesh.inference.asked[-1][0].startswith(f"/{UUID}/")
+
+
+def test_a_token_that_may_not_use_every_model_gets_the_refusal_of_its_question(mesh: Mesh) -> None:
+    mesh.serve(UUID)
+    for served in ([], ["other"]):
+        mesh.inference.served = served
+        assert begins(mesh, "smol", token_for("manage", "infer:other")) == "smol"
+        assert begins(mesh, "smol", "no JSON web token") == "smol"
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 500, 502, 503, 504])
+def test_a_conversation_begins_without_the_list(mesh: Mesh, status: int) -> None:
+    mesh.inference.refusal = status, {"error": {"message": "no list now"}}
+    assert begins(mesh, "smol") == "smol"
+
+
+def test_a_list_that_does_not_come_is_not_waited_for(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamesh.cli.addressee.LIST_SECONDS", 0.1)
+    mesh.inference.list_goes_on = threading.Event()
+    try:
+        assert begins(mesh, "smol") == "smol"
+    finally:
+        mesh.inference.list_goes_on.set()
 
 
 def test_run_talks_to_its_model_also_after_the_server_was_replaced(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
