@@ -1,7 +1,7 @@
 """Completes a command line: commands, options, their values, and the names of models, servers and other things of the mesh.
 
-Every Tab starts this program, so it imports little; it sends the mesh at most two REST queries, each with a deadline of one second. If one
-fails, its names are not offered and no error is shown.
+Every Tab starts this program, so it imports little; it sends the mesh at most two REST queries, the second only if the first was answered,
+each with a deadline of one second. If one fails, its names are not offered and no error is shown.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
 from llamesh.cli.failure import CommandError
@@ -30,12 +29,12 @@ _LISTS = {
     "served": ("/status", "servers", ("model_name",)),
 }
 """The REST path that lists a kind of thing, and where the names stand in its answer."""
-_OF_SERVED = "names of served models"
-"""Also a kind: names and aliases of the models that servers have. A model stands for its server."""
+_SERVED_MODELS = "served models"
+"""A further kind: the models that servers have, by name and alias. Such a name stands for the server."""
 _FIRST: Mapping[tuple[str, ...], tuple[str, ...]] = {
     **{(name,): ("models",) for name in ("serve", "fit", "rm", "alias", "quantize")},
-    **{(name,): ("servers", _OF_SERVED) for name in ("wait", "scale", "set", "sleep", "wake", "stop", "logs")},
-    ("chat",): ("served", _OF_SERVED),
+    **{(name,): ("servers", _SERVED_MODELS) for name in ("wait", "scale", "set", "sleep", "wake", "stop", "logs")},
+    ("chat",): ("served", _SERVED_MODELS),
     ("run",): ("served", "models"),
     ("describe",): ("servers", "models"),
     ("keys", "revoke"): ("keys",),
@@ -63,7 +62,7 @@ Fetch = Callable[[str], object]
 def candidates(words: Sequence[str], fetch: Fetch) -> list[str]:
     """What the last word could become, given all words after `llamesh`."""
     *before, current = words or [""]
-    fetch = cache(fetch)
+    fetch = _asking_once(fetch)
     if not before or before == ["help"]:
         return _beginning(current, _NAMES)
     from llamesh.cli import options
@@ -128,32 +127,46 @@ def _values(option: CommandOption, fetch: Fetch) -> list[str]:
     return [name for kind in _OF_OPTIONS.get(option.name, ()) for name in _names(fetch, kind)]
 
 
+def _asking_once(fetch: Fetch) -> Fetch:
+    """Return a `Fetch` that asks for each path once, and answers with an empty object if that fails."""
+    answers: dict[str, object] = {}
+
+    def ask(path: str) -> object:
+        if path not in answers:
+            try:
+                answers[path] = fetch(path)
+            except (CommandError, ValueError):
+                answers[path] = {}
+        return answers[path]
+
+    return ask
+
+
 def _names(fetch: Fetch, kind: str) -> list[str]:
-    if kind == _OF_SERVED:
-        serving = {item.get("model_uuid") for item in _items(fetch, "servers")}
-        found = [item for item in _items(fetch, "models") if item.get("model_uuid") in serving]
-        return _named(found, ("name", "aliases"))
-    return _named(_items(fetch, kind), _LISTS[kind][2])
+    """The names of the things of a kind."""
+    if kind == _SERVED_MODELS:
+        served = {uuid for item in _items(fetch, "servers") for uuid in _texts(item.get("model_uuid"))}
+        models = _items(fetch, "models") if served else []
+        return _names_at(("name", "aliases"), [item for item in models if served & {*_texts(item.get("model_uuid"))}])
+    return _names_at(_LISTS[kind][2], _items(fetch, kind))
 
 
 def _aliases(model: str, fetch: Fetch) -> list[str]:
     """The aliases of the model with this id, name or alias."""
-    known = [(item, _named([item], ("name", "aliases", "model_uuid"))) for item in _items(fetch, "models")]
-    return _named([item for item, names in known if model in names], ("aliases",))
+    keys = _LISTS["models"][2]
+    return _names_at(("aliases",), [item for item in _items(fetch, "models") if model in _names_at(keys, [item])])
 
 
 def _items(fetch: Fetch, kind: str) -> list[Mapping[str, object]]:
     """The things of a kind as the mesh lists them; none if it does not answer."""
     path, field, _ = _LISTS[kind]
-    try:
-        found = fetch(path)
-    except (CommandError, ValueError):
-        return []
-    items = found.get(field, ()) if isinstance(found, dict) else ()
-    return [item for item in items if isinstance(item, dict)]
+    found = fetch(path)
+    items = found.get(field) if isinstance(found, dict) else None
+    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
 
 
-def _named(items: Iterable[Mapping[str, object]], keys: Iterable[str]) -> list[str]:
+def _names_at(keys: Iterable[str], items: Iterable[Mapping[str, object]]) -> list[str]:
+    """The names at these keys of things."""
     # A shell runs what a command line contains: nothing is offered that is more than a name.
     return [name for item in items for key in keys for name in _texts(item.get(key)) if _NAME.fullmatch(name)]
 

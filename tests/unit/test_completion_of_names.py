@@ -136,7 +136,23 @@ def test_each_list_of_the_mesh_is_read_once() -> None:
         return fetch(path)
 
     candidates(["stop", ""], counted)
-    assert sorted(asked) == ["/models", "/status"]
+    assert asked == ["/status", "/models"]
+
+
+def test_a_mesh_that_does_not_answer_is_asked_once() -> None:
+    asked: list[str] = []
+
+    def counted(path: str) -> object:
+        asked.append(path)
+        return silent(path)
+
+    assert candidates(["stop", ""], counted) == candidates(["chat", ""], silent) == []
+    assert asked == ["/status"]
+
+
+@pytest.mark.parametrize("answer", [[], {"servers": 1}, {"servers": [1, {"model_uuid": ["x"], "model_name": {}}]}])
+def test_the_answer_of_another_program_completes_nothing(answer: object) -> None:
+    assert candidates(["stop", ""], lambda _: answer) == []
 
 
 def test_a_mesh_that_does_not_answer_completes_nothing() -> None:
