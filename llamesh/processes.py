@@ -75,7 +75,7 @@ def start_time(pid: int) -> str | None:
     if _LINUX:
         try:
             # The program name, in parentheses, may contain spaces and parentheses.
-            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         except OSError:
             return None
         return None if fields[0] in "ZX" and not _other_threads(pid) else fields[19]
@@ -89,7 +89,9 @@ def parent_of(pid: int) -> int:
         shown = _ps("-o", "ppid=", "-p", str(pid))
         return int(shown) if shown.isdecimal() else 0
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+        return int(
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+        )
     except OSError:
         return 0
 
@@ -101,7 +103,7 @@ def _user_of(pid: int) -> int | None:
         return int(shown) if shown.isdecimal() else None
     try:
         # Not the owner of the folder: that is root's if the program has capabilities.
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     return next((int(line.split()[2]) for line in lines if line.startswith("Uid:")), None)
@@ -118,7 +120,7 @@ def _other_threads(pid: int) -> bool:
 def program_of(pid: int) -> str:
     """Return the program name of a process, for people; empty if unknown."""
     try:
-        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
+        return Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 

@@ -75,6 +75,6 @@ def _stat(directory: Path) -> list[str]:
     """Return the fields of /proc/PID/stat from the state on; empty if the process has ended."""
     try:
         # The program's name is in parentheses and may contain spaces and parentheses.
-        return (directory / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (directory / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
         return []
