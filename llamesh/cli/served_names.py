@@ -1,13 +1,14 @@
-"""Checks the names in requests: warns of those that nothing has and of those that several servers share, and refuses other names of models.
+"""Checks the names in requests: warns of those that nothing has and that several servers share, and refuses ids and aliases of models.
 
 A warning refuses nothing: a key or a contract may be made before the model that it names, and servers may share a name on purpose. The id
-or an alias of a model, which no server has as its name, is refused: requests use the name of the model until a server has another one.
+or an alias of a model is refused unless a server has it as its name: requests use the name of the model.
 
 Invariant: a mesh that does not answer these questions gives no warning and refuses nothing.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,9 @@ def requestable(models: Iterable[Model], servers: Iterable[Server]) -> set[str]:
     }
 
 
-def other_names(names: Iterable[str], models: Iterable[Model], requestable: Container[str]) -> list[str]:
+def refusals_of_ids_and_aliases(
+    names: Iterable[str], models: Iterable[Model], requestable: Container[str]
+) -> list[str]:
     """Return a refusal for each name that is the id or an alias of a model: no request may use it as long as no server has it."""
     known: dict[str, tuple[str, str]] = {}
     for model in models:
@@ -52,7 +55,10 @@ def models_of_scopes(scopes: Iterable[str]) -> list[str]:
 
 
 def checked_names(mesh: Client, names: Iterable[str]) -> list[str]:
-    """Return a warning for each of these names that no model and no server has. CommandError if one is another name of a model."""
+    """Return a warning for each of these names that no model and no server has.
+
+    CommandError if one is the id or an alias of a model that no server has as its name.
+    """
     from llamesh.client.errors import MeshError
 
     wanted = [name for name in names if name != ANY]
@@ -63,8 +69,11 @@ def checked_names(mesh: Client, names: Iterable[str]) -> list[str]:
         known = requestable(models, staying(mesh.servers.list()))
     except MeshError:
         return []
-    if others := other_names(wanted, models, known):
-        hint = "or serve it by that name first: llamesh serve MODEL --name NAME"
+    if others := refusals_of_ids_and_aliases(wanted, models, known):
+        aliases = {alias: model for model in models for alias in model.aliases}
+        alias = next((name for name in wanted if name in aliases and name not in known), "")
+        served = ["llamesh", "serve", aliases[alias].name, "--name", alias] if alias else []
+        hint = f"or serve the model by this name first: {shlex.join(served)}" if served else ""
         raise CommandError("; ".join(others), hint=hint, code=Exit.USAGE)
     return unknown_names(wanted, known)
 

@@ -80,6 +80,12 @@ def user(contract: str) -> str:
             "spec.scopes: infer:smol: smol is the id of a model; requests use Smol.gguf",
         ),
         (
+            "kind: Model\nmetadata: {name: declared}\nspec: {source: 'https://h/D.gguf'}\n---\n"
+            + API
+            + key("new", scopes="['infer:declared']"),
+            "spec.scopes: infer:declared: declared is the id of a model; requests use D.gguf",
+        ),
+        (
             "kind: Contract\nmetadata: {name: new}\nspec: {models: [words]}\n",
             "(Contract/new): spec.models: words is an alias; requests use Smol.gguf",
         ),

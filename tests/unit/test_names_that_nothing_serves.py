@@ -76,8 +76,10 @@ def test_another_name_of_a_model_is_refused_until_a_server_has_it_as_its_name(
     mesh: MagicMock, capsys: Capture, arguments: str, name: str, kind: str
 ) -> None:
     assert command(f"{arguments}{name}".split()) == Exit.USAGE
-    hint = "or serve it by that name first: llamesh serve MODEL --name NAME"
-    assert capsys.readouterr().err == f"error: {name} is {kind}; requests use smol.gguf\nhint: {hint}\n"
+    hint = (
+        "hint: or serve the model by this name first: llamesh serve smol.gguf --name words\n" if name == "words" else ""
+    )
+    assert capsys.readouterr().err == f"error: {name} is {kind}; requests use smol.gguf\n{hint}"
     for made in (mesh.keys.create, mesh.contracts.create, mesh.contracts.update):
         made.assert_not_called()
 

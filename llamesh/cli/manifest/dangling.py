@@ -14,16 +14,16 @@ from buf.validate import validate_pb2
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.holdings import Holdings
 from llamesh.cli.output import text
-from llamesh.cli.served_names import INFER, other_names, requestable, unknown_names
+from llamesh.cli.served_names import INFER, refusals_of_ids_and_aliases, requestable, unknown_names
 from llamesh.client.names import names_of
 from llamesh.client.references import address_of
 from llamesh.model_addresses import default_name
 from llamesh.nearest import nearest
 from llamesh.v1 import contract_pb2
+from llamesh.v1.model_pb2 import Model
 
 if TYPE_CHECKING:
     from llamesh.cli.manifest.plan import Action
-    from llamesh.v1.model_pb2 import Model
 
 INFER_ANY = f"{INFER}*"
 _MODELS = ("spec.model_uuid", "spec.parameters.model_draft")
@@ -45,7 +45,7 @@ class Referents:
     allowed: frozenset[str]
     """The names that contracts allow. With those that are served, they may follow "infer:"."""
     models: tuple[Model, ...]
-    """Those of the mesh."""
+    """Those of the mesh, and those that are declared."""
 
 
 def referents(documents: Sequence[Document], held: Holdings) -> Referents:
@@ -63,9 +63,12 @@ def referents(documents: Sequence[Document], held: Holdings) -> Referents:
             allowed.update(spec.models)
         elif document.kind == "ModelServe":
             served.update({spec.model_name, spec.parameters.alias})
-    declared = {name_of_model(item.spec) for item in documents if item.kind == "Model"}
-    present = tuple(held.models.values())
-    return Referents(models, frozenset(contracts), frozenset(served | declared), frozenset(allowed), present)
+    declared = [
+        Model(model_uuid=item.name, name=name_of_model(item.spec)) for item in documents if item.kind == "Model"
+    ]
+    served |= {model.name for model in declared}
+    known = (*held.models.values(), *declared)
+    return Referents(models, frozenset(contracts), frozenset(served), frozenset(allowed), known)
 
 
 def name_of_model(spec: Any) -> str:
@@ -110,12 +113,12 @@ def _problems(kind: str, spec: Any, known: Referents) -> Iterator[tuple[str, str
     if kind in {"User", "Key"} and spec.contract and spec.contract not in known.contracts:
         yield "spec.contract", _no("contract", spec.contract, known.contracts)
     if kind == "Contract":
-        for words in other_names(spec.models, known.models, known.served):
+        for words in refusals_of_ids_and_aliases(spec.models, known.models, known.served):
             yield "spec.models", words
     if kind == "Key":
         for scope in spec.scopes:
             name = scope.removeprefix(INFER)
-            if other := other_names([name], known.models, known.served) if name != scope else []:
+            if other := refusals_of_ids_and_aliases([name], known.models, known.served) if name != scope else []:
                 yield "spec.scopes", f"{text(scope)}: {other[0]}"
             elif not _is_scope(scope):
                 meant = nearest(scope, _WORDS)
