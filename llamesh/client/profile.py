@@ -82,6 +82,7 @@ def _closed(home: Path) -> bool:
     except PermissionError:
         return True
     except OSError:
+        # Such a path, for instance one that is too long, names no home.
         return False
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from engine.devices import listed
 from llamesh.cli.diagnosis import lines
-from llamesh.cli.mesh import certificate_checks
+from llamesh.cli.mesh import certificate_checks, key_files
+from llamesh.cli.mesh import checks as checks_of_doctor
 from llamesh.cli.mesh.checks import examine
 from llamesh.cli.mesh.findings import Finding
 from llamesh.cli.mesh.settings import MeshSettings
@@ -54,26 +55,50 @@ def test_a_wrong_setting_hides_no_other_check_and_no_other_wrong_setting(tmp_pat
     assert {"engine", "envoy", "disk", "open files", "sockets", "mesh", "ports"} <= checks.keys()
 
 
-def test_a_home_that_cannot_be_hides_no_other_check(tmp_path: Path) -> None:
+def test_a_home_whose_path_is_too_long_hides_no_other_check(tmp_path: Path) -> None:
     checks = found(environment(tmp_path / ("a" * 300)))
     assert {"engine", "envoy", "settings", "home", "open files", "sockets"} <= checks.keys()
     for check in ("disk", "mesh"):
         (finding,) = checks[check]
         assert (finding.state, "File name too long" in finding.found) == ("problem", True)
-        assert "LLAMESH_HOME" in finding.fix
+        assert finding.fix == "set LLAMESH_HOME to another folder"
 
 
+@pytest.mark.parametrize(
+    ("check", "module", "name"),
+    [
+        ("home", checks_of_doctor, "files_of_home"),
+        ("certificate", certificate_checks, "of_files"),
+        ("authority", certificate_checks, "of_authority"),
+        ("key", key_files, "readable_keys"),
+        ("disk", checks_of_doctor, "disk"),
+        ("sockets", checks_of_doctor, "run_directory"),
+    ],
+)
 def test_a_file_that_this_user_may_not_see_hides_no_other_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check: str, module: object, name: str
 ) -> None:
     def closed(settings: MeshSettings) -> list[Finding]:
-        raise PermissionError(errno.EACCES, "Permission denied", str(settings.home / "tls"))
+        raise PermissionError(errno.EACCES, "Permission denied", str(settings.home / "closed"))
 
-    monkeypatch.setattr(certificate_checks, "of_authority", closed)
+    monkeypatch.setattr(module, name, closed)
     checks = found(environment(tmp_path))
-    (finding,) = checks["authority"]
-    assert (finding.state, finding.found) == ("problem", f"{tmp_path / 'tls'}: Permission denied")
-    assert {"disk", "open files", "sockets", "mesh", "ports"} <= checks.keys()
+    (finding,) = checks[check]
+    assert (finding.state, finding.found) == ("problem", f"{tmp_path / 'closed'}: Permission denied")
+    assert "run `llamesh doctor` as the user of the mesh" in finding.fix
+    assert {"engine", "envoy", "open files", "mesh", "ports"} <= checks.keys()
+
+
+def test_a_socket_of_quant_that_this_user_may_not_see_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exists = Path.exists
+
+    def closed(path: Path) -> bool:
+        if path.name == "quant.sock":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    assert "quantiser" not in found(environment(tmp_path))
 
 
 def test_the_quantiser_is_checked_if_the_quant_service_is_on(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Checks of the certificate of the front door, for `llamesh doctor` and for the warnings of `llamesh up`.
 
-Invariant: a check changes nothing and raises nothing. What is found is what a client would find: a pair that cannot be used, an end that
+Invariant: a check changes nothing. What is found is what a client would find: a pair that cannot be used, an end that
 is near, and each name under which llamesh itself gives out addresses and for which the certificate is not valid.
 """
 

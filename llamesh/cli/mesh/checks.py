@@ -1,6 +1,6 @@
 """Checks of this machine for `llamesh doctor`: each returns what it found and, if something is wrong, the remedy.
 
-Invariant: a check changes nothing and raises nothing.
+Invariant: a check changes nothing. An OSError that it raises becomes a finding (`_guarded`).
 """
 
 from __future__ import annotations
@@ -66,13 +66,16 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("settings", "ok", f"home {settings.home}")
     for warning in settings.warnings:
         yield Finding("settings", "warning", warning, "correct the name, or unset it")
-    yield from _guarded("home", lambda: files_of_home(settings))
-    yield from _guarded("certificate", lambda: certificate_checks.of_files(settings))
-    yield from _guarded("authority", lambda: certificate_checks.of_authority(settings))
-    yield from _guarded("key", lambda: key_files.readable_keys(settings))
-    yield from _guarded("disk", lambda: [disk(settings)])
+    for check, find in (
+        ("home", files_of_home),
+        ("certificate", certificate_checks.of_files),
+        ("authority", certificate_checks.of_authority),
+        ("key", key_files.readable_keys),
+        ("disk", disk),
+    ):
+        yield from _guarded(check, find, settings)
     yield open_files()
-    yield from _guarded("sockets", lambda: [run_directory(settings)])
+    yield from _guarded("sockets", run_directory, settings)
     yield from outside.stores(environment)
     if settings.quant or quant_runs(settings):
         yield outside.quantiser(environment)
@@ -91,17 +94,22 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from components(settings, here.management if here else settings.addresses.management)
 
 
-def _guarded(check: str, run: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+def _guarded(
+    check: str, find: Callable[[MeshSettings], Finding | Iterable[Finding]], settings: MeshSettings
+) -> Iterator[Finding]:
     """Yield what a check finds, or that the system refuses it, for instance to another user than that of the mesh."""
     try:
-        yield from run()
+        found = find(settings)
+        yield from [found] if isinstance(found, Finding) else found
     except OSError as error:
         yield _refused(check, error)
 
 
 def _refused(check: str, error: OSError) -> Finding:
     place = f"{error.filename}: " if error.filename else ""
-    fix = "run it as the user of the mesh, or set LLAMESH_HOME to your own folder"
+    fix = "set LLAMESH_HOME to another folder"
+    if isinstance(error, PermissionError):
+        fix = "run `llamesh doctor` as the user of the mesh, or set LLAMESH_HOME to a folder of your own"
     return Finding(check, "problem", f"{place}{error.strerror or error}", fix)
 
 
