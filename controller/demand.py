@@ -1,4 +1,5 @@
-"""Counts the held requests of each server. The request holder updates the counts; the start scheduler reads them to set priorities."""
+"""Counts the held requests of each server. The request holder updates the counts; the start
+scheduler reads them to set priorities, and `controller.wake_tasks` to end retries."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""Holds requests for servers without a ready engine, wakes these servers, and decides when each request goes on. Independent of HTTP.
+"""Holds requests for servers without a ready engine, starts the wakes of these servers, and decides when each request goes on.
 
 A request is held for the cluster of a server or of a model name (llamesh.names). If several servers have the name, one is enough.
 
 The waker awaits `hold` for each request. `hold` waits for changes of the candidates in the status cache and decides again after each
-change: go on, wait or refuse. A request for a sleeping server starts its wake (`controller.wakes`). A request is refused before its budget
-ends only if waiting cannot help: the failure is permanent, or no start is running and the next one is due after the budget.
+change: go on, wait or refuse. A request for a sleeping server starts its wake (`controller.wake_tasks`). A request is refused before its
+budget ends only if waiting cannot help: the failure is permanent, or no start is running and the next one is due after the budget.
+
+This module knows no HTTP.
 
 Invariant: a request goes on only after Envoy has acknowledged an engine. Every held request ends within its budget.
 """
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from controller.demand import Demand
 from controller.status_cache import StatusCache
 from controller.status_reading import ready_reason, why_not_ready
-from controller.wakes import Wakes
+from controller.wake_tasks import WakeTasks
 from llamesh.names import model_of, server_of
 from llamesh.server_conditions import is_being_removed
 from llamesh.v1 import server_pb2
@@ -64,13 +66,13 @@ HoldOutcome = EngineReady | UnknownTarget | Refused | TooManyHeld
 
 
 class RequestHolder:
-    """Holds requests and wakes servers."""
+    """Holds requests, and starts the wakes of their servers."""
 
     def __init__(
         self,
         statuses: StatusCache,
         demand: Demand,
-        wakes: Wakes,
+        wakes: WakeTasks,
         touch: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         max_held: int = MAX_HELD,

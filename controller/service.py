@@ -29,8 +29,8 @@ from controller.runtimes.process import ProcessRuntime
 from controller.servicer import ControllerServicer
 from controller.signing import SigningKeys
 from controller.status_cache import StatusCache
+from controller.wake_tasks import WakeTasks
 from controller.waker import Waker
-from controller.wakes import Wakes
 from controller.xds.serving import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
@@ -70,7 +70,7 @@ async def run(member: Member) -> None:
         stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
 
-        wakes = Wakes(reconciler.wake, demand)
+        wakes = WakeTasks(reconciler.wake, demand)
         stack.push_async_callback(wakes.close)
         holder = RequestHolder(statuses, demand, wakes, reconciler.touch)
         waker = Waker(holder, statuses, settings.socket("waker"))

@@ -1,4 +1,4 @@
-"""Wakes servers for held requests. A failed wake is retried with exponential backoff while a request is held for the server.
+"""WakeTasks servers for held requests. A failed wake is retried with exponential backoff while a request is held for the server.
 
 Invariant: one task at a time wakes a server, however many requests are held for it, and no client that disconnects cancels it.
 """
@@ -14,7 +14,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import report_failure
 
 
-class Wakes:
+class WakeTasks:
     """The wakes that are running. `wake(server_uuid)` wakes a server; `demand` tells whether a request is held for it."""
 
     def __init__(
@@ -30,7 +30,7 @@ class Wakes:
         self._failures: dict[str, str] = {}
 
     def start(self, server_uuid: str) -> None:
-        """Start to wake a server, unless that is running."""
+        """Start the wake of a server, unless one is running."""
         if server_uuid not in self._running:
             self._running[server_uuid] = asyncio.create_task(self._wake_repeatedly(server_uuid))
 

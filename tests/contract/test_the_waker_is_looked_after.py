@@ -13,8 +13,8 @@ import controller.waker
 from controller.demand import Demand
 from controller.request_holder import RequestHolder
 from controller.status_cache import StatusCache
+from controller.wake_tasks import WakeTasks
 from controller.waker import Waker
-from controller.wakes import Wakes
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server
@@ -32,7 +32,7 @@ async def waker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         return
 
     demand = Demand()
-    holder = RequestHolder(statuses, demand, Wakes(wake, demand), lambda _: None)
+    holder = RequestHolder(statuses, demand, WakeTasks(wake, demand), lambda _: None)
     made = Waker(holder, statuses, socket)
     await made.start()
     yield made, holder, socket

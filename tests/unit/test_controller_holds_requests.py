@@ -20,7 +20,7 @@ from controller.request_holder import (
     UnknownTarget,
 )
 from controller.status_cache import StatusCache
-from controller.wakes import Wakes
+from controller.wake_tasks import WakeTasks
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
 
@@ -61,7 +61,7 @@ class Bench:
         self.holder = RequestHolder(
             self.statuses,
             self.demand,
-            Wakes(self.wake, self.demand),
+            WakeTasks(self.wake, self.demand),
             self.touched.append,
             lambda: self.now,
             max_held,
@@ -244,7 +244,7 @@ class Broken:
         self._failures = failures
         self._bench = bench
         demand = Demand()
-        self.wakes = Wakes(self._wake, demand, self._sleep)
+        self.wakes = WakeTasks(self._wake, demand, self._sleep)
         self.holder = RequestHolder(bench.statuses, demand, self.wakes, bench.touched.append, lambda: bench.now)
 
     async def _wake(self, server_uuid: str) -> None:
@@ -309,7 +309,7 @@ async def test_a_request_waits_for_no_wake_that_hangs_once_an_engine_is_there(be
         await asyncio.Event().wait()
 
     demand = Demand()
-    wakes = Wakes(hangs, demand)
+    wakes = WakeTasks(hangs, demand)
     holder = RequestHolder(bench.statuses, demand, wakes, bench.touched.append, lambda: bench.now)
     bench.statuses.put(server(state=SLEEPING))
     held = asyncio.create_task(holder.hold("s:a"))

@@ -16,8 +16,8 @@ from yarl import URL
 from controller.demand import Demand
 from controller.request_holder import DEFAULT_BUDGET, RequestHolder
 from controller.status_cache import StatusCache
+from controller.wake_tasks import WakeTasks
 from controller.waker import Waker
-from controller.wakes import Wakes
 from llamesh.names import AWAKE_HEADER, CLUSTER_HEADER, HELD_SINCE_HEADER, SCOPES_HEADER
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Condition, Server, ServerSpec
@@ -52,7 +52,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     async def wake(server_uuid: str) -> None: ...
 
     demand = Demand()
-    holder = RequestHolder(statuses, demand, Wakes(wake, demand), lambda _: None, max_held=2)
+    holder = RequestHolder(statuses, demand, WakeTasks(wake, demand), lambda _: None, max_held=2)
     waker = Waker(holder, statuses, tmp_path / "waker.sock")
     await waker.start()
     connector = aiohttp.UnixConnector(str(tmp_path / "waker.sock"), force_close=True)
