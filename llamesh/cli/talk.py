@@ -33,19 +33,20 @@ MAX_QUESTIONS = 1000
 """Questions that the history keeps."""
 MAX_LETTERS = 4000
 """Characters of a question that the history keeps."""
-ATTACHED = "name an image by its path: what is this? ./cat.png"
+ATTACHED = "attach an image by its path: what is this? ./cat.png"
 QUOTES = '"""'
 COMMANDS = {
     "/help": "what can be typed",
     "/bye": "end the conversation (Ctrl-D)",
     "/clear": "forget what was said",
-    "/system [TEXT]": "set the system prompt, or remove it",
+    "/system [TEXT]": "set the system prompt; alone: remove it",
     "/set [NAME VALUE]": "show the settings, or change one",
     "/show": "model, settings and messages",
-    "/save FILE": "write it; /save! replaces a file",
+    "/save FILE": "write the conversation",
+    "/save! FILE": "replace a file by the conversation",
     "/load FILE": "read a conversation",
 }
-"""What can be typed, and what it does. With them, a line of /help has at most 60 columns."""
+"""The commands and what they do. /help lists them in lines of at most 60 columns."""
 _DEFAULT = "the server's default"
 Read = Callable[[str], str]
 """Reads a line after a prompt. EOFError at the end, KeyboardInterrupt at Ctrl-C."""

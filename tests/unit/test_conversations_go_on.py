@@ -182,7 +182,7 @@ def test_load_of_a_file_that_is_not_there_names_the_next_step(
 def test_bytes_that_are_not_text_are_saved_and_read_again(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     talk(["caf\udce9", f"/save {file}"])
-    assert json.loads(file.read_text())["messages"][0]["content"] == "caf\ufffd"
+    assert json.loads(file.read_text("utf-8"))["messages"][0]["content"] == "caf\ufffd"
 
 
 def test_bytes_that_are_not_text_are_kept_in_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

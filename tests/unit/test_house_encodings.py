@@ -1,4 +1,4 @@
-"""Text files are UTF-8 in every locale: each read and write of text says so. Python before 3.15 takes the locale's encoding else."""
+"""Text files are UTF-8 in every locale: each read and write says so, without which Python before 3.15 takes the locale's encoding."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def texts_without_encoding(source: str) -> Iterator[int]:
 
 
 def _opens_text(call: ast.Call) -> bool:
-    """Whether a call opens a file of text: `open(path, "r")` or `path.open("a")`, with a mode that is written out."""
+    """Whether a call opens a file of text: `open(path)`, or `path.open("a")` with a mode that is written out."""
     if isinstance(call.func, ast.Name) and call.func.id == "open":
         modes = call.args[1:2]
+        if not modes and not any(keyword.arg == "mode" for keyword in call.keywords):
+            return True
     elif isinstance(call.func, ast.Attribute) and call.func.attr == "open":
         modes = call.args[:1]
     else:
@@ -58,7 +60,8 @@ path.write_text(words, "utf-8")
 path.open("a")
 path.open("ab")
 open(path, mode="w")
+open(path)
 open(path, "w", encoding="utf-8")
 store.open(key)
 """
-    assert list(texts_without_encoding(source)) == [2, 5, 7, 9]
+    assert list(texts_without_encoding(source)) == [2, 5, 7, 9, 10]
