@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from llamesh import locks
+
 MAX_LOCKED_SECONDS = 5.0
 """Longest wait for an exclusive lock to end. A removal takes milliseconds; a writer of an object store keeps its lock until it has recorded
 the object."""
@@ -41,7 +43,7 @@ def _held(path: Path) -> Iterator[None]:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _lock_shared(fd)
-        if not os.fstat(fd).st_nlink:
+        if not locks.names(path, fd):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         yield
     finally:
@@ -87,6 +89,10 @@ class RemovalLock:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            os.close(fd)
+            return None
+        if not locks.names(path, fd):
+            # Removed meanwhile; the name may belong to a file that somebody holds.
             os.close(fd)
             return None
         return cls(path, fd)

@@ -21,6 +21,18 @@ _LENGTH = 512
 _MAX_BYTES = 4096
 
 
+def names(path: Path, descriptor: int) -> bool:
+    """Whether a path names an open file now. Ask after the lock was taken: it protects nothing if its file was removed or replaced before.
+
+    The number of links does not say so, because a removed file may have other names.
+    """
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
 def open_file(path: Path) -> int:
     """Open the lock file; create it if it is missing."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -107,7 +107,7 @@ async def _locked(path: Path, name: str, ending_seconds: float) -> int:
         descriptor = locks.open_file(path)
         try:
             if locks.take(descriptor):
-                if os.fstat(descriptor).st_nlink:
+                if locks.names(path, descriptor):
                     return descriptor
                 os.close(descriptor)
                 continue

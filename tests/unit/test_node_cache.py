@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import random
@@ -22,6 +23,7 @@ from llamesh.kit.objects import ObjectDamagedError, StoreFullError, StoreUnavail
 from llamesh.kit.objects.cache_eviction import MIN_KEPT_SECONDS
 from llamesh.kit.objects.node_cache import PARALLEL_READS, NodeCache
 from llamesh.kit.objects.parted_file import PartedFile, create_file
+from llamesh.kit.objects.store import ObjectBusyError
 
 PART = 1000
 NOW = 2_000_000_000.0
@@ -152,6 +154,51 @@ async def test_a_disk_that_fails_does_not_mean_that_the_object_is_missing(
     monkeypatch.setattr(PartedFile, "publish", gone)
     with pytest.raises(StoreUnavailableError, match="model cache of this machine"):
         await made.path(remote.put(content(4)), 10_500)
+
+
+async def test_a_file_that_was_published_before_its_lock_was_taken_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has another name then, so its number of links is not 0."""
+    staged, target = tmp_path / "staged", tmp_path / "models" / "published"
+    create_file(staged, 10)
+    flock = fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        first = PartedFile(staged)
+        first.publish(target)
+        first.remove()
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(ObjectBusyError, match="another process removed"):
+        PartedFile(staged)
+    assert target.exists()
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_that_was_removed_before_its_lock_was_taken_is_not_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    path = tmp_path / "model"
+    path.write_text("first")
+    path.with_name("other name").hardlink_to(path)
+    flock = fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        path.unlink()
+        if replaced:
+            path.write_text("second")
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    if replaced:
+        assert RemovalLock.of(path) is None
+        assert path.read_text() == "second"
+    else:
+        with pytest.raises(FileNotFoundError), held([path]):
+            pytest.fail("it is held under a name that it lost")
 
 
 async def test_fills_that_end_while_others_make_room_disturb_nobody(tmp_path: Path, remote: Remote) -> None:

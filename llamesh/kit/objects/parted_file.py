@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from llamesh import locks
 from llamesh.durability import sync
 from llamesh.kit.objects.staging import BLOCK
 from llamesh.kit.objects.store import ObjectBusyError, StoreError, StoreUnavailableError
@@ -55,8 +56,8 @@ class PartedFile:
         except BlockingIOError as error:
             os.close(self._fd)
             raise ObjectBusyError(f"another process writes {path.name}") from error
-        if not os.fstat(self._fd).st_nlink:
-            # Another process removed it between the two steps, so its name may belong to another file.
+        if not locks.names(path, self._fd):
+            # Another process has published it or removed it between the two steps, and its name may belong to another file.
             os.close(self._fd)
             raise ObjectBusyError(f"another process removed {path.name}")
         self.size = os.fstat(self._fd).st_size
