@@ -791,8 +791,9 @@ class LocateModelResponse(google.protobuf.message.Message):
     MODEL_FIELD_NUMBER: builtins.int
     FILE_PATHS_FIELD_NUMBER: builtins.int
     path: builtins.str
-    """Absolute path of the first file, for llama.cpp: the other parts lie beside it. Complete. It stays while the record stays;
-    only a path to the first of several parts ends when the model is located after an object of it was replaced.
+    """Absolute path of the first file, for llama.cpp. The file is complete, and the other parts lie beside it. The path stays while
+    the record of the model stays, with one exception: if an object of a model in several parts was replaced, the next call of
+    LocateModel returns another path and this one ends.
     """
     @property
     def model(self) -> llamesh.v1.model_pb2.Model:
