@@ -1,7 +1,7 @@
 """Small models of any type that Python can quantise, and a stand-in for `llama-quantize` that makes them.
 
-`python -m tests.quantised_models [OPTIONS] SOURCE TARGET TYPE THREADS` takes the arguments of `llama-quantize` and says its progress in the
-same form. What it does wrong is in the file that QUANTISER_FAULT names, read at each start.
+`python -m tests.quantised_models [OPTIONS] SOURCE TARGET TYPE THREADS` takes the arguments of `llama-quantize`, reports its progress in the
+same form, and uses an importance matrix as llama.cpp does. Its fault is in the file that QUANTISER_FAULT names, read at each start.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy
 
 from engine import sentence
 from llamesh.kit.gguf.types import FILE_TYPES
+from services.quant.quantisations import QUANTISATIONS
+from services.quant.step import importance, tensor_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 _HEADER = ("general.architecture", "general.file_type", "general.quantization_version")
@@ -39,8 +41,10 @@ def rewrite(
     of_type: str,
     change: Callable[[str, Any], Any] = lambda _, weights: weights,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    matrix: Path | None = None,
 ) -> None:
-    """Write a model with matrices of another type, their weights changed before."""
+    """Write a model with matrices of another type, their weights changed before. `matrix` is an importance matrix to use."""
+    important = importance.read(matrix) if matrix else {}
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, "llama")
     for field in reader.fields.values():
@@ -53,8 +57,16 @@ def rewrite(
     for number, tensor in enumerate(reader.tensors, 1):
         weights = numpy.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=numpy.float32)
         if weights.ndim > 1:
-            made = gguf.quants.quantize(change(tensor.name, weights), wanted)
-            writer.add_tensor(tensor.name, made, raw_dtype=wanted)
+            weights = change(tensor.name, weights)
+            tensor_type = wanted
+            if tensor.name in important:
+                made = tensor_rows.quantised(weights, of_type, important[tensor.name][0])
+            else:
+                # As llama.cpp does, a tensor without importance gets another type if the wanted one needs it.
+                if of_type in QUANTISATIONS and QUANTISATIONS[of_type].needs_matrix:
+                    tensor_type = gguf.GGMLQuantizationType.Q8_0
+                made = gguf.quants.quantize(weights, tensor_type)
+            writer.add_tensor(tensor.name, made, raw_dtype=tensor_type)
         else:
             writer.add_tensor(tensor.name, weights)
         progress(number, len(reader.tensors))
@@ -67,14 +79,15 @@ def rewrite(
 def write_program(path: Path, fault: Path) -> Path:
     """Write the stand-in as an executable file. `fault` is the file that says what it does wrong."""
     path.write_text(
-        f'#!/bin/sh\ncd {ROOT} && QUANTISER_FAULT={fault} exec {sys.executable} -m tests.quantised_models "$@"\n'
+        f'#!/bin/sh\nPYTHONPATH={ROOT} QUANTISER_FAULT={fault} exec {sys.executable} -m tests.quantised_models "$@"\n'
     )
     path.chmod(0o755)
     return path
 
 
 def main() -> int:
-    words = [word for word in sys.argv[1:] if not word.startswith("--")]
+    matrix = Path(sys.argv[sys.argv.index("--imatrix") + 1]) if "--imatrix" in sys.argv else None
+    words = [word for word in sys.argv[1:] if not word.startswith("--") and word != str(matrix)]
     source, target, of_type = Path(words[0]), Path(words[1]), words[2]
     fault_file = Path(os.environ["QUANTISER_FAULT"])
     fault = fault_file.read_text() if fault_file.exists() else ""
@@ -95,7 +108,7 @@ def main() -> int:
         while fault == "hang" and fault_file.exists():
             time.sleep(0.02)
 
-    rewrite(source, target, of_type, change, say)
+    rewrite(source, target, of_type, change, say, matrix)
     return 0
 
 

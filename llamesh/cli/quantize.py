@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from llamesh.cli.calibration import calibration_text
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.lookups import find_model
@@ -96,6 +98,8 @@ def quantize(
     name: str = "",
     allow_requantize: bool = False,
     pure: bool = False,
+    importance_matrix: Annotated[bool, Parameter(negative="")] = False,
+    calibration: Path | None = None,
     max_kl: float = 0.0,
     dry_run: bool = False,
     wait: bool = False,
@@ -113,6 +117,10 @@ def quantize(
         Accept a model that is quantised already. The result is worse.
     pure
         Give all tensors the same type.
+    importance_matrix
+        Measure which weights matter, and keep these more exact.
+    calibration
+        A file with the text to measure with; that of llamesh if not given. Implies --importance-matrix.
     max_kl
         Largest KL divergence from the model with which a variant is published; that of its type if not given.
     dry_run
@@ -127,10 +135,14 @@ def quantize(
             hint=f"llamesh quantize {model} --types Q4_K_M,Q8_0; --dry-run shows all",
             code=Exit.USAGE,
         )
+    words = calibration_text(calibration) if calibration else ""
+    measured = importance_matrix or calibration is not None
     with quant_connected() as mesh:
         if dry_run:
+            uuid = find_model(mesh, model)
             return _estimated(
-                mesh.quant.estimate(find_model(mesh, model), wanted, allow_requantize=allow_requantize), output
+                mesh.quant.estimate(uuid, wanted, allow_requantize=allow_requantize, importance_matrix=measured),
+                output,
             )
         job = mesh.quant.create(
             find_model(mesh, model),
@@ -138,6 +150,8 @@ def quantize(
             name=name,
             allow_requantize=allow_requantize,
             pure=pure,
+            importance_matrix=measured,
+            calibration_text=words,
             max_kl_divergence=max_kl,
         )
         if not wait:

@@ -43,6 +43,11 @@ class ModelSettings(BaseSettings):
     llama_quantize_bin: str = named(
         "LLAMA_QUANTIZE_BIN", "", "Path of llama-quantize. Unset: the package cyllama (extra `quant`)."
     )
+    llama_imatrix_bin: str = named(
+        "LLAMA_IMATRIX_BIN",
+        "",
+        "Path of llama-imatrix, for importance matrices. Variants are made with them by LLAMA_QUANTIZE_BIN only.",
+    )
 
     import_dirs: Annotated[tuple[Directory, ...], NoDecode, Split] = named(
         "LLAMESH_IMPORT_DIRS", (), "Folders for file: sources, besides LLAMESH_HOME/import."

@@ -76,6 +76,8 @@ class _QuantStepKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """Checks one variant."""
     QUANT_STEP_KIND_PUBLISH: _QuantStepKind.ValueType  # 4
     """Puts one variant into the bucket."""
+    QUANT_STEP_KIND_IMATRIX: _QuantStepKind.ValueType  # 5
+    """Measures which weights of the source matter."""
 
 class QuantStepKind(_QuantStepKind, metaclass=_QuantStepKindEnumTypeWrapper):
     """What a step does."""
@@ -90,6 +92,8 @@ QUANT_STEP_KIND_VERIFY: QuantStepKind.ValueType  # 3
 """Checks one variant."""
 QUANT_STEP_KIND_PUBLISH: QuantStepKind.ValueType  # 4
 """Puts one variant into the bucket."""
+QUANT_STEP_KIND_IMATRIX: QuantStepKind.ValueType  # 5
+"""Measures which weights of the source matter."""
 Global___QuantStepKind: typing_extensions.TypeAlias = QuantStepKind
 
 class _QuantStepState:
@@ -179,17 +183,29 @@ class QuantOptions(google.protobuf.message.Message):
 
     ALLOW_REQUANTIZE_FIELD_NUMBER: builtins.int
     PURE_FIELD_NUMBER: builtins.int
+    IMPORTANCE_MATRIX_FIELD_NUMBER: builtins.int
+    CALIBRATION_TEXT_FIELD_NUMBER: builtins.int
     allow_requantize: builtins.bool
     """Accept a source that is quantised already. The result is worse than one that was made from F16."""
     pure: builtins.bool
     """Give all tensors the same type, instead of llama.cpp's mix."""
+    importance_matrix: builtins.bool
+    """Measure with a text which weights matter most (an importance matrix), and keep these more exact. Variants of less than 5 bits become
+    better, and some types cannot be made without. Needs LLAMA_IMATRIX_BIN and LLAMA_QUANTIZE_BIN.
+    """
+    calibration_text: builtins.str
+    """The text to measure with, like what the model will be asked. Empty: a text that is part of llamesh. Only with importance_matrix; a job
+    does not show it.
+    """
     def __init__(
         self,
         *,
         allow_requantize: builtins.bool = ...,
         pure: builtins.bool = ...,
+        importance_matrix: builtins.bool = ...,
+        calibration_text: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["allow_requantize", b"allow_requantize", "pure", b"pure"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allow_requantize", b"allow_requantize", "calibration_text", b"calibration_text", "importance_matrix", b"importance_matrix", "pure", b"pure"]) -> None: ...
 
 Global___QuantOptions: typing_extensions.TypeAlias = QuantOptions
 
@@ -560,7 +576,7 @@ class QuantStep(google.protobuf.message.Message):
     state: Global___QuantStepState.ValueType
     """How it is."""
     done: builtins.int
-    """Units that are done: bytes of fetch and publish, tensors of quantize, parts of verify."""
+    """Units that are done: bytes of fetch and publish, chunks of the text of imatrix, tensors of quantize, parts of verify."""
     total: builtins.int
     """Units in all. 0: not known."""
     tries: builtins.int
@@ -640,6 +656,7 @@ class QuantReport(google.protobuf.message.Message):
     PERPLEXITY_FIELD_NUMBER: builtins.int
     SOURCE_PERPLEXITY_FIELD_NUMBER: builtins.int
     NOT_MEASURED_FIELD_NUMBER: builtins.int
+    MATRIX_SHA256_FIELD_NUMBER: builtins.int
     bits_per_weight: builtins.float
     """Bits that a weight takes on average."""
     fallback_tensors: builtins.int
@@ -660,6 +677,8 @@ class QuantReport(google.protobuf.message.Message):
     """Perplexity of the source."""
     not_measured: builtins.str
     """Why it was not measured; empty if it was."""
+    matrix_sha256: builtins.str
+    """SHA-256 in hexadecimal of the importance matrix that it was made with; empty: without one."""
     def __init__(
         self,
         *,
@@ -673,8 +692,9 @@ class QuantReport(google.protobuf.message.Message):
         perplexity: builtins.float = ...,
         source_perplexity: builtins.float = ...,
         not_measured: builtins.str = ...,
+        matrix_sha256: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bits_per_weight", b"bits_per_weight", "compared_tensors", b"compared_tensors", "fallback_tensors", b"fallback_tensors", "kl_divergence", b"kl_divergence", "measured_tokens", b"measured_tokens", "not_measured", b"not_measured", "perplexity", b"perplexity", "same_top_token", b"same_top_token", "source_perplexity", b"source_perplexity", "tensors", b"tensors"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bits_per_weight", b"bits_per_weight", "compared_tensors", b"compared_tensors", "fallback_tensors", b"fallback_tensors", "kl_divergence", b"kl_divergence", "matrix_sha256", b"matrix_sha256", "measured_tokens", b"measured_tokens", "not_measured", b"not_measured", "perplexity", b"perplexity", "same_top_token", b"same_top_token", "source_perplexity", b"source_perplexity", "tensors", b"tensors"]) -> None: ...
 
 Global___QuantReport: typing_extensions.TypeAlias = QuantReport
 

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, name_of
 from llamesh.v1.model_pb2 import Model
-from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantError, QuantEstimate
+from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantError, QuantEstimate, QuantOptions
 from services.quant import submission
 from services.quant.quantisations import QUANTISATIONS
 
 
 def estimate(
-    model: Model, types: Sequence[str], *, allow_requantize: bool, llama_quantize_bin: str, free: int
+    model: Model, types: Sequence[str], options: QuantOptions, settings: Settings, *, free: int
 ) -> EstimateQuantJobResponse:
-    """Estimate a job that makes these types of a model, or all types if none are named. Raises INVALID_FIELD for an unknown type."""
+    """Estimate a job that makes these types of a model, or all types if none are named. Raises INVALID_FIELD for an unknown type.
+
+    `free`: bytes that are free for jobs.
+    """
     submission.check_known(types)
-    each = [_of_type(model, name) for name in types or QUANTISATIONS]
+    each = [_of_type(model, name, options) for name in types or QUANTISATIONS]
     possible = [item.type for item in each if not item.HasField("refusal")]
     needed = submission.needed_bytes(model, possible) if possible else 0
 
     def check() -> None:
-        submission.check_quantiser(llama_quantize_bin)
-        submission.check_source(model, allow_requantize=allow_requantize)
+        submission.check_quantiser(settings.llama_quantize_bin)
+        submission.check_matrix(options, settings.llama_imatrix_bin, settings.llama_quantize_bin)
+        submission.check_source(model, allow_requantize=options.allow_requantize)
         submission.check_space(needed, free)
 
     refusal = _refusal(check) or next((item.refusal for item in each if types and item.HasField("refusal")), None)
     return EstimateQuantJobResponse(types=each, needed_bytes=needed, free_bytes=free, refusal=refusal)
 
 
-def _of_type(model: Model, name: str) -> QuantEstimate:
+def _of_type(model: Model, name: str, options: QuantOptions) -> QuantEstimate:
     known = QUANTISATIONS[name]
     return QuantEstimate(
         type=name,
         size_bytes=int(model.gguf.parameter_count * known.bits / 8),
         bits_per_weight=known.bits,
         max_kl_divergence=known.max_kl,
-        refusal=_refusal(lambda: submission.check_types([name])),
+        refusal=_refusal(lambda: submission.check_types([name], importance_matrix=options.importance_matrix)),
     )
 
 

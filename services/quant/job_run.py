@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from llamesh.background import backoff
@@ -25,6 +26,8 @@ from services.quant.tables import JobState, QuantStepRow, StepKind
 from services.quant.variants import Variants, variant_key
 from services.quant.workspace import JobSpec, Workspace
 
+CALIBRATION = Path(__file__).with_name("calibration.txt")
+"""The text that importance matrices are measured with, unless a job has its own. No variant is verified with it."""
 T = TypeVar("T")
 
 
@@ -77,6 +80,9 @@ class JobRuns:
         workspace = Workspace(self._settings.home, job.row.job_id)
         try:
             new = await asyncio.to_thread(workspace.prepare, _spec_of(job))
+            if step.kind == StepKind.IMATRIX:
+                text = await _until_written(lambda: self._jobs.calibration_text(job.row.job_id))
+                await asyncio.to_thread(workspace.keep_calibration, text or CALIBRATION.read_text(encoding="utf-8"))
         except OSError as error:
             outcome = Outcome(OUTAGE, message=f"the folder of the job cannot be used: {error.strerror}")
             await self._settle(job, step, outcome, StepProgress())
@@ -129,6 +135,7 @@ def _spec_of(job: Job) -> JobSpec:
         source_sha256=row.source_sha256,
         allow_requantize=row.allow_requantize,
         pure=row.pure,
+        importance_matrix=row.importance_matrix,
         max_kl_divergence=row.max_kl_divergence,
     )
 

@@ -78,7 +78,8 @@ class Jobs:
             await _refuse_present(session, wanted.name, wanted.types)
             wanted.create_time = wanted.update_time = self._clock()
             session.add(wanted)
-            for position, (kind, of_type) in enumerate(steps_of(wanted.types)):
+            steps = steps_of(wanted.types, importance_matrix=wanted.importance_matrix)
+            for position, (kind, of_type) in enumerate(steps):
                 session.add(
                     QuantStepRow(
                         job_id=wanted.job_id, position=position, kind=kind, type=of_type, state=StepState.WAITING
@@ -121,6 +122,12 @@ class Jobs:
             rows = (await session.scalars(select(QuantJobRow).where(QuantJobRow.job_id.in_(job_ids)))).all()
             steps = await _steps_of(session, job_ids)
         return {row.job_id: Job(row, [step for step in steps if step.job_id == row.job_id]) for row in rows}
+
+    async def calibration_text(self, job_id: str) -> str:
+        """Return the text that a job was given for its importance matrix; empty if it was given none."""
+        async with self._database.read() as session:
+            query = select(QuantJobRow.calibration_text).where(QuantJobRow.job_id == job_id)
+            return await session.scalar(query) or ""
 
     async def active(self) -> Sequence[QuantJobRow]:
         """Return the jobs that have not ended, in the order in which they were submitted."""

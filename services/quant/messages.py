@@ -27,7 +27,9 @@ def job_message(job: Job, running: StepProgress | None = None, *, logs: bool = F
         model_uuid=row.model_uuid,
         name=row.name,
         types=row.types,
-        options=QuantOptions(allow_requantize=row.allow_requantize, pure=row.pure),
+        options=QuantOptions(
+            allow_requantize=row.allow_requantize, pure=row.pure, importance_matrix=row.importance_matrix
+        ),
         state=QuantJobState.Value(f"QUANT_JOB_STATE_{row.state}"),
         steps=[_step_message(step, running, logs=logs) for step in job.steps],
         owner=row.owner,

@@ -1,6 +1,7 @@
 """Decides the next step of a job from its steps alone. No I/O.
 
-The steps of a job are `fetch`, and for each type `quantize`, `verify`, `publish`. Invariant: a type that fails does not stop the others.
+The steps of a job are `fetch`, `imatrix` if it uses an importance matrix, and for each type `quantize`, `verify`, `publish`.
+Invariant: a type that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ class Step(Protocol):
 S = TypeVar("S", bound=Step)
 
 
-def steps_of(types: Sequence[str]) -> list[tuple[StepKind, str]]:
+def steps_of(types: Sequence[str], *, importance_matrix: bool = False) -> list[tuple[StepKind, str]]:
     """Return the steps of a job that makes these types, in their order."""
-    return [(StepKind.FETCH, ""), *((kind, each) for each in types for kind in _OF_A_TYPE)]
+    of_all = [StepKind.FETCH, *([StepKind.IMATRIX] if importance_matrix else [])]
+    return [*((kind, "") for kind in of_all), *((kind, each) for each in types for kind in _OF_A_TYPE)]
 
 
 def next_of(steps: Sequence[S]) -> S | JobState:

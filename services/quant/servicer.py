@@ -71,11 +71,13 @@ class QuantServicer(QuantServiceServicer):
 
     async def CreateQuantJob(self, request: CreateQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
-        submission.check_types(request.types)
-        submission.check_quantiser(self._settings.llama_quantize_bin)
+        settings, options = self._settings, request.options
+        submission.check_types(request.types, importance_matrix=options.importance_matrix)
+        submission.check_quantiser(settings.llama_quantize_bin)
+        submission.check_matrix(options, settings.llama_imatrix_bin, settings.llama_quantize_bin)
         model = await self._model(request.model_uuid)
-        submission.check_source(model, allow_requantize=request.options.allow_requantize)
-        submission.check_space(submission.needed_bytes(model, request.types), free_bytes(self._settings.home))
+        submission.check_source(model, allow_requantize=options.allow_requantize)
+        submission.check_space(submission.needed_bytes(model, request.types), free_bytes(settings.home))
         identity = caller()
         job = await self._jobs.create(
             QuantJobRow(
@@ -83,8 +85,10 @@ class QuantServicer(QuantServiceServicer):
                 source_sha256=model.sha256,
                 name=request.name or submission.default_name(model.model_uuid),
                 types=list(request.types),
-                allow_requantize=request.options.allow_requantize,
-                pure=request.options.pure,
+                allow_requantize=options.allow_requantize,
+                pure=options.pure,
+                importance_matrix=options.importance_matrix,
+                calibration_text=options.calibration_text,
                 max_kl_divergence=request.max_kl_divergence,
                 state=JobState.QUEUED,
                 attempt=1,
@@ -102,8 +106,8 @@ class QuantServicer(QuantServiceServicer):
         return estimate(
             await self._model(request.model_uuid),
             request.types,
-            allow_requantize=request.options.allow_requantize,
-            llama_quantize_bin=self._settings.llama_quantize_bin,
+            request.options,
+            self._settings,
             free=free_bytes(self._settings.home),
         )
 

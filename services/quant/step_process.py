@@ -80,6 +80,7 @@ class StepProcess:
         self._environment = {name: value for name, value in os.environ.items() if name != LIFELINE} | {
             "LLAMESH_HOME": str(settings.home),
             "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin,
+            "LLAMA_IMATRIX_BIN": settings.llama_imatrix_bin,
         }
         self._log: deque[str] = deque(maxlen=_LINES)
         self._report: dict[str, Any] = {}

@@ -14,6 +14,7 @@ from llamesh.installation import install_command
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.sizes import size
 from llamesh.v1.model_pb2 import Model
+from llamesh.v1.quant_pb2 import QuantOptions
 from services.quant.quantisations import QUANTISATIONS, UNQUANTISED, nearest
 
 _PACKAGES = ("cyllama", "numpy", "gguf", "xllamacpp")
@@ -30,13 +31,33 @@ def check_known(types: Sequence[str]) -> None:
             raise invalid_field("types", f"there is no type {each!r}; perhaps {', '.join(nearest(each))}")
 
 
-def check_types(types: Sequence[str]) -> None:
-    """Raise INVALID_FIELD for an unknown type, and QUANT_REFUSED for one that needs an importance matrix."""
+def check_types(types: Sequence[str], *, importance_matrix: bool) -> None:
+    """Raise INVALID_FIELD for an unknown type, and QUANT_REFUSED for one that needs an importance matrix and has none."""
     check_known(types)
     for each in types:
-        if QUANTISATIONS[each].needs_matrix:
-            words = f"{each} needs an importance matrix, which this release does not make: use Q2_K or larger"
+        if QUANTISATIONS[each].needs_matrix and not importance_matrix:
+            words = f"{each} needs an importance matrix: set importance_matrix, or use Q2_K or larger"
             raise _refused("matrix", words, each)
+
+
+def check_matrix(options: QuantOptions, llama_imatrix_bin: str, llama_quantize_bin: str) -> None:
+    """Raise QUANT_REFUSED if this installation cannot make the importance matrix that is asked for, or use it.
+
+    INVALID_FIELD for a text without a matrix.
+    """
+    if not options.importance_matrix:
+        if options.calibration_text:
+            raise invalid_field("options.calibration_text", "it is for an importance matrix: set importance_matrix too")
+        return
+    for name, program, path in (
+        ("LLAMA_IMATRIX_BIN", "llama-imatrix", llama_imatrix_bin),
+        ("LLAMA_QUANTIZE_BIN", "llama-quantize", llama_quantize_bin),
+    ):
+        if not path:
+            words = f"an importance matrix needs llama.cpp's own programs: set {name} to the path of {program}"
+            raise _refused("matrix", words)
+        if shutil.which(path) is None:
+            raise _refused("matrix", f"{name} is {path}, which is not a program")
 
 
 def check_source(model: Model, *, allow_requantize: bool) -> None:

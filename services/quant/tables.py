@@ -10,7 +10,7 @@ import enum
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, String
+from sqlalchemy import JSON, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from llamesh.kit.database import Base, Timestamp
@@ -45,6 +45,7 @@ class StepKind(enum.StrEnum):
     """Kind of a step; also the word on the command line of its program."""
 
     FETCH = "fetch"
+    IMATRIX = "imatrix"
     QUANTIZE = "quantize"
     VERIFY = "verify"
     PUBLISH = "publish"
@@ -66,6 +67,9 @@ class QuantJobRow(Base):
     types: Mapped[list[str]] = mapped_column(JSON)
     allow_requantize: Mapped[bool]
     pure: Mapped[bool]
+    importance_matrix: Mapped[bool] = mapped_column(default=False)
+    calibration_text: Mapped[str] = mapped_column(Text, default="", deferred=True)
+    """The text that the importance matrix is measured with; empty: that of llamesh. Only `Jobs.calibration_text` reads it."""
     max_kl_divergence: Mapped[float]
     """0 means the limit of each type."""
     state: Mapped[str] = mapped_column(String(16), index=True)

@@ -27,6 +27,7 @@ class JobSpec:
     source_sha256: str
     allow_requantize: bool
     pure: bool
+    importance_matrix: bool
     max_kl_divergence: float
     """0 means the limit of each type."""
 
@@ -51,6 +52,16 @@ class Workspace:
         return self.folder / f"{of_type}.gguf"
 
     @property
+    def calibration(self) -> Path:
+        """Path of the text that the importance matrix is measured with."""
+        return self.folder / "calibration.txt"
+
+    @property
+    def matrix(self) -> Path:
+        """Path of the importance matrix."""
+        return self.folder / "matrix.gguf"
+
+    @property
     def measured_source(self) -> Path:
         """Path of the source model's predictions for the corpus: the same for all types."""
         return self.folder / "source.npy"
@@ -61,6 +72,10 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_private(self._spec, json.dumps(asdict(spec)).encode())
         return new
+
+    def keep_calibration(self, text: str) -> None:
+        """Write the text that the importance matrix is measured with. Raises OSError."""
+        write_private(self.calibration, text.encode())
 
     def spec(self) -> JobSpec:
         """Return the description that `prepare` wrote. Raises OSError."""

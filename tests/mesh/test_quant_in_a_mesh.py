@@ -15,6 +15,7 @@ import pytest
 
 from controller.xds.public_api import Method, PublicApi
 from llamesh.v1 import quant_pb2  # noqa: F401 - known to the pool by that
+from tests.importance_matrices import write_imatrix_program
 from tests.mesh.people import People, bearer
 from tests.mesh.running import ROOT, RunningMesh, running_mesh, until
 from tests.ports import free_ports
@@ -34,7 +35,12 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     folder = tmp_path_factory.mktemp("quantiser")
     program = write_program(folder / "llama-quantize", folder / "fault")
     (port,) = free_ports(1)
-    settings = {"LLAMESH_QUANT": "true", "LLAMESH_QUANT_PORT": str(port), "LLAMA_QUANTIZE_BIN": str(program)}
+    settings = {
+        "LLAMESH_QUANT": "true",
+        "LLAMESH_QUANT_PORT": str(port),
+        "LLAMA_QUANTIZE_BIN": str(program),
+        "LLAMA_IMATRIX_BIN": str(write_imatrix_program(folder / "llama-imatrix")),
+    }
     with running_mesh(**settings) as running:
         running.ports["quant"] = port
         running.add_model("plain")
@@ -104,6 +110,27 @@ def test_jobs_and_variants_are_seen_and_removed_by_the_command(mesh: RunningMesh
     assert refused.returncode == 2
     assert "Q5_K_M" in refused.stderr
     assert "no model nobody" in command(mesh, "pull", "quant:nobody").stderr
+
+
+def test_the_command_measures_an_importance_matrix_with_a_text(mesh: RunningMesh, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    wanted = ("quantize", "words-f16", "--types", "Q8_0", "--name", "measured", "--calibration", str(text), "--wait")
+    for content, words in ((b"", "is empty"), (b"\xff", "is no text in UTF-8"), (b"x" * (2**20 + 1), "is too long")):
+        text.write_bytes(content)
+        refused = command(mesh, *wanted)
+        assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
+    assert command(mesh, *wanted[:-3], "--calibration", "/nowhere").returncode == 3
+    text.write_text("What the model will be asked. " * 200)
+    made = command(mesh, *wanted)
+    assert made.returncode == 0, made.stderr
+    assert "imatrix" in made.stderr
+    model = mesh.call("GET", "/models/measured-Q8_0", "quant").json()
+    assert len(model["report"]["matrix_sha256"]) == 64
+    assert mesh.call("POST", "/download/measured-Q8_0", "download").status_code == 200
+    until(lambda: ended(mesh, "measured-Q8_0"), 60, "the download")
+    assert mesh.call("GET", "/models/measured-Q8_0").json()["quality"] == model["report"]
+    estimate = command(mesh, "quantize", "words-f16", "--types", "IQ2_XXS", "--importance-matrix", "--dry-run")
+    assert "importance matrix" not in estimate.stdout + estimate.stderr
 
 
 def test_a_watch_of_a_job_is_json_by_line_and_ends_with_the_job(mesh: RunningMesh) -> None:

@@ -25,7 +25,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def verified(source: Path, variant: Path, of_type: str, seed: int = 3) -> int:
     first, second = opened(source), opened(variant)
     check_header(first, second, of_type)
-    return check_rows(first, second, seed)
+    return check_rows(first, second, seed, {})
 
 
 @pytest.mark.parametrize("of_type", ["Q8_0", "Q4_0", "Q4_1", "Q5_0"])

@@ -10,6 +10,7 @@ import pytest
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.gguf.types import FILE_TYPES
 from llamesh.v1.model_pb2 import GgufMetadata, Model
+from llamesh.v1.quant_pb2 import QuantOptions
 from services.quant import submission
 from services.quant.plan import next_of, steps_of
 from services.quant.quantisations import QUANTISATIONS, nearest
@@ -76,7 +77,7 @@ def test_every_type_is_one_of_llama_cpp() -> None:
 def test_the_nearest_type_is_named(written: str, meant: str) -> None:
     assert meant in nearest(written)
     with pytest.raises(MeshError, match=meant) as raised:
-        submission.check_types([written])
+        submission.check_types([written], importance_matrix=False)
     assert raised.value.reason == Reason.ERROR_REASON_INVALID_FIELD
 
 
@@ -91,7 +92,8 @@ def refusal(call: object, *arguments: object, **named: object) -> str:
 
 
 def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
-    assert refusal(submission.check_types, ["Q8_0", "IQ1_S"]) == "matrix"
+    assert refusal(submission.check_types, ["Q8_0", "IQ1_S"], importance_matrix=False) == "matrix"
+    submission.check_types(["Q8_0", "IQ1_S"], importance_matrix=True)
     quantised = model(quantisation="Q4_1")
     assert refusal(submission.check_source, quantised, allow_requantize=False) == "quantised"
     submission.check_source(quantised, allow_requantize=True)
@@ -99,6 +101,31 @@ def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
     assert refusal(submission.check_quantiser, "/nowhere/llama-quantize") == "quantiser"
     assert refusal(submission.check_space, 2, 1) == "disk"
     submission.check_space(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("imatrix", "quantize", "words"),
+    [
+        ("", "sh", "set LLAMA_IMATRIX_BIN to the path of llama-imatrix"),
+        ("sh", "", "set LLAMA_QUANTIZE_BIN to the path of llama-quantize"),
+        ("/nowhere/llama-imatrix", "sh", "LLAMA_IMATRIX_BIN is /nowhere/llama-imatrix, which is not a program"),
+    ],
+)
+def test_a_matrix_needs_both_programs(imatrix: str, quantize: str, words: str) -> None:
+    with pytest.raises(MeshError, match=words) as raised:
+        submission.check_matrix(QuantOptions(importance_matrix=True), imatrix, quantize)
+    assert raised.value.metadata["rule"] == "matrix"
+    submission.check_matrix(QuantOptions(), imatrix, quantize)
+    submission.check_matrix(QuantOptions(importance_matrix=True), "sh", "sh")
+
+
+def test_the_matrix_is_measured_before_the_types_are_made() -> None:
+    kinds = [kind for kind, _ in steps_of(["Q8_0"], importance_matrix=True)]
+    assert kinds == ["fetch", "imatrix", "quantize", "verify", "publish"]
+    job = [FakeStep(kind, "" if kind in ("fetch", "imatrix") else "Q8_0", "SUCCEEDED") for kind in kinds]
+    job[1].state = "FAILED"
+    job[2].state = job[3].state = job[4].state = "SKIPPED"
+    assert next_of(job) == JobState.FAILED
 
 
 def test_a_missing_quantiser_is_named_with_both_remedies(monkeypatch: pytest.MonkeyPatch) -> None:

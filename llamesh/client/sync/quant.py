@@ -34,16 +34,26 @@ class Quant(Part):
         name: str = "",
         allow_requantize: bool = False,
         pure: bool = False,
+        importance_matrix: bool = False,
+        calibration_text: str = "",
         max_kl_divergence: float = 0.0,
         request_id: str = "",
         timeout: float | None = None,
     ) -> quant_pb2.QuantJob:
-        """Start a job that quantises a model of the catalogue to these types."""
+        """Start a job that quantises a model of the catalogue to these types.
+
+        An importance matrix is measured with `calibration_text`, or with a text of the mesh if it is empty.
+        """
         request = quant_pb2.CreateQuantJobRequest(
             model_uuid=model_uuid_of(model),
             types=types,
             name=name,
-            options=quant_pb2.QuantOptions(allow_requantize=allow_requantize, pure=pure),
+            options=quant_pb2.QuantOptions(
+                allow_requantize=allow_requantize,
+                pure=pure,
+                importance_matrix=importance_matrix,
+                calibration_text=calibration_text,
+            ),
             max_kl_divergence=max_kl_divergence,
             request_id=request_id,
         )
@@ -55,13 +65,14 @@ class Quant(Part):
         types: Sequence[str] = (),
         *,
         allow_requantize: bool = False,
+        importance_matrix: bool = False,
         timeout: float | None = None,
     ) -> quant_pb2.EstimateQuantJobResponse:
         """Estimate a job without starting it, for all types if none are given. A refusal is returned, not raised."""
         request = quant_pb2.EstimateQuantJobRequest(
             model_uuid=model_uuid_of(model),
             types=types,
-            options=quant_pb2.QuantOptions(allow_requantize=allow_requantize),
+            options=quant_pb2.QuantOptions(allow_requantize=allow_requantize, importance_matrix=importance_matrix),
         )
         return self._call(f"{QUANT}/EstimateQuantJob", request, quant_pb2.EstimateQuantJobResponse, timeout)
 

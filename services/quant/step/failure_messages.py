@@ -7,26 +7,31 @@ from collections.abc import Sequence
 
 from llamesh.installation import install_command
 
+TOO_SHORT = "the text is too short for an importance matrix: it needs 1,024 tokens, about 5,000 letters"
 _MEANINGS = (
     (
         r"requires an imatrix|missing importance matrix",
-        "the type needs an importance matrix, which this release does not make",
+        "the type needs an importance matrix of this tensor, which the text has not given: set importance_matrix, or use a longer text",
     ),
     (
         r"requantizing from type (\S+) is disabled",
         "the source has tensors of type {0} already: start from its F16 or BF16 file, or set allow_requantize",
     ),
     (r"unknown (?:model )?architecture:? '?([\w-]+)", "this build of llama.cpp does not know the architecture {0}"),
+    (
+        r"you need at least (\d+) tokens|tokenizes to only (\d+) tokens",
+        TOO_SHORT,
+    ),
     (r"not within the file bounds|corrupted or incomplete", "the source is truncated: fetch it again"),
     (r"iostream error|No space left on device", "the variant could not be written: look at the disk of LLAMESH_HOME"),
     (r"invalid magic|failed to read magic", "the source is not a GGUF file"),
-    (r"no program|No such file or directory: '([^']+)'", "the quantiser {0} cannot be started"),
+    (r"no program|No such file or directory: '([^']+)'", "{0} cannot be started"),
     (r"ModuleNotFoundError: No module named '?([\w.]+)", f"{{0}} is not installed: {install_command('quant')}"),
 )
 
 
 def translate(lines: Sequence[str]) -> str:
-    """Return instructions for the last lines of llama.cpp; the last line if no message is known, empty if there are no lines."""
+    """Return instructions for the last lines of llama.cpp; the last line if no message is known; empty if there are no lines."""
     for line in reversed(lines):
         for pattern, meaning in _MEANINGS:
             if found := re.search(pattern, line):

@@ -1,7 +1,8 @@
-"""The program that quantises: `python -m services.quant.step.quantiser SOURCE TARGET TYPE THREADS [--allow-requantize] [--pure]`.
+"""The program that quantises: `python -m services.quant.step.quantiser SOURCE TARGET TYPE THREADS [OPTIONS]`.
 
-It is llama.cpp's own quantiser from the package `cyllama`, or the program in LLAMA_QUANTIZE_BIN. It runs in a process of its own because
-llama.cpp gives the reason of a refusal on standard error only, and may abort. On Linux it ends with the step that started it.
+The options are --allow-requantize, --pure and --imatrix MATRIX. It is llama.cpp's own quantiser from the package `cyllama`, which takes no
+matrix, or the program in LLAMA_QUANTIZE_BIN. It runs in a process of its own because llama.cpp gives the reason of a refusal on standard
+error only, and may abort. On Linux it ends with the step that started it.
 """
 
 from __future__ import annotations

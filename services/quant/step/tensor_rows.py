@@ -26,10 +26,12 @@ def row_count(info: TensorInfo) -> int:
     return math.prod(info.shape[1:])
 
 
-def sample_of(info: TensorInfo, seed: int) -> tuple[int, int]:
-    """Return the first row and the number of rows of the sample of a tensor."""
-    count = min(row_count(info), max(1, MAX_WEIGHTS // info.shape[0]))
-    return seed % (row_count(info) - count + 1), count
+def sample_of(info: TensorInfo, seed: int) -> tuple[int, int, int]:
+    """Return the matrix of a tensor that is sampled, the first row of the sample in the tensor, and its number of rows."""
+    rows = info.shape[1] if len(info.shape) > 1 else 1
+    matrix = seed % (row_count(info) // rows)
+    count = min(rows, max(1, MAX_WEIGHTS // info.shape[0]))
+    return matrix, matrix * rows + seed % (rows - count + 1), count
 
 
 def stored_rows(path: Path, info: TensorInfo, first: int, count: int) -> Any:
@@ -44,14 +46,20 @@ def weights_of(rows: Any, of_type: str) -> Any:
     return numpy.ascontiguousarray(gguf.quants.dequantize(rows, _kind(of_type)), dtype=numpy.float32)
 
 
-def quantised(weights: Any, of_type: str) -> Any:
-    """Return the weights quantised by the engine's llama.cpp library, as bytes."""
+def quantised(weights: Any, of_type: str, importance: Any = None) -> Any:
+    """Return the weights quantised by the engine's llama.cpp library, as bytes. `importance` is that of each column, if it is known."""
     if of_type in ("F32", "F16", "BF16"):
         return gguf.quants.quantize(weights, _kind(of_type)).view(numpy.uint8)
     kind = _kind(of_type)
     made = numpy.empty(gguf.quants.quant_shape_to_byte_shape(weights.shape, kind), numpy.uint8)
     _library().ggml_quantize_chunk(
-        int(kind), weights.ctypes.data, made.ctypes.data, 0, weights.shape[0], weights.shape[1], None
+        int(kind),
+        weights.ctypes.data,
+        made.ctypes.data,
+        0,
+        weights.shape[0],
+        weights.shape[1],
+        None if importance is None else importance.ctypes.data,
     )
     return made
 

@@ -15,8 +15,9 @@ from typing import Any
 from llamesh.kit.gguf import GgufError, GgufMetadata, TensorInfo, read_tensors
 from llamesh.sizes import size
 from services.quant.quantisations import QUANTISATIONS
-from services.quant.step import measurement, tensor_rows
+from services.quant.step import importance, measurement, tensor_rows
 from services.quant.step.report import StepRefusedError, report_progress
+from services.quant.tables import StepKind
 from services.quant.workspace import Workspace
 
 _PARTS = 4
@@ -44,13 +45,15 @@ def verify(workspace: Workspace, of_type: str) -> dict[str, Any]:
     check_header(source, variant, of_type)
     report_progress(1, _PARTS)
     spec = workspace.spec()
-    compared = check_rows(source, variant, seed_of(spec.job_id, of_type))
+    matrix = importance.read(workspace.matrix) if spec.importance_matrix else {}
+    compared = check_rows(source, variant, seed_of(spec.job_id, of_type), matrix)
     report_progress(2, _PARTS)
     report = {
         "bits_per_weight": variant.metadata.tensor_bytes * 8 / variant.metadata.parameter_count,
         "fallback_tensors": len(fallbacks(variant.tensors.values(), of_type)),
         "tensors": len(variant.tensors),
         "compared_tensors": compared,
+        "matrix_sha256": (workspace.result(StepKind.IMATRIX, "") or {}).get("sha256", ""),
     }
     limit = spec.max_kl_divergence or QUANTISATIONS[of_type].max_kl
     report |= measured(workspace, of_type, limit)
@@ -93,15 +96,18 @@ def check_header(source: GgufFile, variant: GgufFile, of_type: str) -> None:
             raise _unsound(f"the tensor {name} has another shape than in the source")
 
 
-def check_rows(source: GgufFile, variant: GgufFile, seed: int) -> int:
-    """Compare rows of one tensor of each type with the source's rows quantised by another build. Return the number of tensors compared."""
+def check_rows(source: GgufFile, variant: GgufFile, seed: int, matrix: Mapping[str, Any]) -> int:
+    """Compare rows of one tensor of each type with the source's rows quantised by another build. Return the number of tensors compared.
+
+    `matrix` is the importance of the columns of tensors, if the variant was made with it (`importance`).
+    """
     names = sampled(list(variant.tensors.values()), seed)
     for name in names:
         mine, theirs = variant.tensors[name], source.tensors[name]
-        first, count = tensor_rows.sample_of(mine, seed)
+        number, first, count = tensor_rows.sample_of(mine, seed)
         stored = tensor_rows.stored_rows(variant.paths[name], mine, first, count)
         weights = tensor_rows.weights_of(tensor_rows.stored_rows(source.paths[name], theirs, first, count), theirs.type)
-        made = tensor_rows.quantised(weights, mine.type)
+        made = tensor_rows.quantised(weights, mine.type, matrix[name][number] if name in matrix else None)
         if (stored == made).all():
             continue
         mine_error = tensor_rows.relative_error(stored, mine.type, weights)

@@ -22,6 +22,7 @@ from services.quant.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember, StartStandings
 from tests.contract.patience import PATIENCE, available
 from tests.files import files_below
+from tests.importance_matrices import write_imatrix_program
 from tests.quantised_models import write_program, write_source
 
 pytest.importorskip("xllamacpp", reason="variants are compared with what the engine's library makes")
@@ -169,7 +170,12 @@ async def prepared(
     await start_member(settings, "download", lambda member: add(catalogue, member.server))
     await start_standings(settings)
     fault = tmp_path / "fault"
-    own = settings.model_copy(update={"llama_quantize_bin": str(write_program(tmp_path / "llama-quantize", fault))})
+    own = settings.model_copy(
+        update={
+            "llama_quantize_bin": str(write_program(tmp_path / "llama-quantize", fault)),
+            "llama_imatrix_bin": str(write_imatrix_program(tmp_path / "llama-imatrix")),
+        }
+    )
     return Quant(own, QuantServiceStub(connect(own, "quant")), as_caller("ada", "manage"), catalogue, fault)
 
 
