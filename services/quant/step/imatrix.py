@@ -10,7 +10,7 @@ from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
 from services.quant.step import importance
 from services.quant.step.failure_messages import TOO_SHORT
-from services.quant.step.llama_program import ProgressMarks, run_program
+from services.quant.step.llama_program import ProgressMarks, program_at, run_program
 from services.quant.step.report import StepRefusedError
 from services.quant.workspace import Workspace, finish
 
@@ -25,7 +25,13 @@ def imatrix(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     threads, chunk = str(usable_cores()), str(CHUNK_TOKENS)
     # Relative names of the text and the matrix, because llama-imatrix writes them into the matrix and llama-quantize into variants.
     words = [
-        *(settings.llama_imatrix_bin, "--model", str(workspace.sources[0]), "--file", workspace.calibration.name),
+        *(
+            program_at(settings.llama_imatrix_bin),
+            "--model",
+            str(workspace.sources[0]),
+            "--file",
+            workspace.calibration.name,
+        ),
         *("--output", unfinished.name, "--output-frequency", "1000000", "--threads", threads),
         *("--ctx-size", chunk, "--batch-size", chunk, "--ubatch-size", chunk),
     ]

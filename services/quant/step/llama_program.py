@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -88,6 +89,11 @@ def run_program(
         raise StepCrashedError(f"{what} {exit_words(code)}")
     reason = translate(list(last)) or f"{what} {exit_words(code)}{usual_reason and ': perhaps '}{usual_reason}"
     raise StepRefusedError("QUANTISATION_FAILED", reason)
+
+
+def program_at(setting: str) -> str:
+    """Return the absolute path of the program that a setting names, because it is run in another folder; empty if the setting is."""
+    return str(Path(shutil.which(setting) or setting).absolute()) if setting else ""
 
 
 def _lines(source: int, progress: ProgressMarks) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
-from services.quant.step.llama_program import ProgressMarks, run_program
+from services.quant.step.llama_program import ProgressMarks, program_at, run_program
 from services.quant.step.report import StepRefusedError
 from services.quant.workspace import Workspace, finish
 
@@ -33,7 +33,7 @@ def quantize(workspace: Workspace, of_type: str, settings: Settings) -> dict[str
             words,
             _TENSORS,
             folder=workspace.folder,
-            variables={"LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin},
+            variables={"LLAMA_QUANTIZE_BIN": program_at(settings.llama_quantize_bin)},
         )
         if not unfinished.exists():
             raise StepRefusedError("QUANTISATION_FAILED", "the quantiser has written nothing")

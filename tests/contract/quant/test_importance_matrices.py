@@ -60,6 +60,22 @@ async def test_a_job_measures_with_its_own_text_and_does_not_show_it(
     assert model.report.matrix_sha256 == matrix_of(text, source, tmp_path)
 
 
+async def test_programs_may_be_named_by_a_relative_path(
+    prepared: Quant, start_main: StartMain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from services.quant.service import run
+
+    folder, own = Path(prepared.settings.llama_imatrix_bin).parent, prepared.settings
+    monkeypatch.chdir(folder.parent)
+    names = {
+        name: f"{folder.name}/{Path(getattr(own, name)).name}" for name in ("llama_imatrix_bin", "llama_quantize_bin")
+    }
+    prepared.settings = own.model_copy(update=names)
+    await start_main(prepared.settings, "quant", run)
+    job = await prepared.ended((await prepared.create("Q8_0", options=MATRIX)).job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED, job
+
+
 async def test_a_text_that_is_too_short_ends_the_job_with_what_is_needed(quant: Quant) -> None:
     options = quant_pb2.QuantOptions(importance_matrix=True, calibration_text="too short")
     job = await quant.ended((await quant.create("Q8_0", options=options)).job_id)
