@@ -1,6 +1,6 @@
 """llama.cpp's own llama-imatrix and llama-quantize: variants with an importance matrix pass every check, and are better.
 
-The programs are built from llama.cpp's source, which takes minutes, so they are not on every machine: LLAMA_TOOLS names their folder.
+The programs are built from llama.cpp's source, which takes minutes, so they are not on every machine: TEST_LLAMA_TOOLS names their folder.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tests.contract.conftest import StartMain
 from tests.contract.quant.conftest import Quant
 from tests.quantised_models import write_source
 
-TOOLS = os.environ.get("LLAMA_TOOLS", "")
+TOOLS = os.environ.get("TEST_LLAMA_TOOLS", "")
 PROGRAMS = {"llama_imatrix_bin": f"{TOOLS}/llama-imatrix", "llama_quantize_bin": f"{TOOLS}/llama-quantize"}
 MATRIX = quant_pb2.QuantOptions(importance_matrix=True)
 pytestmark = [
-    pytest.mark.skipif(not TOOLS, reason="no llama-imatrix and llama-quantize here: set LLAMA_TOOLS to their folder"),
+    pytest.mark.skipif(not TOOLS, reason="no llama-imatrix and llama-quantize here: set TEST_LLAMA_TOOLS to their folder"),
     pytest.mark.parametrize("database_url", [None], ids=["sqlite"]),
 ]
 
