@@ -1,4 +1,4 @@
-"""WakeTasks servers for held requests. A failed wake is retried with exponential backoff while a request is held for the server.
+"""Wakes servers for held requests. A failed wake is retried with exponential backoff while a request is held for the server.
 
 Invariant: one task at a time wakes a server, however many requests are held for it, and no client that disconnects cancels it.
 """
