@@ -107,8 +107,6 @@ def listed_names(address: str, token: str) -> list[str]:
             return [str(item["id"]) for item in json.loads(response.read())["data"]]
     except (ValueError, KeyError, TypeError) as error:
         raise NoListError("the inference port lists no models") from error
-    except NoListError:
-        raise
     except CommandError as error:
         if isinstance(error.__cause__, TimeoutError):
             raise NoListError(error.cause, code=error.code) from error
