@@ -21,7 +21,9 @@ TOOLS = os.environ.get("TEST_LLAMA_TOOLS", "")
 PROGRAMS = {"llama_imatrix_bin": f"{TOOLS}/llama-imatrix", "llama_quantize_bin": f"{TOOLS}/llama-quantize"}
 MATRIX = quant_pb2.QuantOptions(importance_matrix=True)
 pytestmark = [
-    pytest.mark.skipif(not TOOLS, reason="no llama-imatrix and llama-quantize here: set TEST_LLAMA_TOOLS to their folder"),
+    pytest.mark.skipif(
+        not TOOLS, reason="no llama-imatrix and llama-quantize here: set TEST_LLAMA_TOOLS to their folder"
+    ),
     pytest.mark.parametrize("database_url", [None], ids=["sqlite"]),
 ]
 
