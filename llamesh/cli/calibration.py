@@ -7,7 +7,7 @@ from pathlib import Path
 from llamesh.cli.bounded_file import read_bounded
 from llamesh.cli.failure import CommandError, Exit
 
-MAX_CALIBRATION_BYTES = 2**20
+MAX_CALIBRATION_BYTES = 2**19
 """Maximum size of the text in bytes, that of the contract."""
 
 

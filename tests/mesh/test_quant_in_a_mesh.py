@@ -115,11 +115,17 @@ def test_jobs_and_variants_are_seen_and_removed_by_the_command(mesh: RunningMesh
 def test_the_command_measures_an_importance_matrix_with_a_text(mesh: RunningMesh, tmp_path: Path) -> None:
     text = tmp_path / "text"
     wanted = ("quantize", "words-f16", "--types", "Q8_0", "--name", "measured", "--calibration", str(text), "--wait")
-    for content, words in ((b"", "is empty"), (b"\xff", "is no text in UTF-8"), (b"x" * (2**20 + 1), "is too long")):
+    for content, words in ((b"", "is empty"), (b"\xff", "is no text in UTF-8"), (b"x" * (2**19 + 1), "is too long")):
         text.write_bytes(content)
         refused = command(mesh, *wanted)
         assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
     assert command(mesh, *wanted[:-3], "--calibration", "/nowhere").returncode == 3
+    # As long as it may be, with a line end, which JSON escapes, in every line: the front door takes its request.
+    text.write_text(("What the model will be asked.\n" * 20000)[: 2**19])
+    options = {"importance_matrix": True, "calibration_text": text.read_text()}
+    request = {"model_uuid": "words-f16", "types": ["Q5KM"], "options": options}
+    refused_by_the_service = mesh.call("POST", "/jobs", "quant", json=request)
+    assert "Q5_K_M" in refused_by_the_service.json()["message"], refused_by_the_service.text
     text.write_text("What the model will be asked. " * 200)
     made = command(mesh, *wanted)
     assert made.returncode == 0, made.stderr
