@@ -28,6 +28,8 @@ from tests.standings import FakeStandings
 
 Register = Callable[[Member], None]
 Main = Callable[[Member], Awaitable[None]]
+Running = dict[Member, asyncio.Task[None]]
+"""The members that a test has started, and their mains."""
 StartMain = Callable[[Settings, str, Main], Awaitable[Member]]
 StartMember = Callable[[Settings, str, Register], Awaitable[Member]]
 Connect = Callable[[Settings, str], grpc.aio.Channel]
@@ -55,18 +57,22 @@ def impatient_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def start_main() -> AsyncIterator[StartMain]:
+def running() -> Running:
+    """What `start_main` has started, which `stop_member` waits for."""
+    return {}
+
+
+@pytest.fixture
+async def start_main(running: Running) -> AsyncIterator[StartMain]:
     """`member = await start_main(settings, "gateway", services.gateway.service.run)`: a whole process in this one.
 
     It serves on `settings.socket(name)` until the test ends, or `await stop_member(member)` ends it early, for
     instance to start it again.
     """
-    running: list[tuple[Member, asyncio.Task[None]]] = []
 
     async def start(settings: Settings, name: str, main: Main) -> Member:
         member = Member(name, settings)
-        serving = asyncio.create_task(main(member))  # type: ignore[arg-type]
-        running.append((member, serving))
+        running[member] = serving = asyncio.create_task(main(member))  # type: ignore[arg-type]
         started = asyncio.create_task(member.started.wait())
         await asyncio.wait({serving, started}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         started.cancel()
@@ -76,13 +82,13 @@ async def start_main() -> AsyncIterator[StartMain]:
         return member
 
     yield start
-    for member, _ in running:
+    for member in running:
         member.stop()
     try:
-        await asyncio.wait_for(asyncio.gather(*(serving for _, serving in running), return_exceptions=True), PATIENCE)
+        await asyncio.wait_for(asyncio.gather(*running.values(), return_exceptions=True), PATIENCE)
     finally:
         # The process of pytest did not end while a server still listened after a failed start.
-        await asyncio.gather(*(member.server.stop(None) for member, _ in running))
+        await asyncio.gather(*(member.server.stop(None) for member in running))
 
 
 @pytest.fixture
@@ -118,12 +124,15 @@ def start_standings(start_member: StartMember) -> StartStandings:
 
 
 @pytest.fixture
-def stop_member() -> Callable[[Member], Awaitable[None]]:
-    """`await stop_member(member)` drains a member and returns when it is gone."""
+def stop_member(running: Running) -> Callable[[Member], Awaitable[None]]:
+    """`await stop_member(member)` drains a member and returns when it is gone.
+
+    A process ends after its calls and after what its `main` closes then, such as transfers that finish a request: the next one starts later.
+    """
 
     async def stop(member: Member) -> None:
         member.stop()
-        await asyncio.wait_for(member.stopped.wait(), PATIENCE)
+        await asyncio.wait_for(running[member], PATIENCE)
 
     return stop
 
