@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 GEN := .tools/gen
 ENVOY_API := .tools/envoy-api
 CLIENTS := .tools/clients
-# Tests mostly wait, so more workers than cores are useful. One worker runs all tests of a file.
-TEST_WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
+# Tests mostly wait, so more workers than cores are useful. One worker runs all tests of a file, in the order of the folders: the files
+# that take long come first, so that no worker has one left at the end.
+TEST_WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 # Targets of the reference deployment, reserved for the Kubernetes release.
 KUBERNETES := cluster docker-build docker-load infra operator-deploy services-deploy \
@@ -88,10 +89,10 @@ db-shell: $(VENV)/run.stamp ## Query the tables in SQL
 ##@ Working on llamesh
 
 test: $(VENV)/dev.stamp ## Run all tests that need only Python packages, with real Envoy, llama.cpp and PostgreSQL
-	@$(PYTEST) tests/unit tests/contract tests/mesh
+	@$(PYTEST) tests/mesh tests/contract tests/unit
 
 test-failed: $(VENV)/dev.stamp ## Run the tests that failed in the last run
-	@$(PYTEST) --last-failed --last-failed-no-failures=none tests/unit tests/contract tests/mesh
+	@$(PYTEST) --last-failed --last-failed-no-failures=none tests/mesh tests/contract tests/unit
 
 test-isolation: $(VENV)/dev.stamp ## Run unit and contract tests next to listeners on the default ports, which nothing may connect to
 	@$(BIN)/python tools/isolation.py

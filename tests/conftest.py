@@ -25,9 +25,11 @@ from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
 from tests.isolation import leave_the_persons_own
+from tests.one_trust_store import share_trust_store
 from tests.own_postgres import postgres_wheel
 
 leave_the_persons_own(os.environ)
+share_trust_store()
 # A shell that starts the tests in the background makes them, and every program that they start, ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -163,7 +163,7 @@ async def loading(directory: Path, model: Path, **spec: Any) -> AsyncIterator[tu
     async with engine(directory, model, environment={"LLAMA_SERVER_BIN": str(program)}, **spec) as running:
         async with asyncio.timeout(DEADLINE):
             while not snapshots(lambda words: {str(program), "--model"} <= set(words)):
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
         yield running, gate
 
 

@@ -75,7 +75,7 @@ class Service:
                 found = await self.get(model_uuid)
                 if found.state in (states or ENDED):
                     return found
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.03)
 
     async def fetched(self, model_uuid: str, source: str = "", **fields: str) -> pb.Download:
         """Start it and wait for its end."""

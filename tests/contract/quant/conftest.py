@@ -101,7 +101,8 @@ class Quant:
     async def until(self, job_id: str, condition: Callable[[quant_pb2.QuantJob], object]) -> quant_pb2.QuantJob:
         async with asyncio.timeout(PATIENCE):
             while not condition(job := await self.job(job_id)):
-                await asyncio.sleep(0.02)
+                # Each call takes time of the processors that the steps could use.
+                await asyncio.sleep(0.1)
         return job
 
     async def ended(self, job_id: str) -> quant_pb2.QuantJob:
@@ -123,7 +124,7 @@ class Quant:
         """Wait until nothing is left but the published models with their descriptions, which are as their records say."""
         async with asyncio.timeout(PATIENCE):
             while self.folders() or len(self.objects()) != 2 * models:
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
         published = await self.models()
         assert len(published) == models
         for model in published.values():

@@ -56,7 +56,7 @@ def programs(job_id: str) -> list[psutil.Process]:
 async def gone(job_id: str) -> None:
     async with asyncio.timeout(PATIENCE):
         while programs(job_id):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
 
 
 def moments() -> list[tuple[int, str]]:
