@@ -1,6 +1,5 @@
 """Runs the controller: `python -m controller`."""
 
-from controller.service import run
-from llamesh.kit.serving import run_member
+from llamesh.kit.member_start import start
 
-run_member("controller", run)
+start("controller", "controller.service")

@@ -6,6 +6,7 @@ runs the tests are taken away first (tools/isolation.py proves it for a whole ru
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -32,6 +33,17 @@ leave_the_persons_own(os.environ)
 share_trust_store()
 # A shell that starts the tests in the background makes them, and every program that they start, ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Collect eleven thousand tests without looking for garbage: what a collection makes stays."""
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()
+    gc.enable()
+
 
 SECRET = "0123456789abcdef0123456789abcdef"
 """JWT_SECRET of every test."""

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llamesh.kit import envoy_api
+from llamesh.kit.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parents[2] / "envoy"
 _PLACEHOLDER = re.compile(r"\$\{([a-z_]+)\}")
@@ -54,7 +53,7 @@ def fill(node: Any, values: Mapping[str, Any]) -> Any:
 
 @functools.cache
 def _load(template: str) -> Any:
-    return yaml.safe_load((FOLDER / template).read_text(encoding="utf-8"))
+    return read_yaml(FOLDER / template)
 
 
 def _fill(node: Any, values: Mapping[str, Any], used: set[str]) -> Any:

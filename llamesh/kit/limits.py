@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from llamesh.kit.yaml_files import read_yaml
 
 _FILE = Path(__file__).parents[2] / "envoy" / "limits.yaml"
 
@@ -67,5 +67,5 @@ def parse(text: str) -> dict[str, int]:
 
 @functools.cache
 def _document() -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    document: dict[str, Any] = read_yaml(_FILE)
     return document

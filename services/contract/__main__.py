@@ -1,6 +1,5 @@
 """Runs the contract service: `python -m services.contract`."""
 
-from llamesh.kit.serving import run_member
-from services.contract.service import run
+from llamesh.kit.member_start import start
 
-run_member("contract", run)
+start("contract", "services.contract.service")

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from llamesh.kit.yaml_files import read_yaml
 
 _FILE = Path(__file__).with_name("llama_options.yaml")
 
@@ -60,4 +60,4 @@ def build() -> int:
 
 @cache
 def _document() -> Any:
-    return yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    return read_yaml(_FILE)

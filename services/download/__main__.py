@@ -1,6 +1,5 @@
 """Runs the download service: `python -m services.download`."""
 
-from llamesh.kit.serving import run_member
-from services.download.service import run
+from llamesh.kit.member_start import start
 
-run_member("download", run)
+start("download", "services.download.service")

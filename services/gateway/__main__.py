@@ -1,6 +1,5 @@
 """Runs the gateway: `python -m services.gateway`."""
 
-from llamesh.kit.serving import run_member
-from services.gateway.service import run
+from llamesh.kit.member_start import start
 
-run_member("gateway", run)
+start("gateway", "services.gateway.service")

@@ -1,6 +1,5 @@
 """Runs the Quant service: `python -m services.quant`."""
 
-from llamesh.kit.serving import run_member
-from services.quant.service import run
+from llamesh.kit.member_start import start
 
-run_member("quant", run)
+start("quant", "services.quant.service")
