@@ -12,7 +12,7 @@ import errno
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 MAGIC = b"GGUF"
 _BEGINNINGS = ("/", "./", "../", "~")
 _MAX_LISTED = 5
+_OF_CHECKPOINTS = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja"})
+"""Suffixes of the files of a checkpoint that a conversion may read. The mesh chooses among them."""
 _LARGE = 256 * 2**20
 """Size in bytes from which a copy is announced, because it takes long."""
 
@@ -42,12 +44,17 @@ def is_path(word: str) -> bool:
     """Whether a word names a file: it begins as a path does, or there is such a file."""
     if "://" in word or word.startswith("file:"):
         return False
-    if word in {".", ".."} or word.startswith(_BEGINNINGS):
+    if written_as_path(word):
         return True
     try:
         return Path(word).exists()
     except (OSError, ValueError):
         return False
+
+
+def written_as_path(word: str) -> bool:
+    """Whether a word can only be meant as a path, because no name begins or ends like it."""
+    return word in {".", ".."} or word.startswith(_BEGINNINGS) or word.endswith("/")
 
 
 def model_file(word: str) -> Path:
@@ -66,6 +73,8 @@ def model_file(word: str) -> Path:
     if found.is_dir():
         inside = sorted(item.name for item in _listing(found) if item.name.endswith(".gguf"))
         hint = f"name a file of it: {_shown(word, inside[0])}" if inside else "name a GGUF file"
+        if not inside and (found / "config.json").is_file():
+            hint = f"`llamesh quantize {shlex.quote(word)} --types Q4_K_M` converts a checkpoint"
         raise CommandError(
             f"{word} is a directory", parts=[", ".join(inside[:5])] * bool(inside), hint=hint, code=Exit.USAGE
         )
@@ -120,26 +129,46 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
 
     `purpose` tells apart several fetches of one file: none removes the link of another.
     """
-    parts = parts_beside(path)
+    with _handed(path, {part.name: part for part in parts_beside(path)}, profile, purpose) as handed:
+        yield handed
+
+
+@contextmanager
+def handed_over_folder(path: Path, profile: Profile) -> Iterator[HandedOver]:
+    """Put the files of a checkpoint where the mesh may read them, in a folder of the same name, as `handed_over` does."""
+    files = sorted(file for file in _listing(path) if file.suffix in _OF_CHECKPOINTS and file.is_file())
+    if not any(file.name == "config.json" for file in files):
+        raise CommandError(
+            f"{path} has no config.json, so it is no checkpoint",
+            hint="name a folder in the format of Hugging Face; `llamesh pull` takes a GGUF file",
+            code=Exit.USAGE,
+        )
+    with _handed(path, {f"{path.name}/{file.name}": file for file in files}, profile, "job") as handed:
+        yield handed
+
+
+@contextmanager
+def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: str) -> Iterator[HandedOver]:
+    """Link files into a folder of the mesh, by their paths there, and remove them at the end unless the mesh may still read them."""
     home = home_for(profile, path)
     if path.is_relative_to((home / "import").resolve()):
         yield HandedOver(path.as_uri())
         return
     from shutil import rmtree
 
-    words = "-".join(f"{each.st_dev}-{each.st_ino}-{each.st_size}-{each.st_mtime_ns}" for each in map(Path.stat, parts))
+    stats = map(Path.stat, files.values())
+    words = "-".join(f"{each.st_dev}-{each.st_ino}-{each.st_size}-{each.st_mtime_ns}" for each in stats)
     words += f"-{purpose}"
     folder = handed_over_directory(home) / hashlib.sha256(words.encode()).hexdigest()[:16]
-    target = folder / path.name
     try:
-        for part in parts:
-            _place(part.resolve(), folder / part.name)
+        for name, file in files.items():
+            _place(file.resolve(), folder / name)
     except BaseException as error:
         rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
             raise _not_placed(path, home, error) from error
         raise
-    handed = HandedOver(target.as_uri())
+    handed = HandedOver((folder / path.name).as_uri())
     try:
         yield handed
     except BaseException as error:

@@ -11,11 +11,11 @@ from cyclopts import App, Parameter
 from llamesh.cli.calibration import calibration_text
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.lookups import find_model
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.quality import divergence, same_top_token
 from llamesh.cli.quant_connection import calls_quant, quant_connected
+from llamesh.cli.sources import quantisable
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -57,7 +57,7 @@ def _now(job: QuantJob) -> str:
 
 JOB = (
     Column("JOB", lambda job: job.job_id),
-    Column("MODEL", lambda job: job.model_uuid),
+    Column("MODEL", lambda job: job.model_uuid or job.source),
     Column("TYPES", lambda job: ", ".join(job.types)),
     Column("STATE", _state),
     Column("NOW", _now),
@@ -85,7 +85,7 @@ VARIANT = (
     Column("BITS", lambda model: f"{model.report.bits_per_weight:.2f}"),
     Column("KL", lambda model: divergence(model.report)),
     Column("SAME TOP", lambda model: same_top_token(model.report)),
-    Column("FROM", lambda model: model.source_model_uuid),
+    Column("FROM", lambda model: model.source_model_uuid or model.source),
     Column("JOB", lambda model: model.job_id, wide=True),
     Column("SHA256", lambda model: model.sha256, wide=True),
 )
@@ -110,7 +110,7 @@ def quantize(
     Parameters
     ----------
     model
-        The id or name of a model in F16, BF16 or F32.
+        The id or name of a model in F16, BF16 or F32; or a checkpoint in safetensors files: hf:OWNER/REPO, or a folder as ./FOLDER.
     name
         What the ids of the variants begin with; the model's id without its type if not given.
     allow_requantize
@@ -138,22 +138,22 @@ def quantize(
     words = calibration_text(calibration) if calibration else ""
     measured = importance_matrix or calibration is not None
     with quant_connected() as mesh:
-        if dry_run:
-            uuid = find_model(mesh, model)
-            return _estimated(
-                mesh.quant.estimate(uuid, wanted, allow_requantize=allow_requantize, importance_matrix=measured),
-                output,
+        with quantisable(model, mesh, kept=not dry_run) as source:
+            if dry_run:
+                found = mesh.quant.estimate(
+                    source, wanted, allow_requantize=allow_requantize, importance_matrix=measured
+                )
+                return _estimated(found, output)
+            job = mesh.quant.create(
+                source,
+                wanted,
+                name=name,
+                allow_requantize=allow_requantize,
+                pure=pure,
+                importance_matrix=measured,
+                calibration_text=words,
+                max_kl_divergence=max_kl,
             )
-        job = mesh.quant.create(
-            find_model(mesh, model),
-            wanted,
-            name=name,
-            allow_requantize=allow_requantize,
-            pure=pure,
-            importance_matrix=measured,
-            calibration_text=words,
-            max_kl_divergence=max_kl,
-        )
         if not wait:
             show_one(job, output, JOB)
             return Exit.OK

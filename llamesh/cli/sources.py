@@ -6,13 +6,29 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote as quote_word
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.local_files import HandedOver, handed_over, home_for, is_path, model_file, parts_beside
+from llamesh.cli.local_files import (
+    HandedOver,
+    handed_over,
+    handed_over_folder,
+    home_for,
+    is_path,
+    model_file,
+    parts_beside,
+    written_as_path,
+)
+from llamesh.cli.lookups import find_model
 from llamesh.client.profile import Profile
+from llamesh.locations import expanded
 from llamesh.model_addresses import FORMS, is_address, likely
 from llamesh.nearest import nearest
+
+if TYPE_CHECKING:
+    from llamesh.client.sync import Client
 
 MAX_SHOWN = 10
 """Names of the mesh that a refusal shows."""
@@ -27,6 +43,27 @@ def fetchable(source: str, profile: Profile, *, purpose: str = "") -> Iterator[H
     else:
         with handed_over(path, profile, purpose=purpose) as file:
             yield file
+
+
+@contextmanager
+def quantisable(word: str, mesh: Client, *, kept: bool) -> Iterator[str]:
+    """Return what a job is made from: the id of a model of the mesh, or the address of a checkpoint. CommandError if it is neither.
+
+    `kept`: the files of a folder stay after the block, because the job reads them when it has its turn.
+    """
+    if is_address(word):
+        yield word
+    elif written_as_path(word):
+        path = expanded(word).absolute().resolve()
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "is not there"
+            hint = f"`llamesh pull {quote_word(word)}` makes a GGUF file a model of the mesh" if path.exists() else ""
+            raise CommandError(f"{word} {what}; a checkpoint is a folder", hint=hint, code=Exit.USAGE)
+        with handed_over_folder(path, mesh.profile) as folder:
+            yield folder.url
+            folder.kept = kept
+    else:
+        yield find_model(mesh, word)
 
 
 def check_source(source: str, profile: Profile) -> None:

@@ -53,6 +53,13 @@ def model_uuid_of(model: Model) -> str:
     return model if isinstance(model, str) else model.model_uuid
 
 
+def job_source(model: Model) -> dict[str, str]:
+    """Return the fields of a job's request that say what it is made from: a model, or the address of a checkpoint."""
+    if isinstance(model, str) and is_address(model):
+        return {"source": address_of(model)}
+    return {"model_uuid": model_uuid_of(model)}
+
+
 def server_uuid_of(server: Server) -> str:
     """Return the id of a server."""
     return server if isinstance(server, str) else server.server_uuid

@@ -48,6 +48,12 @@ class ModelSettings(BaseSettings):
         "",
         "Path of llama-imatrix, for importance matrices. Variants are made with them by LLAMA_QUANTIZE_BIN only.",
     )
+    llama_convert_bin: str = named(
+        "LLAMA_CONVERT_BIN",
+        "",
+        "Path of llama.cpp's convert_hf_to_gguf.py, for checkpoints of all its architectures. Unset: llamesh's own, for Llama, Mistral,"
+        " Qwen2 and Qwen3.",
+    )
 
     import_dirs: Annotated[tuple[Directory, ...], NoDecode, Split] = named(
         "LLAMESH_IMPORT_DIRS", (), "Folders for file: sources, besides LLAMESH_HOME/import."

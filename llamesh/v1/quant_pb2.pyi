@@ -78,6 +78,8 @@ class _QuantStepKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     """Puts one variant into the bucket."""
     QUANT_STEP_KIND_IMATRIX: _QuantStepKind.ValueType  # 5
     """Measures which weights of the source matter."""
+    QUANT_STEP_KIND_CONVERT: _QuantStepKind.ValueType  # 6
+    """Makes a GGUF file of a checkpoint."""
 
 class QuantStepKind(_QuantStepKind, metaclass=_QuantStepKindEnumTypeWrapper):
     """What a step does."""
@@ -94,6 +96,8 @@ QUANT_STEP_KIND_PUBLISH: QuantStepKind.ValueType  # 4
 """Puts one variant into the bucket."""
 QUANT_STEP_KIND_IMATRIX: QuantStepKind.ValueType  # 5
 """Measures which weights of the source matter."""
+QUANT_STEP_KIND_CONVERT: QuantStepKind.ValueType  # 6
+"""Makes a GGUF file of a checkpoint."""
 Global___QuantStepKind: typing_extensions.TypeAlias = QuantStepKind
 
 class _QuantStepState:
@@ -144,6 +148,7 @@ class CreateQuantJobRequest(google.protobuf.message.Message):
     OPTIONS_FIELD_NUMBER: builtins.int
     MAX_KL_DIVERGENCE_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The source: a model of the catalogue in F32, F16 or BF16."""
     name: builtins.str
@@ -152,6 +157,10 @@ class CreateQuantJobRequest(google.protobuf.message.Message):
     """Largest mean KL divergence from the source that a variant may have to be published, in nats per token. 0: that of its type."""
     request_id: builtins.str
     """Repeating a request with the same id returns the job that it started. Empty: every call starts a job."""
+    source: builtins.str
+    """Instead of model_uuid: a checkpoint, which is converted first. It is a model in the format of Hugging Face (config.json, a tokenizer and
+    safetensors files): hf:OWNER/REPO, hf:OWNER/REPO@REVISION, or file:///FOLDER in a folder that models may be imported from.
+    """
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The types to make, for instance "Q4_K_M"; each makes the model NAME-TYPE."""
@@ -169,9 +178,10 @@ class CreateQuantJobRequest(google.protobuf.message.Message):
         options: Global___QuantOptions | None = ...,
         max_kl_divergence: builtins.float = ...,
         request_id: builtins.str = ...,
+        source: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["max_kl_divergence", b"max_kl_divergence", "model_uuid", b"model_uuid", "name", b"name", "options", b"options", "request_id", b"request_id", "types", b"types"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["max_kl_divergence", b"max_kl_divergence", "model_uuid", b"model_uuid", "name", b"name", "options", b"options", "request_id", b"request_id", "source", b"source", "types", b"types"]) -> None: ...
 
 Global___CreateQuantJobRequest: typing_extensions.TypeAlias = CreateQuantJobRequest
 
@@ -218,8 +228,11 @@ class EstimateQuantJobRequest(google.protobuf.message.Message):
     MODEL_UUID_FIELD_NUMBER: builtins.int
     TYPES_FIELD_NUMBER: builtins.int
     OPTIONS_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The source: a model of the catalogue."""
+    source: builtins.str
+    """Instead of model_uuid: a checkpoint, as in CreateQuantJobRequest."""
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The types. Empty: all types that there are."""
@@ -234,9 +247,10 @@ class EstimateQuantJobRequest(google.protobuf.message.Message):
         model_uuid: builtins.str = ...,
         types: collections.abc.Iterable[builtins.str] | None = ...,
         options: Global___QuantOptions | None = ...,
+        source: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["options", b"options"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "options", b"options", "types", b"types"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "options", b"options", "source", b"source", "types", b"types"]) -> None: ...
 
 Global___EstimateQuantJobRequest: typing_extensions.TypeAlias = EstimateQuantJobRequest
 
@@ -499,16 +513,19 @@ class QuantJob(google.protobuf.message.Message):
     OWNER_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
     job_id: builtins.str
     """Its id."""
     model_uuid: builtins.str
-    """The source: a model of the catalogue."""
+    """The source: a model of the catalogue. Empty if the source is a checkpoint."""
     name: builtins.str
     """What the ids of the variants begin with."""
     state: Global___QuantJobState.ValueType
     """How it is."""
     owner: builtins.str
     """Who started it."""
+    source: builtins.str
+    """The checkpoint that is converted, at its revision; of a folder only its name. Empty if the source is a model of the catalogue."""
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """The types that it makes."""
@@ -547,9 +564,10 @@ class QuantJob(google.protobuf.message.Message):
         owner: builtins.str = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "error", b"error", "options", b"options", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "error", b"error", "job_id", b"job_id", "model_uuid", b"model_uuid", "name", b"name", "options", b"options", "owner", b"owner", "state", b"state", "steps", b"steps", "types", b"types", "update_time", b"update_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["create_time", b"create_time", "error", b"error", "job_id", b"job_id", "model_uuid", b"model_uuid", "name", b"name", "options", b"options", "owner", b"owner", "source", b"source", "state", b"state", "steps", b"steps", "types", b"types", "update_time", b"update_time"]) -> None: ...
 
 Global___QuantJob: typing_extensions.TypeAlias = QuantJob
 
@@ -576,7 +594,7 @@ class QuantStep(google.protobuf.message.Message):
     state: Global___QuantStepState.ValueType
     """How it is."""
     done: builtins.int
-    """Units that are done: bytes of fetch and publish, chunks of the text of imatrix, tensors of quantize, parts of verify."""
+    """Units that are done: bytes of fetch and publish, chunks of the text of imatrix, tensors of convert and quantize, parts of verify."""
     total: builtins.int
     """Units in all. 0: not known."""
     tries: builtins.int
@@ -781,6 +799,38 @@ class DeleteQuantModelRequest(google.protobuf.message.Message):
 Global___DeleteQuantModelRequest: typing_extensions.TypeAlias = DeleteQuantModelRequest
 
 @typing.final
+class ListQuantSourcesRequest(google.protobuf.message.Message):
+    """Request of ListQuantSources."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+Global___ListQuantSourcesRequest: typing_extensions.TypeAlias = ListQuantSourcesRequest
+
+@typing.final
+class ListQuantSourcesResponse(google.protobuf.message.Message):
+    """Response of ListQuantSources."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: builtins.int
+    @property
+    def sources(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Their canonical addresses."""
+
+    def __init__(
+        self,
+        *,
+        sources: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["sources", b"sources"]) -> None: ...
+
+Global___ListQuantSourcesResponse: typing_extensions.TypeAlias = ListQuantSourcesResponse
+
+@typing.final
 class LocateQuantModelRequest(google.protobuf.message.Message):
     """Request of LocateQuantModel."""
 
@@ -841,6 +891,7 @@ class QuantModel(google.protobuf.message.Message):
     JOB_ID_FIELD_NUMBER: builtins.int
     REPORT_FIELD_NUMBER: builtins.int
     CREATE_TIME_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model's id, the same in llamesh."""
     name: builtins.str
@@ -856,11 +907,13 @@ class QuantModel(google.protobuf.message.Message):
     quantisation: builtins.str
     """Its type, for instance "Q4_K_M"."""
     source_model_uuid: builtins.str
-    """The model of the catalogue that it was made from."""
+    """The model of the catalogue that it was made from. Empty if it was made from a checkpoint."""
     source_sha256: builtins.str
-    """SHA-256 of that model in hexadecimal."""
+    """SHA-256 of that model in hexadecimal; of a checkpoint that of the names, lengths and digests of its files."""
     job_id: builtins.str
     """The job that made it."""
+    source: builtins.str
+    """The checkpoint that it was made from, at its revision; of a folder only its name."""
     @property
     def report(self) -> Global___QuantReport:
         """What its checks have found."""
@@ -884,8 +937,9 @@ class QuantModel(google.protobuf.message.Message):
         job_id: builtins.str = ...,
         report: Global___QuantReport | None = ...,
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
+        source: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "report", b"report"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bucket", b"bucket", "create_time", b"create_time", "job_id", b"job_id", "model_uuid", b"model_uuid", "name", b"name", "object_key", b"object_key", "quantisation", b"quantisation", "report", b"report", "sha256", b"sha256", "size_bytes", b"size_bytes", "source_model_uuid", b"source_model_uuid", "source_sha256", b"source_sha256"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bucket", b"bucket", "create_time", b"create_time", "job_id", b"job_id", "model_uuid", b"model_uuid", "name", b"name", "object_key", b"object_key", "quantisation", b"quantisation", "report", b"report", "sha256", b"sha256", "size_bytes", b"size_bytes", "source", b"source", "source_model_uuid", b"source_model_uuid", "source_sha256", b"source_sha256"]) -> None: ...
 
 Global___QuantModel: typing_extensions.TypeAlias = QuantModel

@@ -90,6 +90,11 @@ class QuantServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_quant__pb2.DeleteQuantModelRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_quant__pb2.QuantModel.FromString,
                 _registered_method=True)
+        self.ListQuantSources = channel.unary_unary(
+                '/llamesh.v1.QuantService/ListQuantSources',
+                request_serializer=llamesh_dot_v1_dot_quant__pb2.ListQuantSourcesRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_quant__pb2.ListQuantSourcesResponse.FromString,
+                _registered_method=True)
         self.LocateQuantModel = channel.unary_unary(
                 '/llamesh.v1.QuantService/LocateQuantModel',
                 request_serializer=llamesh_dot_v1_dot_quant__pb2.LocateQuantModelRequest.SerializeToString,
@@ -181,6 +186,13 @@ class QuantServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListQuantSources(self, request, context):
+        """The checkpoints of jobs that have not ended, for the download service of the same mesh, which keeps files that were handed over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LocateQuantModel(self, request, context):
         """A model and where its bytes are, for the download service of the same mesh.
         """
@@ -245,6 +257,11 @@ def add_QuantServiceServicer_to_server(servicer, server):
                     servicer.DeleteQuantModel,
                     request_deserializer=llamesh_dot_v1_dot_quant__pb2.DeleteQuantModelRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_quant__pb2.QuantModel.SerializeToString,
+            ),
+            'ListQuantSources': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuantSources,
+                    request_deserializer=llamesh_dot_v1_dot_quant__pb2.ListQuantSourcesRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_quant__pb2.ListQuantSourcesResponse.SerializeToString,
             ),
             'LocateQuantModel': grpc.unary_unary_rpc_method_handler(
                     servicer.LocateQuantModel,
@@ -550,6 +567,33 @@ class QuantService(object):
             '/llamesh.v1.QuantService/DeleteQuantModel',
             llamesh_dot_v1_dot_quant__pb2.DeleteQuantModelRequest.SerializeToString,
             llamesh_dot_v1_dot_quant__pb2.QuantModel.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuantSources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.QuantService/ListQuantSources',
+            llamesh_dot_v1_dot_quant__pb2.ListQuantSourcesRequest.SerializeToString,
+            llamesh_dot_v1_dot_quant__pb2.ListQuantSourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -201,6 +201,22 @@ _QuantServiceDeleteQuantModelType = typing_extensions.TypeVar(
     ],
 )
 
+_QuantServiceListQuantSourcesType = typing_extensions.TypeVar(
+    '_QuantServiceListQuantSourcesType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.quant_pb2.ListQuantSourcesRequest,
+        llamesh.v1.quant_pb2.ListQuantSourcesResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.quant_pb2.ListQuantSourcesRequest,
+        llamesh.v1.quant_pb2.ListQuantSourcesResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.quant_pb2.ListQuantSourcesRequest,
+        llamesh.v1.quant_pb2.ListQuantSourcesResponse,
+    ],
+)
+
 _QuantServiceLocateQuantModelType = typing_extensions.TypeVar(
     '_QuantServiceLocateQuantModelType',
     grpc.UnaryUnaryMultiCallable[
@@ -217,7 +233,7 @@ _QuantServiceLocateQuantModelType = typing_extensions.TypeVar(
     ],
 )
 
-class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantServiceEstimateQuantJobType, _QuantServiceGetQuantJobType, _QuantServiceListQuantJobsType, _QuantServiceWatchQuantJobsType, _QuantServiceCancelQuantJobType, _QuantServiceRetryQuantJobType, _QuantServiceDeleteQuantJobType, _QuantServiceGetQuantModelType, _QuantServiceListQuantModelsType, _QuantServiceDeleteQuantModelType, _QuantServiceLocateQuantModelType]):
+class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantServiceEstimateQuantJobType, _QuantServiceGetQuantJobType, _QuantServiceListQuantJobsType, _QuantServiceWatchQuantJobsType, _QuantServiceCancelQuantJobType, _QuantServiceRetryQuantJobType, _QuantServiceDeleteQuantJobType, _QuantServiceGetQuantModelType, _QuantServiceListQuantModelsType, _QuantServiceDeleteQuantModelType, _QuantServiceListQuantSourcesType, _QuantServiceLocateQuantModelType]):
     """Jobs that make variants, and the models that they have published. Bytes are read from Quant's bucket, never through this contract."""
 
     @typing.overload
@@ -265,6 +281,10 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.quant_pb2.DeleteQuantModelRequest,
             llamesh.v1.quant_pb2.QuantModel,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.quant_pb2.ListQuantSourcesRequest,
+            llamesh.v1.quant_pb2.ListQuantSourcesResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.quant_pb2.LocateQuantModelRequest,
@@ -319,6 +339,10 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
             llamesh.v1.quant_pb2.QuantModel,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.quant_pb2.ListQuantSourcesRequest,
+            llamesh.v1.quant_pb2.ListQuantSourcesResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.quant_pb2.LocateQuantModelRequest,
             llamesh.v1.quant_pb2.LocateQuantModelResponse,
         ],
@@ -361,6 +385,9 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
 
     DeleteQuantModel: _QuantServiceDeleteQuantModelType
     """Removes a model from Quant's bucket. A copy that was downloaded stays."""
+
+    ListQuantSources: _QuantServiceListQuantSourcesType
+    """The checkpoints of jobs that have not ended, for the download service of the same mesh, which keeps files that were handed over."""
 
     LocateQuantModel: _QuantServiceLocateQuantModelType
     """A model and where its bytes are, for the download service of the same mesh."""
@@ -409,6 +436,10 @@ QuantServiceAsyncStub: typing_extensions.TypeAlias = QuantServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.quant_pb2.DeleteQuantModelRequest,
         llamesh.v1.quant_pb2.QuantModel,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.quant_pb2.ListQuantSourcesRequest,
+        llamesh.v1.quant_pb2.ListQuantSourcesResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.quant_pb2.LocateQuantModelRequest,
@@ -511,6 +542,14 @@ class QuantServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.quant_pb2.QuantModel, collections.abc.Awaitable[llamesh.v1.quant_pb2.QuantModel]]:
         """Removes a model from Quant's bucket. A copy that was downloaded stays."""
+
+    @abc.abstractmethod
+    def ListQuantSources(
+        self,
+        request: llamesh.v1.quant_pb2.ListQuantSourcesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.quant_pb2.ListQuantSourcesResponse, collections.abc.Awaitable[llamesh.v1.quant_pb2.ListQuantSourcesResponse]]:
+        """The checkpoints of jobs that have not ended, for the download service of the same mesh, which keeps files that were handed over."""
 
     @abc.abstractmethod
     def LocateQuantModel(

@@ -1,7 +1,8 @@
-"""Removes the files that the command has handed over for a fetch that has ended.
+"""Removes the files that the command has handed over for a fetch or a job that has ended.
 
-The command links a file of its user into LLAMESH_HOME/import/handed-over and removes the link after the fetch. If the command was
-interrupted or killed, this module removes it. Invariant: a file of a transfer that has not ended, or that was linked a moment ago, stays.
+The command links a file of its user, or the files of a folder, into LLAMESH_HOME/import/handed-over, and removes the link after the fetch.
+If the command was interrupted or killed, or a job uses the files, this module removes them. Invariant: a file of a transfer or a job that
+has not ended, or that was linked a moment ago, stays.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from llamesh.kit.logs import log
 SWEEP_SECONDS = 60.0
 """Seconds between two searches for unused files."""
 GRACE_SECONDS = 300.0
-"""Seconds for which a file without a transfer stays: its command may be about to start one."""
+"""Seconds for which a file without a transfer or a job stays: its command may be about to start one."""
 
 
 def remove_unused(directory: Path, sources: Collection[str], now: float | None = None) -> list[Path]:

@@ -23,12 +23,15 @@ from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
 from llamesh.locations import handed_over_directory, parts_directory, variants_directory
+from llamesh.v1.checkpoint_pb2_grpc import add_CheckpointServiceServicer_to_server
 from llamesh.v1.contract_pb2_grpc import ContractServiceStub
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server, add_DownloadServiceServicer_to_server
 from services.download.bandwidth import Bandwidth
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.checkpoint_servicer import CheckpointServicer
+from services.download.checkpoints import Checkpoints
 from services.download.delivery import SWEEP_SECONDS, Delivery
 from services.download.fetches import Fetches
 from services.download.handed_over import SWEEP_SECONDS as HANDED_OVER_SECONDS
@@ -62,6 +65,7 @@ from services.download.sources import (
     Source,
     Sources,
 )
+from services.download.sources.quant_member import sources_of_jobs
 from services.download.staging import Staging
 from services.download.starts import Starts
 from services.download.store_health import StoreHealth
@@ -143,7 +147,9 @@ async def run(member: Member) -> None:
         delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
         models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
-        member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService")
+        checkpoints = Checkpoints(hub_of(settings), files_of(settings), bandwidth, monotonic)
+        add_CheckpointServiceServicer_to_server(CheckpointServicer(checkpoints), member.server)
+        member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService", "llamesh.v1.CheckpointService")
 
         worker.start()
         stack.push_async_callback(worker.close)
@@ -160,17 +166,17 @@ async def run(member: Member) -> None:
         links = BackgroundTask(
             "remove links of models that are gone", delivery.sweep, report_failure, every=SWEEP_SECONDS
         )
-        for task in (headers, links, _handed_over_files(settings, transfers)):
+        for task in (headers, links, _handed_over_files(settings, transfers, channels["quant"])):
             task.start()
             stack.push_async_callback(task.close)
         await member.serve()
 
 
-def _handed_over_files(settings: Settings, transfers: Transfers) -> BackgroundTask:
-    """Return the task that removes the files that commands have handed over for fetches that have ended."""
+def _handed_over_files(settings: Settings, transfers: Transfers, quant: grpc.aio.Channel) -> BackgroundTask:
+    """Return the task that removes the files that commands have handed over for fetches and jobs that have ended."""
 
     async def remove() -> None:
-        sources = await transfers.unended_sources()
+        sources = [*await transfers.unended_sources(), *(await sources_of_jobs(quant) if settings.quant else ())]
         await asyncio.to_thread(remove_unused, handed_over_directory(settings.home), sources)
 
     return BackgroundTask("remove handed over files", remove, report_failure, every=HANDED_OVER_SECONDS)
@@ -191,6 +197,11 @@ def hub_of(settings: Settings) -> HubSource:
     return HubSource(_rules(settings), settings.hf_endpoint, settings.hf_token)
 
 
+def files_of(settings: Settings) -> FileSource:
+    """Return the files that models may be imported from."""
+    return FileSource([settings.home / "import", *settings.import_dirs])
+
+
 def _rules(settings: Settings) -> AddressRules:
     return AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
 
@@ -202,7 +213,7 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     """
     rules = _rules(settings)
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
-    file = FileSource([settings.home / "import", *settings.import_dirs])
+    file = files_of(settings)
     hub = hub_of(settings)
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)

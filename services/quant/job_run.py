@@ -133,6 +133,8 @@ def _spec_of(job: Job) -> JobSpec:
         name=row.name,
         model_uuid=row.model_uuid,
         source_sha256=row.source_sha256,
+        source=row.source,
+        shown_source=row.shown_source,
         allow_requantize=row.allow_requantize,
         pure=row.pure,
         importance_matrix=row.importance_matrix,

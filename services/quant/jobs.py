@@ -78,7 +78,7 @@ class Jobs:
             await _refuse_present(session, wanted.name, wanted.types)
             wanted.create_time = wanted.update_time = self._clock()
             session.add(wanted)
-            steps = steps_of(wanted.types, importance_matrix=wanted.importance_matrix)
+            steps = steps_of(wanted.types, checkpoint=bool(wanted.source), importance_matrix=wanted.importance_matrix)
             for position, (kind, of_type) in enumerate(steps):
                 session.add(
                     QuantStepRow(

@@ -33,6 +33,7 @@ def job_message(job: Job, running: StepProgress | None = None, *, logs: bool = F
         state=QuantJobState.Value(f"QUANT_JOB_STATE_{row.state}"),
         steps=[_step_message(step, running, logs=logs) for step in job.steps],
         owner=row.owner,
+        source=row.shown_source,
     )
     failed = next((step for step in job.steps if step.error_reason), None)
     if failed is not None:
@@ -80,6 +81,7 @@ def model_message(row: QuantModelRow, bucket: str) -> QuantModel:
         quantisation=row.quantisation,
         source_model_uuid=row.source_model_uuid,
         source_sha256=row.source_sha256,
+        source=row.source,
         job_id=row.job_id,
         report=QuantReport(**row.report),
     )

@@ -1,6 +1,7 @@
 """Decides the next step of a job from its steps alone. No I/O.
 
-The steps of a job are `fetch`, `imatrix` if it uses an importance matrix, and for each type `quantize`, `verify`, `publish`.
+The steps of a job are `fetch`, `convert` if its source is a checkpoint, `imatrix` if it uses an importance matrix, and for each type
+`quantize`, `verify`, `publish`.
 Invariant: a type that fails does not stop the others.
 """
 
@@ -26,9 +27,15 @@ class Step(Protocol):
 S = TypeVar("S", bound=Step)
 
 
-def steps_of(types: Sequence[str], *, importance_matrix: bool = False) -> list[tuple[StepKind, str]]:
-    """Return the steps of a job that makes these types, in their order."""
-    of_all = [StepKind.FETCH, *([StepKind.IMATRIX] if importance_matrix else [])]
+def steps_of(
+    types: Sequence[str], *, checkpoint: bool = False, importance_matrix: bool = False
+) -> list[tuple[StepKind, str]]:
+    """Return the steps of a job that makes these types, in their order. `checkpoint` says whether its source is one."""
+    of_all = [
+        StepKind.FETCH,
+        *([StepKind.CONVERT] if checkpoint else []),
+        *([StepKind.IMATRIX] if importance_matrix else []),
+    ]
     return [*((kind, "") for kind in of_all), *((kind, each) for each in types for kind in _OF_A_TYPE)]
 
 

@@ -12,10 +12,10 @@ from llamesh.kit.member_lease import member_lease
 from llamesh.kit.ownership import owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
-from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.quant_pb2_grpc import add_QuantServiceServicer_to_server
 from services.quant.job_changes import JobChanges
 from services.quant.job_run import JobRuns
+from services.quant.job_sources import JobSources
 from services.quant.job_watches import JobWatches
 from services.quant.jobs import Jobs
 from services.quant.servicer import QuantServicer
@@ -47,9 +47,9 @@ async def run(member: Member) -> None:
         rows = StepRows(database, utc_now, changes)
         variants = Variants(database, store)
         worker = JobWorker(settings.home, jobs, rows, JobRuns(settings, jobs, rows, variants, changes), variants)
-        catalogue = CatalogueServiceStub(channels["download"])
+        sources = JobSources(settings, channels["download"])
         watches = JobWatches(jobs, changes, worker)
-        servicer = QuantServicer(settings, jobs, watches, variants, worker, catalogue, open_pages(settings))
+        servicer = QuantServicer(settings, jobs, watches, variants, worker, sources, open_pages(settings))
         add_QuantServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.QuantService")
 

@@ -9,13 +9,9 @@ from collections.abc import AsyncIterator
 
 from llamesh.disk_space import free_bytes
 from llamesh.kit.calls import Context
-from llamesh.kit.channels import asking, call_options
 from llamesh.kit.config import Settings
 from llamesh.kit.identity import caller
 from llamesh.kit.pages import Pages
-from llamesh.v1 import download_pb2_grpc
-from llamesh.v1.download_pb2 import GetCatalogueModelRequest
-from llamesh.v1.model_pb2 import Model
 from llamesh.v1.quant_pb2 import (
     CancelQuantJobRequest,
     CreateQuantJobRequest,
@@ -29,6 +25,8 @@ from llamesh.v1.quant_pb2 import (
     ListQuantJobsResponse,
     ListQuantModelsRequest,
     ListQuantModelsResponse,
+    ListQuantSourcesRequest,
+    ListQuantSourcesResponse,
     LocateQuantModelRequest,
     LocateQuantModelResponse,
     QuantJob,
@@ -40,6 +38,7 @@ from llamesh.v1.quant_pb2 import (
 from llamesh.v1.quant_pb2_grpc import QuantServiceServicer
 from services.quant import submission
 from services.quant.estimates import estimate
+from services.quant.job_sources import JobSources, facts_of
 from services.quant.job_watches import JobWatches
 from services.quant.jobs import Job, Jobs
 from services.quant.messages import job_message, model_message
@@ -58,7 +57,7 @@ class QuantServicer(QuantServiceServicer):
         watches: JobWatches,
         variants: Variants,
         worker: JobWorker,
-        catalogue: download_pb2_grpc.CatalogueServiceAsyncStub,
+        sources: JobSources,
         pages: Pages,
     ) -> None:
         self._settings = settings
@@ -66,7 +65,7 @@ class QuantServicer(QuantServiceServicer):
         self._watches = watches
         self._variants = variants
         self._worker = worker
-        self._catalogue = catalogue
+        self._sources = sources
         self._pages = pages
 
     async def CreateQuantJob(self, request: CreateQuantJobRequest, context: Context) -> QuantJob:
@@ -75,13 +74,15 @@ class QuantServicer(QuantServiceServicer):
         submission.check_types(request.types, importance_matrix=options.importance_matrix)
         submission.check_quantiser(settings.llama_quantize_bin)
         submission.check_matrix(options, settings.llama_imatrix_bin, settings.llama_quantize_bin)
-        model = await self._model(request.model_uuid)
+        source = await self._sources.find(request.model_uuid, request.source)
+        model = source.model
         submission.check_source(model, allow_requantize=options.allow_requantize)
-        submission.check_space(submission.needed_bytes(model, request.types), free_bytes(settings.home))
+        needed = submission.needed_bytes(model, request.types, converted=source.converted)
+        submission.check_space(needed, free_bytes(settings.home))
         identity = caller()
         job = await self._jobs.create(
             QuantJobRow(
-                model_uuid=model.model_uuid,
+                **facts_of(source),
                 source_sha256=model.sha256,
                 name=request.name or submission.default_name(model.model_uuid),
                 types=list(request.types),
@@ -104,7 +105,7 @@ class QuantServicer(QuantServiceServicer):
     async def EstimateQuantJob(self, request: EstimateQuantJobRequest, context: Context) -> EstimateQuantJobResponse:
         """See quant.proto."""
         return estimate(
-            await self._model(request.model_uuid),
+            await self._sources.find(request.model_uuid, request.source),
             request.types,
             request.options,
             self._settings,
@@ -155,15 +156,14 @@ class QuantServicer(QuantServiceServicer):
         """See quant.proto."""
         return model_message(await self._variants.delete(request.model_uuid), self._settings.quant_minio_bucket)
 
+    async def ListQuantSources(self, request: ListQuantSourcesRequest, context: Context) -> ListQuantSourcesResponse:
+        """See quant.proto."""
+        return ListQuantSourcesResponse(sources=[row.source for row in await self._jobs.active() if row.source])
+
     async def LocateQuantModel(self, request: LocateQuantModelRequest, context: Context) -> LocateQuantModelResponse:
         """See quant.proto."""
         row, path = await self._variants.locate(request.model_uuid)
         return LocateQuantModelResponse(model=model_message(row, self._settings.quant_minio_bucket), path=path)
-
-    async def _model(self, model_uuid: str) -> Model:
-        with asking("download"):
-            wanted = GetCatalogueModelRequest(model_uuid=model_uuid)
-            return await self._catalogue.GetCatalogueModel(wanted, **call_options())
 
     def _message(self, job: Job, *, logs: bool = False) -> QuantJob:
         return job_message(job, self._worker.progress(job.row.job_id), logs=logs)

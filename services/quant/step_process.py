@@ -81,6 +81,7 @@ class StepProcess:
             "LLAMESH_HOME": str(settings.home),
             "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin,
             "LLAMA_IMATRIX_BIN": settings.llama_imatrix_bin,
+            "LLAMA_CONVERT_BIN": settings.llama_convert_bin,
         }
         self._log: deque[str] = deque(maxlen=_LINES)
         self._report: dict[str, Any] = {}

@@ -135,6 +135,7 @@ class StepRows:
             sha256=verified["sha256"],
             quantisation=step.type,
             source_model_uuid=job.row.model_uuid,
+            source=job.row.shown_source,
             source_sha256=job.row.source_sha256,
             job_id=job.row.job_id,
             report=verified["report"],

@@ -95,10 +95,13 @@ def check_space(needed: int, free: int) -> None:
         )
 
 
-def needed_bytes(model: Model, types: Sequence[str]) -> int:
-    """Return the maximum disk space of a job: all variants, the largest one twice while it is published, and a copy of the source."""
+def needed_bytes(model: Model, types: Sequence[str], *, converted: bool = False) -> int:
+    """Return the maximum disk space of a job: all variants, the largest one twice while it is published, and a copy of the source.
+
+    A source that is `converted` is there twice: as a checkpoint and as a GGUF file.
+    """
     sizes = [_variant_bytes(model, each) for each in types]
-    return sum(sizes) + max(sizes) + model.size_bytes
+    return sum(sizes) + max(sizes) + model.size_bytes * (2 if converted else 1)
 
 
 def _variant_bytes(model: Model, of_type: str) -> int:

@@ -45,6 +45,7 @@ class StepKind(enum.StrEnum):
     """Kind of a step; also the word on the command line of its program."""
 
     FETCH = "fetch"
+    CONVERT = "convert"
     IMATRIX = "imatrix"
     QUANTIZE = "quantize"
     VERIFY = "verify"
@@ -61,7 +62,11 @@ class QuantJobRow(Base):
     )
     job_id: Mapped[str] = mapped_column(String(64), primary_key=True)
     model_uuid: Mapped[str] = mapped_column(String(128))
-    """The source, a model of the catalogue."""
+    """The source, a model of the catalogue. Empty if it is a checkpoint."""
+    source: Mapped[str] = mapped_column(String(2048), default="")
+    """The source, the canonical address of a checkpoint at its revision. Empty if it is a model of the catalogue."""
+    shown_source: Mapped[str] = mapped_column(String(2048), default="")
+    """The same as it may be shown."""
     source_sha256: Mapped[str] = mapped_column(String(64))
     name: Mapped[str] = mapped_column(String(128))
     types: Mapped[list[str]] = mapped_column(JSON)
@@ -123,6 +128,8 @@ class QuantModelRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     quantisation: Mapped[str] = mapped_column(String(16))
     source_model_uuid: Mapped[str] = mapped_column(String(128))
+    source: Mapped[str] = mapped_column(String(2048), default="")
+    """The checkpoint that it was made from, as it may be shown."""
     source_sha256: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = mapped_column(String(64))
     report: Mapped[dict[str, Any]] = mapped_column(JSON)

@@ -30,6 +30,10 @@ class JobSpec:
     importance_matrix: bool
     max_kl_divergence: float
     """0 means the limit of each type."""
+    source: str = ""
+    """The canonical address of a checkpoint; empty if the source is a model of the catalogue."""
+    shown_source: str = ""
+    """The same as it may be shown."""
 
 
 class Workspace:
@@ -44,8 +48,18 @@ class Workspace:
 
     @property
     def sources(self) -> list[Path]:
-        """Paths of all parts of the source model, in their order. The step `fetch` has put them there."""
+        """Paths of all parts of the source model, in their order. The step `fetch` or `convert` has put them there."""
         return sorted(self.folder.glob("source-*-of-*.gguf"))
+
+    @property
+    def checkpoint(self) -> Path:
+        """Path of the folder with the files of the checkpoint, from `fetch` to `convert`."""
+        return self.folder / "checkpoint"
+
+    @property
+    def unfinished_source(self) -> Path:
+        """Path of the source model while it is converted."""
+        return self.folder / "source.part"
 
     def variant(self, of_type: str) -> Path:
         """Path of the variant of a type."""

@@ -127,7 +127,8 @@ def start_standings(start_member: StartMember) -> StartStandings:
 def stop_member(running: Running) -> Callable[[Member], Awaitable[None]]:
     """`await stop_member(member)` drains a member and returns when it is gone.
 
-    A process ends after its calls and after what its `main` closes then, such as transfers that finish a request: the next one starts later.
+    A process ends after what its `main` closes when its calls have ended, such as transfers that finish a request. The next one starts
+    after that.
     """
 
     async def stop(member: Member) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from controller.xds.public_api import Method, PublicApi
 from llamesh.v1 import quant_pb2  # noqa: F401 - known to the pool by that
+from tests.checkpoints import write_checkpoint
 from tests.importance_matrices import write_imatrix_program
 from tests.mesh.people import People, bearer
 from tests.mesh.running import ROOT, RunningMesh, running_mesh, until
@@ -45,7 +46,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
         running.ports["quant"] = port
         running.add_model("plain")
         plain = running.call("GET", "/models/plain").json()
-        source = folder / "words-f16.gguf"
+        source = running.home.parent / "words-f16.gguf"
         rewrite(next((running.home / "objects" / "models").glob(f"{plain['sha256']}*")), source, "F16")
         running.add_model("words-f16", path=source)
         yield running
@@ -110,6 +111,42 @@ def test_jobs_and_variants_are_seen_and_removed_by_the_command(mesh: RunningMesh
     assert refused.returncode == 2
     assert "Q5_K_M" in refused.stderr
     assert "no model nobody" in command(mesh, "pull", "quant:nobody").stderr
+
+
+def test_the_command_makes_variants_of_a_checkpoint(mesh: RunningMesh, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(mesh.home.parent / "words-f16.gguf", tmp_path / "Words Instruct", parts=2)
+    shown = command(mesh, "quantize", f"{checkpoint}", "--types", "Q8_0", "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    ended = command(mesh, "quantize", f"{checkpoint}/", "--types", "Q8_0", "--wait")
+    assert ended.returncode == 0, ended.stderr
+    assert "convert" in ended.stderr
+    row = next(line for line in ended.stdout.splitlines() if "Words-Instruct-Q8_0" in line)
+    assert row.endswith("Words Instruct")
+    assert str(tmp_path) not in mesh.call("GET", "/models/Words-Instruct-Q8_0", "quant").text
+    pulled = command(mesh, "pull", "quant:Words-Instruct-Q8_0")
+    assert pulled.returncode == 0, pulled.stderr
+    server = mesh.serve("Words-Instruct-Q8_0")
+    body = {"messages": [{"role": "user", "content": "?"}], "max_tokens": 4, "model": "any"}
+    answer = mesh.http.post(mesh.url("inference", f"/{server['server_uuid']}/v1/chat/completions"), json=body)
+    assert answer.json()["choices"][0]["message"]["content"].startswith("The mesh is up"), answer.text
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("./nowhere", "is not there"),
+        ("./x.gguf", "llamesh pull ./x.gguf"),
+        ("./empty", "no config.json"),
+        ("hf:owner/repo:Q4_K_M", "a checkpoint is a whole repository: hf:owner/repo"),
+        ("s3://place/key", "hf:OWNER/REPO"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_by_the_command(mesh: RunningMesh, word: str, said: str) -> None:
+    (mesh.home / "x.gguf").write_bytes(b"GGUF")
+    (mesh.home / "empty").mkdir(exist_ok=True)
+    refused = command(mesh, "quantize", word, "--types", "Q8_0")
+    assert refused.returncode != 0
+    assert said in refused.stderr
 
 
 def test_the_command_measures_an_importance_matrix_with_a_text(mesh: RunningMesh, tmp_path: Path) -> None:

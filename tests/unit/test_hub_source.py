@@ -110,7 +110,7 @@ async def test_the_file_that_is_meant(hub: FakeHub, address: str, data: bytes) -
             "There are Q8_0 (0 MiB), F16",
         ),
         (["a-00001-of-99999.gguf"], "", "a model in 99999 parts; at most 256 are taken"),
-        (["model.safetensors"], "", "safetensors only; look for a repository with -GGUF"),
+        (["model.safetensors"], "", "safetensors only; `llamesh quantize hf:ada/x --types Q4_K_M` converts it"),
         ([], "", "has no GGUF file"),
     ],
 )

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.watching import is_full, watched
-from llamesh.client.references import Model, model_uuid_of
+from llamesh.client.references import Model, job_source
 from llamesh.client.services import QUANT
 from llamesh.v1 import quant_pb2
 
@@ -39,12 +39,12 @@ class AsyncQuant(AsyncPart):
         request_id: str = "",
         timeout: float | None = None,
     ) -> quant_pb2.QuantJob:
-        """Start a job that quantises a model of the catalogue to these types.
+        """Start a job that quantises a model of the catalogue to these types, or the checkpoint at an address, which is converted first.
 
         An importance matrix is measured with `calibration_text`, or with a text of the mesh if it is empty.
         """
         request = quant_pb2.CreateQuantJobRequest(
-            model_uuid=model_uuid_of(model),
+            **job_source(model),
             types=types,
             name=name,
             options=quant_pb2.QuantOptions(
@@ -69,7 +69,7 @@ class AsyncQuant(AsyncPart):
     ) -> quant_pb2.EstimateQuantJobResponse:
         """Estimate a job without starting it, for all types if none are given. A refusal is returned, not raised."""
         request = quant_pb2.EstimateQuantJobRequest(
-            model_uuid=model_uuid_of(model),
+            **job_source(model),
             types=types,
             options=quant_pb2.QuantOptions(allow_requantize=allow_requantize, importance_matrix=importance_matrix),
         )

@@ -12,6 +12,7 @@ import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,6 +25,9 @@ from services.download.sources.source import (
     SourceObject,
     SourceRefusedError,
 )
+
+MAX_NAMES = 10_000
+"""Maximum number of entries of a folder that are read."""
 
 
 class FileSource(NamedParts):
@@ -54,6 +58,15 @@ class FileSource(NamedParts):
             )
         finally:
             os.close(fd)
+
+    def names(self, source: str) -> list[str]:
+        """Return the names of the files in a folder, at most MAX_NAMES. Blocks. Raises SourceError."""
+        folder = self._resolve(source)
+        try:
+            with os.scandir(folder) as entries:
+                return [entry.name for entry in islice(entries, MAX_NAMES) if entry.is_file()]
+        except OSError as error:
+            raise SourceError(f"cannot list {folder.name}: {error.strerror}", status=404) from error
 
     def _resolve(self, source: str) -> Path:
         path = _path(source)

@@ -76,12 +76,27 @@ class HubSource:
     async def open(self, source: str) -> AsyncIterator[SourceObject]:
         """See Source."""
         address = _read(source)
+        listing = await self.listing(address)
+        file = listing.files.get(address.path) or (await asyncio.to_thread(choose, listing, address))[0]
+        async with self._opened(address, listing.commit, file) as found:
+            yield found
+
+    @asynccontextmanager
+    async def open_of_checkpoint(self, address: HubAddress, name: str) -> AsyncIterator[SourceObject]:
+        """Open a file of a checkpoint by its name. The context closes it. Raises SourceError."""
+        listing = await self.listing(address)
+        file = listing.checkpoint.get(name)
+        if file is None:
+            raise SourceError(f"{address.repository} has no file {name} that a conversion reads", status=404)
+        async with self._opened(address, listing.commit, file) as found:
+            yield found
+
+    @asynccontextmanager
+    async def _opened(self, address: HubAddress, commit: str, file: HubFile) -> AsyncIterator[SourceObject]:
+        url = self._url(f"/{address.repository}/resolve/{commit}/{quote(file.path)}")
+        name = file.path.rpartition("/")[2]
         try:
-            listing = await self._listing(address)
-            file = listing.files.get(address.path) or (await asyncio.to_thread(choose, listing, address))[0]
-            url = self._url(f"/{address.repository}/resolve/{listing.commit}/{quote(file.path)}")
-            name = file.path.rpartition("/")[2]
-            async with self._objects.open(lambda: url, name, sha256=file.sha256, revision=listing.commit) as found:
+            async with self._objects.open(lambda: url, name, sha256=file.sha256, revision=commit) as found:
                 _check_size(file, found)
                 yield found
         except SourceAnswerError as error:

@@ -64,7 +64,10 @@ def models_in(listing: HubListing, address: HubAddress) -> list[HubModel]:
 def _gguf_files(listing: HubListing, address: HubAddress) -> list[HubFile]:
     if not listing.files:
         hint = (
-            ": it has safetensors only; look for a repository with -GGUF in its name" if listing.has_safetensors else ""
+            f": it has safetensors only; `llamesh quantize hf:{address.repository} --types Q4_K_M` converts it, or look for a repository"
+            " with -GGUF in its name"
+            if listing.has_safetensors
+            else ""
         )
         raise SourceError(f"{address.repository} has no GGUF file{hint}")
     return list(listing.files.values())

@@ -1,4 +1,4 @@
-"""The listing of a Hugging Face repository: its GGUF files at one commit, read from the Hub's answer without trust. No I/O.
+"""The listing of a Hugging Face repository: the files that are read at one commit, from the Hub's answer without trust. No I/O.
 
 Everything that depends on all files is worked out here, once: a model in parts has hundreds of files, and each is looked up in the listing.
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llamesh.part_names import whole_name
+from services.download.sources.checkpoint_files import is_of_checkpoint, is_pickle
 from services.download.sources.object_names import MAX_NAME_BYTES, is_usable
 from services.download.sources.source import MAX_OBJECT_BYTES, SourceRefusedError
 
@@ -59,13 +60,15 @@ class HubFile:
 class HubListing:
     """The GGUF files of a repository at one commit, by path. `projectors` has the best projector of each folder, the best of all first.
 
-    `gated`: the files are for accounts that have accepted its terms.
+    `checkpoint` has the files that a conversion may read, by name. `gated`: the files are for accounts that have accepted its terms.
     """
 
     commit: str
     files: Mapping[str, HubFile]
     projectors: Mapping[str, HubFile]
+    checkpoint: Mapping[str, HubFile]
     has_safetensors: bool
+    has_pickles: bool
     gated: bool
 
     def projector_for(self, weights: HubFile) -> HubFile | None:
@@ -88,13 +91,23 @@ def read_listing(document: Any, repository: str) -> HubListing:
             raise SourceRefusedError(words, rule="files")
         files = [_file(item) for item in items]
         gated = bool(document.get("gated"))
+        checkpoint = [_file(item) for item in siblings if is_of_checkpoint(item["rfilename"])][:MAX_FILES]
         safetensors = any(item["rfilename"].endswith(".safetensors") for item in siblings)
+        pickles = any(is_pickle(item["rfilename"]) for item in siblings)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not a listing of a repository") from error
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise ValueError("a listing without a commit")
     _check_names(files, repository)
-    return HubListing(commit, {file.path: file for file in files}, _projectors(files), safetensors, gated)
+    return HubListing(
+        commit=commit,
+        files={file.path: file for file in files},
+        projectors=_projectors(files),
+        checkpoint={file.path: file for file in checkpoint},
+        has_safetensors=safetensors,
+        has_pickles=pickles,
+        gated=gated,
+    )
 
 
 def _file(item: Any) -> HubFile:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.v1.quant_pb2 import LocateQuantModelRequest
+from llamesh.v1.quant_pb2 import ListQuantSourcesRequest, LocateQuantModelRequest
 from llamesh.v1.quant_pb2_grpc import QuantServiceStub
 from services.download.sources.quant_models import QuantModel
 from services.download.sources.source import SourceError
+
+
+async def sources_of_jobs(channel: grpc.aio.Channel) -> Sequence[str]:
+    """Return the checkpoints of jobs that have not ended. Raises MeshError."""
+    with asking("quant"):
+        found = await QuantServiceStub(channel).ListQuantSources(ListQuantSourcesRequest(), **call_options())
+    return found.sources
 
 
 class QuantMember:

@@ -33,7 +33,9 @@ _OOM_SCORE = 800
 def main(words: list[str]) -> int:
     """Run the step and return the exit code."""
     if len(words) not in (2, 3) or words[0] not in set(StepKind):
-        sys.stderr.write("usage: python -m services.quant.step fetch|imatrix|quantize|verify|publish JOB [TYPE]\n")
+        sys.stderr.write(
+            "usage: python -m services.quant.step fetch|convert|imatrix|quantize|verify|publish JOB [TYPE]\n"
+        )
         return 2
     kind, job_id, of_type = words[0], words[1], "".join(words[2:])
     _lower_priority()
@@ -66,6 +68,10 @@ def _done(kind: str, of_type: str, workspace: Workspace, settings: Settings) -> 
             from services.quant.step.fetch import fetch
 
             result = fetch(workspace, settings)
+        case StepKind.CONVERT:
+            from services.quant.step.convert import convert
+
+            result = convert(workspace, settings)
         case StepKind.IMATRIX:
             from services.quant.step.imatrix import imatrix
 

@@ -20,6 +20,7 @@ from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS, ModelFile
+from services.quant.step.fetch_checkpoint import fetch_checkpoint
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
 from services.quant.workspace import Workspace, finish
 
@@ -30,8 +31,10 @@ _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP)
 
 
 def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
-    """Link or copy the source, and check that it is the model that was submitted."""
+    """Link or copy the source, and check that it is the model or the checkpoint that was submitted."""
     spec = workspace.spec()
+    if spec.source:
+        return fetch_checkpoint(workspace, settings)
     try:
         found = asyncio.run(_locate(settings, spec.model_uuid))
     except MeshError as error:

@@ -40,10 +40,14 @@ _MIN_FREE = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class ProgressMarks:
-    """How a program writes its progress: `done` matches each mark of a unit, `total` the number of units if the marks lack it."""
+    """How a program writes its progress: `done` matches each mark of a unit, `total` the number of units if the marks lack it.
+
+    `units` is that number if it is always the same.
+    """
 
     done: re.Pattern[str]
     total: re.Pattern[str] | None = None
+    units: int = 0
 
 
 def run_program(
@@ -82,13 +86,18 @@ def run_program(
     code = process.wait()
     if code == 0:
         return
-    left = free_bytes(folder)
-    if left < _MIN_FREE:
-        raise StepRefusedError("STORE_UNAVAILABLE", f"the disk of LLAMESH_HOME is full: {size(left)} are free")
+    if full := full_disk(folder):
+        raise StepRefusedError("STORE_UNAVAILABLE", full)
     if code < 0:
         raise StepCrashedError(f"{what} {exit_words(code)}")
     reason = translate(list(last)) or f"{what} {exit_words(code)}{usual_reason and ': perhaps '}{usual_reason}"
     raise StepRefusedError("QUANTISATION_FAILED", reason)
+
+
+def full_disk(folder: Path) -> str:
+    """Return the reason of a failed write if the disk of a folder is full; empty if it is not."""
+    left = free_bytes(folder)
+    return f"the disk of LLAMESH_HOME is full: {size(left)} are free" if left < _MIN_FREE else ""
 
 
 def program_at(setting: str) -> str:
@@ -98,7 +107,7 @@ def program_at(setting: str) -> str:
 
 def _lines(source: int, progress: ProgressMarks) -> Iterator[str]:
     """Yield the lines of a file descriptor, and report the progress in them as it comes, also in an unfinished line."""
-    rest, total = "", 0
+    rest, total = "", progress.units
     while block := os.read(source, _BLOCK):
         text = rest + block.decode(errors="replace")
         if progress.total and (found := progress.total.search(text)):

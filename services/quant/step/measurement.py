@@ -6,6 +6,7 @@ are cached in the job's folder, because they are the same for all types.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import numpy
 
 from llamesh.cores import usable_cores
+from llamesh.sizes import size
 from services.quant.workspace import finish
 
 MAX_TOKENS = 512
 """Maximum number of tokens of the text that are read."""
+_MEMORY = Path("/proc/meminfo")
 CORPUS = Path(__file__).resolve().parent.parent / "corpus.txt"
 
 
@@ -82,6 +85,22 @@ def predictions(path: Path) -> tuple[Any, Any]:
     except Exception as error:
         raise NotMeasurableError(f"llama.cpp cannot run it: {error}") from error
     return numpy.array(tokens[half.start :]), _log_probabilities(logits)
+
+
+def memory_missing(paths: Sequence[Path]) -> str:
+    """Return why the memory does not suffice to run a model in these files; empty if it does."""
+    needed = sum(path.stat().st_size for path in paths)
+    left = _available_memory()
+    return f"the source needs {size(needed)} of memory, {size(left)} are available" if left < needed else ""
+
+
+def _available_memory() -> int:
+    """Return the bytes of memory that programs may still allocate; a number too large to be a limit if there is no /proc."""
+    try:
+        lines = _MEMORY.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 1 << 62
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
 def _log_probabilities(logits: Any) -> Any:

@@ -52,6 +52,7 @@ def _description(spec: JobSpec, of_type: str, settings: Settings, key: str, veri
         quantisation=of_type,
         source_model_uuid=spec.model_uuid,
         source_sha256=spec.source_sha256,
+        source=spec.shown_source,
         job_id=spec.job_id,
         report=QuantReport(**verified["report"]),
     )

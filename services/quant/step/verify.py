@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from llamesh.kit.gguf import GgufError, GgufMetadata, TensorInfo, read_tensors
-from llamesh.sizes import size
 from services.quant.quantisations import QUANTISATIONS
 from services.quant.step import importance, measurement, tensor_rows
 from services.quant.step.report import StepRefusedError, report_progress
@@ -24,7 +23,6 @@ _PARTS = 4
 _MAX_ERROR_FACTOR = 1.02
 """The bytes of two builds may differ if the error grows by at most this factor."""
 _BLOCK_OF_K = 256
-_MEMORY = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +137,8 @@ def fallbacks(tensors: Any, of_type: str) -> list[str]:
 
 def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]:
     """Return the measured fields of the report. Raises StepRefusedError if the variant differs too much from its source."""
-    needed = sum(path.stat().st_size for path in workspace.sources)
-    if (left := available_memory()) < needed:
-        return {"not_measured": f"the source needs {size(needed)} of memory, {size(left)} are available"}
+    if short := measurement.memory_missing(workspace.sources):
+        return {"not_measured": short}
     try:
         tokens, source = measurement.cached_predictions(workspace.sources[0], workspace.measured_source)
     except measurement.NotMeasurableError as error:
@@ -165,15 +162,6 @@ def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]
         "perplexity": found.perplexity,
         "source_perplexity": found.source_perplexity,
     }
-
-
-def available_memory() -> int:
-    """Return the bytes of memory that programs may still allocate; a number too large to be a limit if there is no /proc."""
-    try:
-        lines = _MEMORY.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 1 << 62
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
 
 
 def _unsound(problem: str) -> StepRefusedError:

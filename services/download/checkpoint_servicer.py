@@ -1,0 +1,53 @@
+"""The calls of the Quant service about checkpoints: decode, call the domain, encode."""
+
+# ruff: noqa: N802 - methods have the names of the contract
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+
+from llamesh.kit.calls import Context
+from llamesh.v1.checkpoint_pb2 import (
+    Checkpoint,
+    GetCheckpointRequest,
+    ReadCheckpointRequest,
+    ReadCheckpointResponse,
+)
+from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceServicer
+from services.download.checkpoints import Checkpoints
+from services.download.sources import SourceError, SourceRefusedError
+from services.download.verification import transfer_error
+
+
+class CheckpointServicer(CheckpointServiceServicer):
+    """llamesh.v1.CheckpointService."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+
+    async def GetCheckpoint(self, request: GetCheckpointRequest, context: Context) -> Checkpoint:
+        """See checkpoint.proto."""
+        with _errors(request.source):
+            return await self._checkpoints.find(request.source)
+
+    async def ReadCheckpoint(
+        self, request: ReadCheckpointRequest, context: Context
+    ) -> AsyncIterator[ReadCheckpointResponse]:
+        """See checkpoint.proto."""
+        reading = self._checkpoints.read(request.source, request.name, request.offset, request.version)
+        with _errors(request.source):
+            async with aclosing(reading) as chunks:
+                async for chunk in chunks:
+                    yield ReadCheckpointResponse(data=chunk)
+
+
+@contextmanager
+def _errors(source: str) -> Iterator[None]:
+    """Raise the MeshError of a source's error: UNAVAILABLE only if another try may help. The path of a folder is not shown."""
+    try:
+        yield
+    except SourceError as error:
+        shown = source.rstrip("/").rpartition("/")[2] if source.startswith(("file:", "/")) else source
+        missing = 400 <= error.status < 500 and not error.transient
+        raise transfer_error(SourceRefusedError(str(error), rule="missing") if missing else error, shown) from error

@@ -1,0 +1,124 @@
+"""The source of a job, as it is when the job is submitted: a model of the catalogue, or a checkpoint that the job converts first.
+
+Invariant: a checkpoint is described by the model that its conversion will give, so every rule of `submission` holds for both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from llamesh.kit.channels import asking, call_options
+from llamesh.kit.config import Settings
+from llamesh.kit.errors import MeshError, Reason
+from llamesh.v1.checkpoint_pb2 import Checkpoint, CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
+from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
+from llamesh.v1.download_pb2 import GetCatalogueModelRequest
+from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
+from llamesh.v1.model_pb2 import GgufMetadata, Model
+from services.quant.checkpoint_config import CheckpointRefusedError, read_config, refuse_unusable, stored_type
+
+MAX_CONFIG_BYTES = 1 << 20
+"""Maximum size of a config.json. Real ones have some kilobytes."""
+_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+_NO_ID = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSource:
+    """What a job is made from. `checkpoint` is None for a model of the catalogue; else `model` is what the conversion will give."""
+
+    model: Model
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def converted(self) -> bool:
+        """Whether the source is converted first."""
+        return self.checkpoint is not None
+
+
+class JobSources:
+    """Asks the download service of this mesh for the sources of jobs."""
+
+    def __init__(self, settings: Settings, channel: grpc.aio.Channel) -> None:
+        self._settings = settings
+        self._catalogue = CatalogueServiceStub(channel)
+        self._checkpoints = CheckpointServiceStub(channel)
+
+    async def find(self, model_uuid: str, source: str) -> JobSource:
+        """Return the model of the catalogue, or the checkpoint at `source` if it is not empty.
+
+        Raises MODEL_NOT_FOUND, SOURCE_REFUSED, SOURCE_UNAVAILABLE, and QUANT_REFUSED for a checkpoint that cannot be converted.
+        """
+        with asking("download"):
+            if not source:
+                wanted = GetCatalogueModelRequest(model_uuid=model_uuid)
+                return JobSource(await self._catalogue.GetCatalogueModel(wanted, **call_options()))
+            checkpoint = await self._checkpoints.GetCheckpoint(GetCheckpointRequest(source=source), **call_options())
+            config = await self._config(checkpoint)
+        try:
+            return JobSource(self._converted(checkpoint, config), checkpoint)
+        except CheckpointRefusedError as error:
+            words = f"{checkpoint.shown_source} cannot be converted: {error}"
+            raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": error.rule}) from error
+
+    async def _config(self, checkpoint: Checkpoint) -> Any:
+        """Return the parsed config.json; None if it is no JSON or too long."""
+        file = next(each for each in checkpoint.files if each.name == "config.json")
+        request = ReadCheckpointRequest(source=checkpoint.source, name=file.name, version=file.version)
+        data = bytearray()
+        async for part in self._checkpoints.ReadCheckpoint(request, **call_options()):
+            data += part.data
+            if len(data) > MAX_CONFIG_BYTES:
+                return None
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError):
+            return None
+
+    def _converted(self, checkpoint: Checkpoint, config: Any) -> Model:
+        """Return the model that the conversion will give. Raises CheckpointRefusedError."""
+        refuse_unusable(config)
+        if config.get("auto_map") or not self._settings.llama_convert_bin:
+            # A converter that knows more would run the code of the checkpoint to read it.
+            read_config(config)
+        if not self._settings.llama_convert_bin and all(file.name != "tokenizer.json" for file in checkpoint.files):
+            raise CheckpointRefusedError("tokenizer", "it has no tokenizer.json")
+        kind = stored_type(config)
+        size = weight_bytes(checkpoint.files)
+        return Model(
+            model_uuid=id_of(checkpoint.name),
+            sha256=digest_of(checkpoint.files),
+            size_bytes=size,
+            gguf=GgufMetadata(quantisation=kind, parameter_count=math.ceil(size / _WIDTHS[kind])),
+        )
+
+
+def weight_bytes(files: Iterable[CheckpointFile]) -> int:
+    """Return the length of the weights of a checkpoint in bytes."""
+    return sum(file.size_bytes for file in files if file.name.endswith(".safetensors"))
+
+
+def digest_of(files: Iterable[CheckpointFile]) -> str:
+    """Return the SHA-256 of the names, lengths and digests of the files of a checkpoint: it changes if a file does."""
+    lines = sorted(f"{file.name} {file.size_bytes} {file.sha256 or file.version}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def id_of(name: str) -> str:
+    """Return the default id of a model made of a checkpoint of this name."""
+    return _NO_ID.sub("-", name).strip("._-")[:111] or "model"
+
+
+def facts_of(found: JobSource) -> Mapping[str, str]:
+    """Return the fields of a job's row that say what it is made from."""
+    if found.checkpoint is None:
+        return {"model_uuid": found.model.model_uuid, "source": "", "shown_source": ""}
+    return {"model_uuid": "", "source": found.checkpoint.source, "shown_source": found.checkpoint.shown_source}

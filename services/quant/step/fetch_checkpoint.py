@@ -1,0 +1,91 @@
+"""The step `fetch` of a job that is made from a checkpoint: brings its files into the job's folder.
+
+The bytes come from the download service, because only it reads sources. Invariant: a file has its name only if it has the length, and the
+SHA-256 if the source gives one, that the job was submitted with. A step that is repeated goes on at the first missing byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llamesh.kit.channels import asking, call_options, channel
+from llamesh.kit.config import Settings
+from llamesh.kit.errors import MeshError, name_of
+from llamesh.v1.checkpoint_pb2 import CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
+from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
+from services.quant.job_sources import digest_of, weight_bytes
+from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
+from services.quant.workspace import Workspace, finish
+
+_READ_SECONDS = 24 * 3600.0
+"""Deadline of the read of one file, as long as that of a step."""
+_BLOCK = 1 << 20
+
+
+def fetch_checkpoint(workspace: Workspace, settings: Settings) -> dict[str, Any]:
+    """Bring the files, and check that they are those that were submitted. Return the length of the weights."""
+    try:
+        return asyncio.run(_fetch(workspace, settings))
+    except MeshError as error:
+        kind = StepOutageError if error.code.name == "UNAVAILABLE" else StepRefusedError
+        raise kind(name_of(error.reason), error.message) from error
+    except OSError as error:
+        raise StepOutageError("STORE_UNAVAILABLE", f"the checkpoint cannot be written: {error.strerror}") from error
+
+
+async def _fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
+    spec = workspace.spec()
+    workspace.checkpoint.mkdir(mode=0o700, exist_ok=True)
+    async with channel(settings, "download") as own:
+        stub = CheckpointServiceStub(own)
+        with asking("download"):
+            found = await stub.GetCheckpoint(GetCheckpointRequest(source=spec.source), **call_options())
+        if digest_of(found.files) != spec.source_sha256:
+            raise StepRefusedError("CONTENT_MISMATCH", "the checkpoint was changed since the job was submitted")
+        total, before = sum(file.size_bytes for file in found.files), 0
+        for file in found.files:
+            target = workspace.checkpoint / file.name
+            if not target.exists():
+                await _bring(stub, spec.source, file, target, partial(_report, before, total))
+            before += file.size_bytes
+    return {"size": weight_bytes(found.files)}
+
+
+def _report(before: int, total: int, done: int) -> None:
+    report_progress(before + done, total)
+
+
+async def _bring(stub: Any, source: str, file: CheckpointFile, target: Path, progress: Callable[[int], None]) -> None:
+    """Bring one file. Raises MeshError, StepRefusedError and OSError; the bytes that came are kept for the next try."""
+    unfinished = target.with_name(f"{target.name}.part")
+    digest, done = _present(unfinished, file.size_bytes)
+    request = ReadCheckpointRequest(source=source, name=file.name, offset=done, version=file.version)
+    with unfinished.open("ab") as copy, asking("download"):
+        if done < file.size_bytes:
+            async for part in stub.ReadCheckpoint(request, **call_options(_READ_SECONDS)):
+                copy.write(part.data)
+                digest.update(part.data)
+                done += len(part.data)
+                progress(done)
+    if done != file.size_bytes or (file.sha256 and digest.hexdigest() != file.sha256):
+        unfinished.unlink()
+        raise StepRefusedError("CONTENT_MISMATCH", f"{file.name} has other bytes than its source says")
+    finish(unfinished, target)
+
+
+def _present(unfinished: Path, size: int) -> tuple[Any, int]:
+    """Return the SHA-256 of the bytes of an earlier try, and their number. More bytes than the file has are removed."""
+    digest, done = hashlib.sha256(), 0
+    if unfinished.exists() and unfinished.stat().st_size > size:
+        unfinished.unlink()
+    if unfinished.exists():
+        with unfinished.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                done += len(block)
+    return digest, done
