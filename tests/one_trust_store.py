@@ -1,11 +1,12 @@
 """Shares one TLS context between the HTTP clients of a test process.
 
 httpx and others read the certificates of 150 authorities for each client, also if it connects without TLS: a third of the time of the
-processors in the tests of the mesh. Contexts with other authorities are made as ever.
+processors in the tests of the mesh. Contexts with authorities of a test are made as ever.
 """
 
 from __future__ import annotations
 
+import os
 import ssl
 from functools import cache
 from typing import Any
@@ -14,15 +15,19 @@ import certifi
 
 
 def share_trust_store() -> None:
-    """Let `ssl.create_default_context` return the same context each time that it is asked for the authorities of `certifi`."""
+    """Let `ssl.create_default_context` return the same context each time that it is asked for the usual authorities.
+
+    These are the file of `certifi`, or that of this machine in SSL_CERT_FILE.
+    """
     create = ssl.create_default_context
+    usual = {certifi.where(), os.environ.get("SSL_CERT_FILE", "")}
 
     @cache
-    def of_certifi() -> ssl.SSLContext:
-        return create(cafile=certifi.where())
+    def of(file: str) -> ssl.SSLContext:
+        return create(cafile=file)
 
     def shared(*purpose: Any, **trusted: Any) -> ssl.SSLContext:
-        only_certifi = not purpose and trusted == {"cafile": certifi.where()}
-        return of_certifi() if only_certifi else create(*purpose, **trusted)
+        file = trusted.get("cafile")
+        return of(file) if not purpose and len(trusted) == 1 and file in usual else create(*purpose, **trusted)
 
     ssl.create_default_context = shared
