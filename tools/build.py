@@ -18,11 +18,14 @@ PROGRAMS = {
     "grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl",
     "minio": "github.com/minio/minio",
 }
-BENCHMARKS = {
+OWN_MODULES = {
+    "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
     "mc": "github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9",
     "rclone": "github.com/rclone/rclone@v1.76.0",
 }
-"""Modules of their own, because their requirements exclude each other's."""
+"""Programs that are built in modules of their own, because their requirements exclude each other's."""
+TESTED = (*PROGRAMS, "versitygw")
+"""The programs that tests/cluster needs."""
 
 
 def stale(name: str) -> bool:
@@ -33,7 +36,7 @@ def stale(name: str) -> bool:
 
 def main() -> None:
     """Build the programs; exit 1 with the remedy if Go is missing."""
-    wanted = [name for name in sys.argv[1:] or PROGRAMS if stale(name)]
+    wanted = [name for name in sys.argv[1:] or TESTED if stale(name)]
     if not wanted:
         return
     if shutil.which("go") is None:
@@ -47,7 +50,7 @@ def main() -> None:
             command = ["go", "build", *options, "-o", str(BIN / name), PROGRAMS[name]]
         else:
             environment["GOBIN"] = str(BIN)
-            command = ["go", "install", *options, BENCHMARKS[name]]
+            command = ["go", "install", *options, OWN_MODULES[name]]
         subprocess.run(command, cwd=TOOLS, env=environment, check=True)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from llamesh.kit.objects import ObjectChangedError, ObjectOrigin, ObjectStore, object_key
-from tests.cluster.minio_server import MinioServer, minio
+from tests.cluster.minio_server import minio
+from tests.cluster.s3_server import S3Server
 from tests.cluster.test_object_store_on_minio import Bucket, open_store, s3, store
 
 __all__ = ["minio", "s3", "store"]
@@ -23,7 +24,7 @@ KEY = "sub dir/a+b c%20d=ü.gguf"
 
 
 @pytest.fixture
-def origin(minio: MinioServer) -> ObjectOrigin:
+def origin(minio: S3Server) -> ObjectOrigin:
     if not minio.client.bucket_exists("llm-models"):
         minio.client.make_bucket("llm-models")
     found = minio.client.put_object("llm-models", KEY, io.BytesIO(CONTENT), len(CONTENT))
@@ -55,7 +56,7 @@ async def test_parts_are_copied_by_the_server_and_go_on_after_a_restart(
 
 
 async def test_no_part_of_an_object_that_was_replaced_or_removed_is_copied(
-    store: ObjectStore, origin: ObjectOrigin, minio: MinioServer
+    store: ObjectStore, origin: ObjectOrigin, minio: S3Server
 ) -> None:
     assert store.parts is not None
     layout = store.parts.layout(len(CONTENT), PART)

@@ -39,17 +39,17 @@ class Bucket:
     def __init__(self, server: MinioServer) -> None:
         self.environment = server.settings
         self.delay: dict[str, float] = {}
-        self._server = server
+        self.server = server
 
     @property
     def objects(self) -> dict[str, bytes]:
         """Every published object and its bytes. One that is removed while they are read is none."""
-        found = {name: self._read(name) for name in self._server.objects("models/")}
+        found = {name: self._read(name) for name in self.server.objects("models/")}
         return {name: data for name, data in found.items() if data is not None}
 
     def _read(self, name: str) -> bytes | None:
         try:
-            answer = self._server.client.get_object(BUCKET, name)
+            answer = self.server.client.get_object(BUCKET, name)
         except S3Error as error:
             if error.code != "NoSuchKey":
                 raise

@@ -35,14 +35,10 @@ __all__ = [
 class BucketWithUploads(Bucket):
     """Also its unfinished multipart uploads."""
 
-    def __init__(self, server: MinioServer) -> None:
-        super().__init__(server)
-        self._folder = server.data / ".minio.sys" / "multipart"
-
     @property
     def uploads(self) -> dict[str, Path]:
-        """MinIO lists uploads for exact names only, so its folder is read."""
-        return {str(path): path for path in self._folder.glob("*/*")}
+        """Unfinished multipart uploads of the server."""
+        return self.server.uploads
 
 
 @pytest.fixture

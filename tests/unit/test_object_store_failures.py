@@ -177,6 +177,7 @@ async def remote(s3: FakeS3, tmp_path: Path) -> AsyncIterator[S3Store]:
         ("QuotaExceeded", StoreFullError),
         ("AccessDenied", StoreDeniedError),
         ("SignatureDoesNotMatch", StoreDeniedError),
+        ("XAdminUserNotFound", StoreDeniedError),
         ("NoSuchBucket", ObjectNotFoundError),
         ("InternalError", StoreUnavailableError),
     ],

@@ -16,7 +16,10 @@ from llamesh.kit.objects.store import ObjectNotFoundError, StoreDeniedError, Sto
 
 _MISSING_CODES = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchUpload", "NotFound", "ResourceNotFound"}
 _FULL_CODES = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"}
-_DENIED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled"}
+DENIED_CODES = frozenset(
+    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AllAccessDisabled", "XAdminUserNotFound"}
+)
+"""How servers say that credentials are wrong. versitygw has the last one for an unknown key, with the status 404."""
 
 MAX_SAID = 200
 """Maximum number of characters of a code or a message of the server that is passed on."""
@@ -34,7 +37,7 @@ def s3_errors(what: str) -> Iterator[None]:
             raise ObjectNotFoundError(reason) from error
         if error.code in _FULL_CODES:
             raise StoreFullError(reason) from error
-        if error.code in _DENIED_CODES:
+        if error.code in DENIED_CODES:
             raise StoreDeniedError(
                 f"{what}: the object store refuses MINIO_ACCESS_KEY and MINIO_SECRET_KEY ({code})"
             ) from error

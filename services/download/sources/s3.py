@@ -17,6 +17,7 @@ from minio import Minio
 from yarl import URL
 
 from llamesh.kit.objects import ObjectOrigin
+from llamesh.kit.objects.s3_errors import DENIED_CODES
 from llamesh.kit.source_places import S3Place
 from llamesh.nearest import nearest
 from services.download.sources.addresses import AddressRules
@@ -88,13 +89,13 @@ class S3Bucket:
         code = found[1].decode() if found else ""
         if code == "NoSuchBucket":
             words = f"{self._place.endpoint} has no bucket {bucket}: check {self._setting}"
-        elif code == "NoSuchKey" or error.status == 404:
+        elif code == "NoSuchKey" or (error.status == 404 and code not in DENIED_CODES):
             words = f"the bucket {bucket} has no object {key}"
         elif code in _OTHER_REGION:
             words = f"the bucket {bucket} is in another region than {self._place.region}: correct {self._setting}"
         elif code == "RequestTimeTooSkewed":
             words = f"the clock of this machine differs too much from that of {self._place.endpoint}"
-        elif error.status in {401, 403}:
+        elif error.status in {401, 403} or code in DENIED_CODES:
             words = f"{self._place.endpoint} refuses the credentials in {self._setting} ({code or error.status})"
         else:
             return error
