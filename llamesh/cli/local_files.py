@@ -36,6 +36,8 @@ _BEGINNINGS = ("/", "./", "../", "~")
 _MAX_LISTED = 5
 _OF_CHECKPOINTS = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja"})
 """Suffixes of the files of a checkpoint that a conversion may read. The mesh chooses among them."""
+_SAME_WEIGHTS = "consolidated"
+"""How files begin that have the weights once more, in another form."""
 _LARGE = 256 * 2**20
 """Size in bytes from which a copy is announced, because it takes long."""
 
@@ -136,8 +138,12 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
 @contextmanager
 def handed_over_folder(path: Path, profile: Profile) -> Iterator[HandedOver]:
     """Put the files of a checkpoint where the mesh may read them, in a folder of the same name, as `handed_over` does."""
-    files = sorted(file for file in _listing(path) if file.suffix in _OF_CHECKPOINTS and file.is_file())
-    if not any(file.name == "config.json" for file in files):
+    files = [
+        file
+        for file in sorted(_listing(path))
+        if file.suffix in _OF_CHECKPOINTS and file.is_file() and not file.name.startswith(_SAME_WEIGHTS)
+    ]
+    if not path.name or not any(file.name == "config.json" for file in files):
         raise CommandError(
             f"{path} has no config.json, so it is no checkpoint",
             hint="name a folder in the format of Hugging Face; `llamesh pull` takes a GGUF file",

@@ -127,7 +127,9 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_QUANT_MODEL_EXISTS: _ErrorReason.ValueType  # 82
     """A model with the id of a variant exists already, or a job is making it."""
     ERROR_REASON_QUANT_REFUSED: _ErrorReason.ValueType  # 83
-    """The source or a type cannot be used; `rule` says why: disk, matrix, quantised or quantiser."""
+    """The source or a type cannot be used; `rule` says why: disk, matrix, quantised or quantiser; of a checkpoint also architecture, code,
+    config, converter or tokenizer.
+    """
     ERROR_REASON_QUANTISATION_FAILED: _ErrorReason.ValueType  # 84
     """A step of a job failed; its message ends with the last output of llama.cpp."""
     ERROR_REASON_VARIANT_UNSOUND: _ErrorReason.ValueType  # 85
@@ -245,7 +247,9 @@ ERROR_REASON_QUANT_JOB_NOT_ENDED: ErrorReason.ValueType  # 81
 ERROR_REASON_QUANT_MODEL_EXISTS: ErrorReason.ValueType  # 82
 """A model with the id of a variant exists already, or a job is making it."""
 ERROR_REASON_QUANT_REFUSED: ErrorReason.ValueType  # 83
-"""The source or a type cannot be used; `rule` says why: disk, matrix, quantised or quantiser."""
+"""The source or a type cannot be used; `rule` says why: disk, matrix, quantised or quantiser; of a checkpoint also architecture, code,
+config, converter or tokenizer.
+"""
 ERROR_REASON_QUANTISATION_FAILED: ErrorReason.ValueType  # 84
 """A step of a job failed; its message ends with the last output of llama.cpp."""
 ERROR_REASON_VARIANT_UNSOUND: ErrorReason.ValueType  # 85

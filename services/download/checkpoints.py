@@ -7,6 +7,7 @@ becomes a model of the catalogue: the Quant service converts it.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import replace
@@ -26,6 +27,7 @@ from services.download.sources import (
 )
 from services.download.sources.checkpoint_files import checkpoint_files, is_of_checkpoint, is_pickle
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 FORMS = "hf:OWNER/REPO, hf:OWNER/REPO@REVISION, or a folder: file:///FOLDER"
 
 
@@ -67,11 +69,15 @@ class Checkpoints:
 
     async def _in_repository(self, address: HubAddress) -> Checkpoint:
         listing = await self._hub.listing(address)
-        names = checkpoint_files(listing.checkpoint, address.repository, has_pickles=listing.has_pickles)
+        if _COMMIT.fullmatch(address.revision) and address.revision != listing.commit:
+            words = f"{self._hub.host} lists another commit of {address.repository} than the one that was asked for"
+            raise SourceChangedError(words, opened=address.revision, found=listing.commit)
+        sizes = {name: file.size for name, file in listing.checkpoint.items() if file.size is not None}
+        if len(sizes) != len(listing.checkpoint):
+            raise SourceError(f"{self._hub.host} does not list the sizes of the files of {address.repository}")
+        names = checkpoint_files(sizes, address.repository, has_pickles=listing.has_pickles)
         pinned = str(replace(address, revision=listing.commit))
         files = [listing.checkpoint[name] for name in names]
-        if any(file.size is None for file in files):
-            raise SourceError(f"{self._hub.host} does not list the sizes of the files of {address.repository}")
         return Checkpoint(
             source=pinned,
             shown_source=pinned,
@@ -83,13 +89,15 @@ class Checkpoints:
     async def _in_folder(self, source: str) -> Checkpoint:
         checked = self._files.check(source)
         present = await asyncio.to_thread(self._files.names, source)
-        wanted = {name for name in present if is_of_checkpoint(name)}
-        names = checkpoint_files(wanted, checked.name, has_pickles=any(map(is_pickle, present)))
-        files = []
-        for name in names:
+        files = {}
+        for name in filter(is_of_checkpoint, present):
             async with self._opened(source, name) as found:
-                files.append(CheckpointFile(name=name, size_bytes=found.size or 0, version=found.etag))
-        return Checkpoint(source=source, shown_source=checked.shown, name=checked.name, files=files)
+                files[name] = CheckpointFile(name=name, size_bytes=found.size or 0, version=found.etag)
+        sizes = {name: file.size_bytes for name, file in files.items()}
+        names = checkpoint_files(sizes, checked.name, has_pickles=any(map(is_pickle, present)))
+        return Checkpoint(
+            source=source, shown_source=checked.shown, name=checked.name, files=[files[name] for name in names]
+        )
 
     def _opened(self, source: str, name: str) -> AbstractAsyncContextManager[SourceObject]:
         if not is_of_checkpoint(name):

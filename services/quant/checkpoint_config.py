@@ -24,6 +24,9 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
 """Class of the model in `architectures`, and the architecture as llama.cpp names it."""
 _STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _MAX = 1 << 31
+_YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "extrapolation_factor": 1}
+"""What llama.cpp takes for the other numbers of YaRN. A checkpoint with others is refused."""
+_YARN_OTHERS = ("attention_factor", "attn_factor", "mscale", "mscale_all_dim")
 _PLAIN_ROPE = ("default", "linear", "llama3", "yarn")
 _ACTIVATIONS = ("silu", "swish")
 
@@ -65,6 +68,11 @@ class CheckpointConfig:
     stored_type: str
 
 
+def shown(text: object, longest: int = 80) -> str:
+    """Return a text of a checkpoint as a message may show it: short, and without control characters."""
+    return "".join(filter(str.isprintable, str(text)[:longest]))
+
+
 def refuse_unusable(config: Any) -> None:
     """Raise CheckpointRefusedError if no converter could convert a checkpoint: it is quantised already, or no model."""
     if (
@@ -95,13 +103,20 @@ def read_config(config: Any) -> CheckpointConfig:
         raise CheckpointRefusedError("code" if config.get("auto_map") else "architecture", _unknown(name, config))
     numbers = _Numbers(config)
     if config.get("hidden_act", "silu") not in _ACTIVATIONS:
-        raise CheckpointRefusedError("config", f"its activation {config['hidden_act']!r} is not that of {name}")
-    if config.get("use_sliding_window"):
-        raise CheckpointRefusedError("config", f"its sliding window is not converted for {name}")
+        raise CheckpointRefusedError("config", f"its activation {shown(config['hidden_act'])} is not that of {name}")
+    for field, value in (("use_sliding_window", False), ("is_causal", True), ("partial_rotary_factor", 1)):
+        if config.get(field) not in (None, value):
+            raise CheckpointRefusedError(
+                "config", f"{field} {shown(config[field])} in its config.json is not converted"
+            )
     width, heads = numbers.whole("hidden_size"), numbers.whole("num_attention_heads")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, Mapping):
-        raise CheckpointRefusedError("config", "rope_scaling in its config.json has no fields")
+    head_width = numbers.whole("head_dim", width // heads)
+    if head_width % 2:
+        raise CheckpointRefusedError("config", f"heads of {head_width} numbers cannot be rotated: head_dim is odd")
+    rope = _rope(config)
+    scaling = _scaling(rope)
+    if scaling.kind == "llama3" and architecture != "llama":
+        raise CheckpointRefusedError("config", f"the scaling of positions llama3 is not one of {name}")
     return CheckpointConfig(
         architecture=architecture,
         layers=numbers.whole("num_hidden_layers", maximum=1024),
@@ -109,12 +124,12 @@ def read_config(config: Any) -> CheckpointConfig:
         feed_forward=numbers.whole("intermediate_size"),
         heads=heads,
         kv_heads=numbers.whole("num_key_value_heads", heads),
-        head_width=numbers.whole("head_dim", width // heads),
+        head_width=head_width,
         context=numbers.whole("max_position_embeddings"),
         vocabulary=numbers.whole("vocab_size", maximum=1 << 20),
         rms_epsilon=numbers.real("rms_norm_eps", 1e-6),
         rope_base=_Numbers(rope).real("rope_theta", numbers.real("rope_theta", 10_000.0)),
-        rope=_scaling(rope),
+        rope=scaling,
         tied=bool(config.get("tie_word_embeddings", False)),
         stored_type=stored_type(config),
     )
@@ -123,42 +138,53 @@ def read_config(config: Any) -> CheckpointConfig:
 def _unknown(name: str, config: Mapping[str, Any]) -> str:
     others = ", ".join(ARCHITECTURES)
     if config.get("auto_map"):
-        return f"its architecture {name[:80]} needs code of the checkpoint, which is never run; converted are {others}"
+        return (
+            f"its architecture {shown(name)} needs code of the checkpoint, which is never run; converted are {others}"
+        )
     meant = next(iter(near(name, list(ARCHITECTURES), 1, likeness=0.8)), "")
     hint = f", perhaps {meant} is meant" if meant else ""
-    return f"its architecture {name[:80]} is not converted{hint}; converted are {others}"
+    return f"its architecture {shown(name)} is not converted{hint}; converted are {others}"
+
+
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields that say how positions are rotated, which newer checkpoints have for each kind of layer."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if isinstance(rope, Mapping):
+        rope = rope.get("full_attention", rope)
+    if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+        raise CheckpointRefusedError("config", "rope_scaling in its config.json has another form than is converted")
+    return rope
 
 
 def _scaling(rope: Mapping[str, Any]) -> RopeScaling:
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
     if kind not in _PLAIN_ROPE:
-        raise CheckpointRefusedError("config", f"its scaling of positions {kind[:40]!r} is not converted")
-    numbers = {
-        name: float(value)
-        for name, value in rope.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+        raise CheckpointRefusedError("config", f"its scaling of positions {shown(kind)} is not converted")
     needed = {
         "default": (),
         "linear": ("factor",),
         "yarn": ("factor", "original_max_position_embeddings"),
         "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     }[kind]
-    for name in needed:
-        if not 0 < numbers.get(name, 0) < _MAX:
-            raise CheckpointRefusedError("config", f"rope_scaling.{name} in its config.json is no positive number")
+    given = _Numbers(rope, "rope_scaling.")
+    numbers = {name: given.real(name) for name in needed}
     if kind == "llama3" and numbers["high_freq_factor"] <= numbers["low_freq_factor"]:
         raise CheckpointRefusedError(
             "config", "rope_scaling.high_freq_factor in its config.json is not above low_freq_factor"
         )
-    return RopeScaling(kind, MappingProxyType({name: numbers[name] for name in needed}))
+    if kind == "yarn":
+        for name in (*_YARN_DEFAULTS, *_YARN_OTHERS):
+            if rope.get(name) not in (None, _YARN_DEFAULTS.get(name)):
+                raise CheckpointRefusedError("config", f"rope_scaling.{name} in its config.json is not converted")
+    return RopeScaling(kind, MappingProxyType(numbers))
 
 
 class _Numbers:
     """The numbers of a JSON object, each checked as it is read."""
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
+    def __init__(self, fields: Mapping[str, Any], where: str = "") -> None:
         self._fields = fields
+        self._where = where
 
     def whole(self, name: str, default: int | None = None, *, maximum: int = _MAX) -> int:
         """Return a whole number from 1 to `maximum`; the default if it is missing or null."""
@@ -166,13 +192,15 @@ class _Numbers:
         if value is None and default is not None:
             value = default
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= maximum:
-            raise CheckpointRefusedError("config", f"{name} in its config.json is no whole number from 1 to {maximum}")
+            raise CheckpointRefusedError(
+                "config", f"{self._where}{name} in its config.json is no whole number from 1 to {maximum}"
+            )
         return value
 
-    def real(self, name: str, default: float) -> float:
+    def real(self, name: str, default: float | None = None) -> float:
         """Return a positive number; the default if it is missing or null."""
         value = self._fields.get(name)
         value = default if value is None else value
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e12:
-            raise CheckpointRefusedError("config", f"{name} in its config.json is no positive number")
+            raise CheckpointRefusedError("config", f"{self._where}{name} in its config.json is no positive number")
         return float(value)

@@ -10,19 +10,19 @@ from llamesh.v1.model_pb2 import Model
 from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantError, QuantEstimate, QuantOptions
 from services.quant import submission
 from services.quant.job_sources import JobSource
-from services.quant.quantisations import QUANTISATIONS
+from services.quant.quantisations import QUANTISATIONS, QUANTISED
 
 
 def estimate(
     source: JobSource, types: Sequence[str], options: QuantOptions, settings: Settings, *, free: int
 ) -> EstimateQuantJobResponse:
-    """Estimate a job that makes these types of a source, or all types if none are named. Raises INVALID_FIELD for an unknown type.
+    """Estimate a job that makes these types of a source, or all quantised ones if none are named. Raises INVALID_FIELD.
 
     `free`: bytes that are free for jobs.
     """
     submission.check_known(types)
     model = source.model
-    each = [_of_type(model, name, options) for name in types or QUANTISATIONS]
+    each = [_of_type(model, name, options) for name in types or QUANTISED]
     possible = [item.type for item in each if not item.HasField("refusal")]
     needed = submission.needed_bytes(model, possible, converted=source.converted) if possible else 0
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,11 +73,15 @@ class JobSources:
     async def _config(self, checkpoint: Checkpoint) -> Any:
         """Return the parsed config.json; None if it is no JSON or too long."""
         file = next(each for each in checkpoint.files if each.name == "config.json")
+        if file.size_bytes > MAX_CONFIG_BYTES:
+            return None
         request = ReadCheckpointRequest(source=checkpoint.source, name=file.name, version=file.version)
-        data = bytearray()
-        async for part in self._checkpoints.ReadCheckpoint(request, **call_options()):
+        call, data = self._checkpoints.ReadCheckpoint(request, **call_options()), bytearray()
+        async for part in call:
             data += part.data
             if len(data) > MAX_CONFIG_BYTES:
+                # The source sends more than it has listed.
+                call.cancel()
                 return None
         try:
             return json.loads(data)
@@ -86,18 +91,21 @@ class JobSources:
     def _converted(self, checkpoint: Checkpoint, config: Any) -> Model:
         """Return the model that the conversion will give. Raises CheckpointRefusedError."""
         refuse_unusable(config)
-        if config.get("auto_map") or not self._settings.llama_convert_bin:
-            # A converter that knows more would run the code of the checkpoint to read it.
+        program = self._settings.llama_convert_bin
+        if program and shutil.which(program) is None:
+            raise CheckpointRefusedError("converter", f"LLAMA_CONVERT_BIN is {program}, which is not a program")
+        if config.get("auto_map") or not program:
+            # Only llamesh's own converter takes a checkpoint that brings code.
             read_config(config)
-        if not self._settings.llama_convert_bin and all(file.name != "tokenizer.json" for file in checkpoint.files):
+        if not program and all(file.name != "tokenizer.json" for file in checkpoint.files):
             raise CheckpointRefusedError("tokenizer", "it has no tokenizer.json")
         kind = stored_type(config)
-        size = weight_bytes(checkpoint.files)
+        weights = math.ceil(weight_bytes(checkpoint.files) / _WIDTHS[kind])
         return Model(
             model_uuid=id_of(checkpoint.name),
             sha256=digest_of(checkpoint.files),
-            size_bytes=size,
-            gguf=GgufMetadata(quantisation=kind, parameter_count=math.ceil(size / _WIDTHS[kind])),
+            size_bytes=sum(file.size_bytes for file in checkpoint.files),
+            gguf=GgufMetadata(quantisation=kind, parameter_count=weights),
         )
 
 

@@ -38,6 +38,9 @@ _NUMBERS = {name: number for number, name in FILE_TYPES.items()}
 QUANTISATIONS = {
     item.name: item
     for item in (
+        # For a checkpoint that is to be published as it was converted. The other of the two rounds its weights.
+        Quantisation("BF16", 16.0, 0.01),
+        Quantisation("F16", 16.0, 0.01),
         Quantisation("Q8_0", 8.5, 0.05),
         Quantisation("Q6_K", 6.6, 0.1),
         Quantisation("Q5_1", 6.0, 0.25),
@@ -68,6 +71,9 @@ QUANTISATIONS = {
     )
 }
 """The types by name, the largest first."""
+
+QUANTISED = tuple(name for name in QUANTISATIONS if name not in UNQUANTISED)
+"""The types that make a model smaller than its source."""
 
 
 def nearest(name: str) -> list[str]:

@@ -106,7 +106,7 @@ def needed_bytes(model: Model, types: Sequence[str], *, converted: bool = False)
 
 def _variant_bytes(model: Model, of_type: str) -> int:
     weights = model.gguf.parameter_count * QUANTISATIONS[of_type].bits / 8
-    return int(weights * _FALLBACKS) + _HEADER_BYTES
+    return int(weights * (1 if of_type in UNQUANTISED else _FALLBACKS)) + _HEADER_BYTES
 
 
 _OWN_TYPE = re.compile(r"[-._]?(?:f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)

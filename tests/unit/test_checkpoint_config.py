@@ -20,6 +20,7 @@ LLAMA: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
     "torch_dtype": "bfloat16",
 }
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768}
 LLAMA_3 = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -35,6 +36,20 @@ def test_what_a_checkpoint_leaves_out_has_the_values_of_its_format() -> None:
     assert (found.tied, found.stored_type, found.rope.kind) == (False, "BF16", "default")
 
 
+def test_numbers_that_are_the_defaults_of_yarn_are_taken() -> None:
+    config = LLAMA | {
+        "rope_scaling": YARN | {"beta_fast": 32, "beta_slow": 1.0, "attention_factor": None, "huge": 10**400}
+    }
+    assert read_config(config).rope.numbers["factor"] == 4
+
+
+def test_a_message_shows_no_control_characters() -> None:
+    with pytest.raises(CheckpointRefusedError) as caught:
+        read_config(LLAMA | {"architectures": ["\x1b[2JLlama" * 100]})
+    assert "\x1b" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
 def test_null_counts_as_left_out() -> None:
     found = read_config(LLAMA | {"head_dim": None, "num_key_value_heads": None, "rope_scaling": None})
     assert (found.head_width, found.kv_heads) == (8, 8)
@@ -45,12 +60,13 @@ def test_null_counts_as_left_out() -> None:
     [
         {"rope_theta": 500_000.0, "rope_scaling": LLAMA_3},
         {"rope_parameters": LLAMA_3 | {"rope_theta": 500_000.0}},
+        {"rope_parameters": {"full_attention": LLAMA_3 | {"rope_theta": 500_000.0}}},
         {
             "rope_theta": 500_000,
             "rope_scaling": {key: value for key, value in LLAMA_3.items() if key != "rope_type"} | {"type": "llama3"},
         },
     ],
-    ids=["rope_scaling", "rope_parameters", "type"],
+    ids=["rope_scaling", "rope_parameters", "full_attention", "type"],
 )
 def test_positions_are_read_in_each_form_in_which_they_are_written(rope: dict[str, Any]) -> None:
     found = read_config(LLAMA | rope)
@@ -71,10 +87,23 @@ def test_the_newer_name_of_the_type_counts() -> None:
         ({"architectures": []}, "config", "names no architecture"),
         ({"architectures": "LlamaForCausalLM"}, "config", "names no architecture"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised", "quantised already"),
-        ({"hidden_act": "relu"}, "config", "activation 'relu'"),
-        ({"use_sliding_window": True}, "config", "sliding window"),
-        ({"rope_scaling": {"type": "longrope"}}, "config", "'longrope'"),
-        ({"rope_scaling": "yarn"}, "config", "has no fields"),
+        ({"hidden_act": "relu"}, "config", "activation relu"),
+        ({"hidden_act": "x\x1b" * 1000}, "config", "activation xxxx"),
+        ({"use_sliding_window": True}, "config", "use_sliding_window True"),
+        ({"is_causal": False}, "config", "is_causal False"),
+        ({"partial_rotary_factor": 0.5}, "config", "partial_rotary_factor 0.5"),
+        ({"head_dim": 3}, "config", "head_dim is odd"),
+        ({"rope_scaling": {"type": "longrope"}}, "config", "longrope"),
+        ({"rope_scaling": "yarn"}, "config", "another form"),
+        ({"rope_parameters": {"sliding": {"rope_theta": 1.0}}}, "config", "another form"),
+        ({"rope_scaling": {"type": "linear", "factor": 10**400}}, "config", "rope_scaling.factor"),
+        ({"architectures": ["Qwen2ForCausalLM"], "rope_scaling": LLAMA_3}, "config", "llama3 is not one of Qwen2"),
+        (
+            {"rope_scaling": YARN | {"attention_factor": 1.2}},
+            "config",
+            "rope_scaling.attention_factor",
+        ),
+        ({"rope_scaling": YARN | {"beta_fast": 16}}, "config", "rope_scaling.beta_fast"),
         ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "config", "rope_scaling.original_max_position_embeddings"),
         ({"rope_scaling": LLAMA_3 | {"high_freq_factor": 1.0}}, "config", "not above low_freq_factor"),
     ],

@@ -25,6 +25,10 @@ SMALL = LLAMA | {
 }
 
 
+BIASES = {f"model.layers.0.self_attn.{name}_proj.bias": (8,) for name in "qkv"}
+NORMS = {f"model.layers.0.self_attn.{name}_norm.weight": (4,) for name in "qk"}
+
+
 def _shapes(config: dict[str, Any] = SMALL) -> dict[str, tuple[int, ...]]:
     found = read_config(config)
     rows, kv_rows = found.heads * found.head_width, found.kv_heads * found.head_width
@@ -83,8 +87,7 @@ def test_only_attention_of_llama_is_put_into_another_order(
     stored: Callable[..., Any], architecture: str, changed: bool
 ) -> None:
     config = SMALL | {"architectures": [architecture]}
-    biases = {f"model.layers.0.self_attn.{name}_proj.bias": (8,) for name in "qkv"}
-    sources = stored(_shapes() | biases, "F32")
+    sources = stored(_shapes() | BIASES, "F32")
     found = {tensor.name: tensor for tensor in converted(read_config(config), sources)}
     for name, moved in (("q", changed), ("k", changed), ("v", False)):
         for kind in ("weight", "bias"):
@@ -96,9 +99,24 @@ def test_only_attention_of_llama_is_put_into_another_order(
 
 def test_norms_of_heads_are_taken_for_qwen_3(stored: Callable[..., Any]) -> None:
     config = SMALL | {"architectures": ["Qwen3ForCausalLM"]}
-    norms = {f"model.layers.0.self_attn.{name}_norm.weight": (4,) for name in "qk"}
-    names = {tensor.name for tensor in converted(read_config(config), stored(_shapes() | norms))}
+    names = {tensor.name for tensor in converted(read_config(config), stored(_shapes() | NORMS))}
     assert {"blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"} <= names
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "missing"),
+    [
+        ("Qwen2ForCausalLM", BIASES, r"blk\.0\.attn_q\.bias"),
+        ("Qwen3ForCausalLM", NORMS, r"blk\.0\.attn_q_norm\.weight"),
+    ],
+)
+def test_what_only_this_architecture_has_is_needed(
+    stored: Callable[..., Any], architecture: str, more: dict[str, tuple[int, ...]], missing: str
+) -> None:
+    config = read_config(SMALL | {"architectures": [architecture]})
+    assert converted(config, stored(_shapes() | more))
+    with pytest.raises(TensorsRefusedError, match=f"the tensor {missing} is missing"):
+        converted(config, stored(_shapes()))
 
 
 def test_an_output_that_is_tied_is_left_out(stored: Callable[..., Any]) -> None:
@@ -112,7 +130,7 @@ def test_buffers_that_are_no_weights_are_left_out(stored: Callable[..., Any]) ->
     assert len(found) == len(_shapes())
 
 
-@pytest.mark.parametrize("missing", sorted(_shapes().keys() - {"lm_head.weight"}))
+@pytest.mark.parametrize("missing", sorted(_shapes()))
 def test_a_missing_tensor_is_named(stored: Callable[..., Any], missing: str) -> None:
     shapes = _shapes()
     del shapes[missing]
@@ -128,6 +146,7 @@ def test_a_missing_tensor_is_named(stored: Callable[..., Any], missing: str) -> 
         ("model.embed_tokens.weight", (4, 8), r"by config\.json it has \[5, 8\]"),
         ("model.layers.1.mlp.down_proj.weight", (8, 6), "is not one of the architecture"),
         ("vision.patch.weight", (8, 8), "is not one of the architecture"),
+        ("layers.0.mlp.up_proj.weight", (6, 8), "is not one of the architecture"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(

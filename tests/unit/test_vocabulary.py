@@ -80,7 +80,8 @@ def _tokenizer(**changes: Any) -> dict[str, Any]:
 
 def test_ids_without_a_token_are_unused() -> None:
     added = [{"id": 4, "content": "<end>", "special": True}, {"id": 5, "content": "tool", "special": False}]
-    found = read_vocabulary(_tokenizer(added_tokens=added), 7)
+    beyond = {"id": 7, "content": "<pad>", "special": True}
+    found = read_vocabulary(_tokenizer(added_tokens=[*added, beyond]), 7)
     assert found.tokens == ["a", "b", "ab", "[PAD3]", "<end>", "tool", "[PAD6]"]
     kind = gguf.TokenType
     assert found.types == [kind.NORMAL] * 3 + [kind.UNUSED, kind.CONTROL, kind.USER_DEFINED, kind.UNUSED]
@@ -109,11 +110,55 @@ def test_an_earlier_merge_has_a_higher_score() -> None:
         ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}]}}, True),
         ({"pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "first"}}, True),
         ({"pre_tokenizer": {"type": "Metaspace", "prepend_scheme": "never"}}, False),
+        ({"pre_tokenizer": {"type": "Metaspace", "add_prefix_space": False}}, False),
+        ({"pre_tokenizer": {"type": "Metaspace"}}, True),
         ({"normalizer": None, "pre_tokenizer": None}, False),
     ],
 )
 def test_the_space_before_a_text_is_that_of_the_tokenizer(parts: dict[str, Any], begins: bool) -> None:
-    assert read_vocabulary(_tokenizer(model={"byte_fallback": True}, **parts), 3).begins_with_space is begins
+    tokenizer = _tokenizer(model={"byte_fallback": True}) | {"pre_tokenizer": None} | parts
+    assert read_vocabulary(tokenizer, 3).begins_with_space is begins
+
+
+@pytest.mark.parametrize("text", ["<|fim_prefix|>", "<｜User｜>"])
+def test_a_token_that_looks_special_steers_and_is_no_text(text: str) -> None:
+    added = [{"id": 3, "content": text, "special": False}]
+    assert read_vocabulary(_tokenizer(added_tokens=added), 4).types[3] == gguf.TokenType.CONTROL
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
+        ({"normalizer": {"type": "NFKC"}}, "NFKC"),
+        ({"pre_tokenizer": _sequence(DIGITS, {"type": "Metaspace"}), "model": {"byte_fallback": True}}, "Digits"),
+        (
+            {
+                "normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "b"},
+                "pre_tokenizer": None,
+                "model": {"byte_fallback": True},
+            },
+            "Replace",
+        ),
+        ({"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True}}, "LLAMA_CONVERT_BIN"),
+    ],
+)
+def test_a_tokenizer_that_changes_texts_in_another_way_is_refused(parts: dict[str, Any], said: str) -> None:
+    with pytest.raises(VocabularyRefusedError, match=said):
+        read_vocabulary(_tokenizer(**parts), 3)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "size"),
+    [
+        (_tokenizer(added_tokens=[{"id": 3, "content": "a"}]), 4),
+        (_tokenizer(model={"vocab": {"a": 0, "[PAD1]": 2}}), 3),
+    ],
+)
+def test_two_tokens_with_one_text_are_refused(tokenizer: Any, size: int) -> None:
+    """llama.cpp aborts with them."""
+    with pytest.raises(VocabularyRefusedError, match="same text"):
+        read_vocabulary(tokenizer, size)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +169,13 @@ def test_the_space_before_a_text_is_that_of_the_tokenizer(parts: dict[str, Any],
         (_tokenizer(model={"vocab": {"a": -1}}), "not from 0 to 2"),
         (_tokenizer(model={"vocab": {"a": "0"}}), "not from 0 to 2"),
         (_tokenizer(model={"vocab": {"a": True}}), "not from 0 to 2"),
-        (_tokenizer(added_tokens=[{"id": 9, "content": "x"}]), "not from 0 to 2"),
-        (_tokenizer(added_tokens=[{"id": 1, "content": 7}]), "no text"),
+        (_tokenizer(added_tokens=[{"id": -1, "content": "x"}]), "without an id"),
+        (_tokenizer(model={"vocab": {"\ud800": 0}}), "not that of a tokenizer"),
+        (
+            _tokenizer(model={"byte_fallback": True, "merges": ["a b", 3]}, pre_tokenizer=None),
+            "not that of a tokenizer",
+        ),
+        (_tokenizer(added_tokens=[{"id": 1, "content": 7}]), "without an id or a text"),
         (_tokenizer(added_tokens=[{"content": "x"}]), "not that of a tokenizer"),
         (_tokenizer(model={"vocab": []}), "not that of a tokenizer"),
         ({}, "not that of a tokenizer"),

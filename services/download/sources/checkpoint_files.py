@@ -6,7 +6,7 @@ Invariant: only files of data are read, by a list of names. A pickle file, or a 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 
 from services.download.sources.source import SourceRefusedError
 
@@ -24,6 +24,7 @@ _TEXTS = frozenset(
         "merges.txt",
         "chat_template.jinja",
         "chat_template.json",
+        "model.safetensors.index.json",
     }
 )
 _ONE_FILE = "model.safetensors"
@@ -31,6 +32,10 @@ _PART = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
 _PICKLE = re.compile(r"\.(?:bin|pt|pth|ckpt|pkl|pickle)", re.ASCII)
 MAX_PARTS = 1_000
 """Maximum number of files of weights. Models of 400 billion weights have about 200."""
+
+
+MAX_TEXT_BYTES = 64 << 20
+"""Maximum size of a file that has no weights. The tokenizer of 250,000 tokens has about 20 MiB."""
 
 
 def is_of_checkpoint(name: str) -> bool:
@@ -43,8 +48,12 @@ def is_pickle(name: str) -> bool:
     return _PICKLE.search(name) is not None
 
 
-def checkpoint_files(names: Collection[str], where: str, *, has_pickles: bool) -> list[str]:
-    """Return the files that a conversion of a checkpoint reads. `where` names the checkpoint in messages. Raises SourceRefusedError."""
+def checkpoint_files(sizes: Mapping[str, int], where: str, *, has_pickles: bool) -> list[str]:
+    """Return the files that a conversion of a checkpoint reads, those without weights first. Raises SourceRefusedError.
+
+    `sizes` are the lengths of its files in bytes by name; `where` names the checkpoint in messages.
+    """
+    names = sizes.keys()
     if CONFIG not in names:
         raise SourceRefusedError(
             f"{where} has no config.json: it is no model in the format of Hugging Face", rule="checkpoint"
@@ -57,7 +66,11 @@ def checkpoint_files(names: Collection[str], where: str, *, has_pickles: bool) -
             else "no model.safetensors and no model-00001-of-...safetensors"
         )
         raise SourceRefusedError(f"{where} has {why}", rule="pickle" if has_pickles else "checkpoint")
-    return [*sorted(_TEXTS.intersection(names)), *weights]
+    texts = sorted(_TEXTS.intersection(names))
+    for name in texts:
+        if sizes[name] > MAX_TEXT_BYTES:
+            raise SourceRefusedError(f"{name} of {where} has more than {MAX_TEXT_BYTES >> 20} MiB", rule="files")
+    return [*texts, *weights]
 
 
 def _parts(names: Iterable[str], where: str) -> list[str]:

@@ -1,12 +1,11 @@
 """The step `convert`: makes the source of a job, a GGUF file, of the checkpoint that `fetch` has brought.
 
-Invariant: the file has the weights of the checkpoint, unchanged (see `llama_tensors`), and llama.cpp can run it. Memory is bounded by the
-largest tensor, because tensors are mapped and written one after the other.
+Invariant: the file has the weights of the checkpoint, unchanged (see `llama_tensors`), and llama.cpp can run it, if that can be found out
+here. Memory is bounded by the largest tensor, because tensors are mapped and written one after the other.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -18,29 +17,30 @@ import gguf
 from llamesh.kit.config import Settings
 from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.kit.gguf.types import FILE_TYPES
-from services.quant.checkpoint_config import CheckpointConfig, CheckpointRefusedError, read_config
+from services.quant.checkpoint_config import CheckpointConfig, shown
 from services.quant.step import measurement
+from services.quant.step.checkpoint_texts import CheckpointTexts, brings_code, read_texts
 from services.quant.step.llama_program import ProgressMarks, full_disk, program_at, run_program
-from services.quant.step.llama_tensors import LlamaTensor, TensorsRefusedError, converted
+from services.quant.step.llama_tensors import LlamaTensor, converted
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
-from services.quant.step.safetensors_files import SafetensorsError, read_checkpoint_tensors
-from services.quant.step.vocabulary import VocabularyRefusedError, read_vocabulary
+from services.quant.step.safetensors_files import read_checkpoint_tensors
 from services.quant.workspace import Workspace, finish
 
-MAX_JSON_BYTES = 64 << 20
-"""Maximum size of a JSON file of a checkpoint. The tokenizer of 250,000 tokens has about 20 MiB."""
 _PERCENT = ProgressMarks(re.compile(r"Writing:\s+(\d+)%\|"), units=100)
 
 
 def convert(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Convert the checkpoint, and remove its files. Return the size and the type of the GGUF file."""
     source, unfinished = workspace.source_part(1, 1), workspace.unfinished_source
+    program = settings.llama_convert_bin
     if not source.exists():
+        # Other converters would run the code that a checkpoint brings.
+        own = not program or brings_code(workspace.checkpoint)
         try:
-            if settings.llama_convert_bin:
-                _convert_with_program(workspace, unfinished, settings.llama_convert_bin)
-            else:
+            if own:
                 _convert(workspace.checkpoint, workspace.spec().name, unfinished)
+            else:
+                _convert_with_program(workspace, unfinished, program)
             finish(unfinished, source)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -49,47 +49,37 @@ def convert(workspace: Workspace, settings: Settings) -> dict[str, Any]:
             metadata = read_gguf(file, source.stat().st_size)
     except GgufError as error:
         raise StepRefusedError("MODEL_INVALID", f"the converted file is not sound: {error}") from error
-    _check_runs(source, workspace)
+    if not program:
+        _check_runs(source, workspace)
     shutil.rmtree(workspace.checkpoint, ignore_errors=True)
     return {"size": metadata.file_bytes, "quantisation": metadata.quantisation}
 
 
 def _convert(checkpoint: Path, name: str, target: Path) -> None:
+    texts = read_texts(checkpoint)
     try:
-        config = read_config(read_json(checkpoint / "config.json"))
-        tensors = converted(config, read_checkpoint_tensors(sorted(checkpoint.glob("*.safetensors"))))
-        vocabulary = read_vocabulary(read_json(checkpoint / "tokenizer.json"), config.vocabulary)
-        special = gguf.SpecialVocab(checkpoint, load_merges=vocabulary.kind == "gpt2", n_vocab=config.vocabulary)
-    except (CheckpointRefusedError, SafetensorsError, TensorsRefusedError, VocabularyRefusedError) as error:
-        raise StepRefusedError("QUANT_REFUSED", str(error)) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # The reader of special tokens trusts the files.
-        raise StepRefusedError("QUANT_REFUSED", f"its tokenizer files cannot be read: {error}"[:300]) from error
-    writer = gguf.GGUFWriter(target, config.architecture)
-    try:
-        _add_numbers(writer, config, name, tensors)
-        vocabulary.add_to(writer)
-        special.add_to_gguf(writer, quiet=True)
-        _write(writer, tensors)
+        tensors = converted(texts.config, read_checkpoint_tensors(sorted(checkpoint.glob("*.safetensors"))))
+        _write(target, texts, name, tensors)
     except OSError as error:
         # numpy does not say why a write ended early.
         if full := full_disk(target.parent):
             raise StepRefusedError("STORE_UNAVAILABLE", full) from error
-        raise StepOutageError("STORE_UNAVAILABLE", f"the converted file cannot be written: {error}") from error
+        words = error.strerror or "a write ended early"
+        raise StepOutageError("STORE_UNAVAILABLE", f"the converted file cannot be written: {words}") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # Also SafetensorsError and TensorsRefusedError; the writer trusts what it is given.
+        raise StepRefusedError("QUANT_REFUSED", shown(error, longest=300)) from error
+
+
+def _write(target: Path, texts: CheckpointTexts, name: str, tensors: Sequence[LlamaTensor]) -> None:
+    writer = gguf.GGUFWriter(target, texts.config.architecture)
+    try:
+        _add_numbers(writer, texts.config, name, tensors)
+        texts.vocabulary.add_to(writer)
+        texts.special.add_to_gguf(writer, quiet=True)
+        _write_tensors(writer, tensors)
     finally:
         writer.close()
-
-
-def read_json(path: Path) -> Any:
-    """Return a parsed JSON file of a checkpoint. Raises StepRefusedError."""
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise StepRefusedError("QUANT_REFUSED", f"{path.name} has more than {MAX_JSON_BYTES} bytes")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StepRefusedError("QUANT_REFUSED", f"the checkpoint has no {path.name}") from None
-    except (ValueError, RecursionError) as error:
-        raise StepRefusedError("QUANT_REFUSED", f"{path.name} is no JSON") from error
 
 
 def _add_numbers(writer: gguf.GGUFWriter, config: CheckpointConfig, name: str, tensors: Sequence[LlamaTensor]) -> None:
@@ -130,7 +120,7 @@ def _file_type(tensors: Sequence[LlamaTensor]) -> int:
     return next(number for number, name in FILE_TYPES.items() if name == most)
 
 
-def _write(writer: gguf.GGUFWriter, tensors: Sequence[LlamaTensor]) -> None:
+def _write_tensors(writer: gguf.GGUFWriter, tensors: Sequence[LlamaTensor]) -> None:
     for tensor in tensors:
         writer.add_tensor_info(tensor.name, tensor.shape, tensor.stored, tensor.byte_count, tensor.type)
     writer.write_header_to_file()
@@ -150,17 +140,23 @@ def _convert_with_program(workspace: Workspace, target: Path, program: str) -> N
         words,
         _PERCENT,
         folder=workspace.folder,
-        variables={"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+        # Nothing that this user has fetched from the Hub is taken for a part of the checkpoint.
+        variables={"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HOME": str(workspace.folder / "hub")},
     )
     if not target.exists():
         raise StepRefusedError("QUANTISATION_FAILED", "llama.cpp's converter has written nothing")
 
 
 def _check_runs(source: Path, workspace: Workspace) -> None:
-    """Raise StepRefusedError unless llama.cpp can run the converted model. `verify` uses the predictions that this makes."""
+    """Raise StepRefusedError unless llama.cpp can run the converted model, if this machine can find it out.
+
+    `verify` uses the predictions that this makes.
+    """
     if measurement.memory_missing([source]):
         return
     try:
         measurement.cached_predictions(source, workspace.measured_source)
+    except measurement.NotInstalledError:
+        return
     except measurement.NotMeasurableError as error:
-        raise StepRefusedError("MODEL_INVALID", f"the converted file cannot be used: {error}") from error
+        raise StepRefusedError("MODEL_INVALID", "llama.cpp cannot use the converted file: see the log") from error

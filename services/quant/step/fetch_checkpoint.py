@@ -1,7 +1,8 @@
 """The step `fetch` of a job that is made from a checkpoint: brings its files into the job's folder.
 
 The bytes come from the download service, because only it reads sources. Invariant: a file has its name only if it has the length, and the
-SHA-256 if the source gives one, that the job was submitted with. A step that is repeated goes on at the first missing byte.
+SHA-256 if the source gives one, that the job was submitted with. A step that is repeated goes on at the first missing byte of a file with a
+SHA-256. The tokenizer is read before the weights come, so that no gigabytes move for a checkpoint that cannot be converted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from llamesh.kit.errors import MeshError, name_of
 from llamesh.v1.checkpoint_pb2 import CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from services.quant.job_sources import digest_of, weight_bytes
-from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
+from services.quant.step.checkpoint_texts import read_texts
+from services.quant.step.report import StepCrashedError, StepOutageError, StepRefusedError, report_progress
 from services.quant.workspace import Workspace, finish
 
 _READ_SECONDS = 24 * 3600.0
@@ -32,6 +34,8 @@ def fetch_checkpoint(workspace: Workspace, settings: Settings) -> dict[str, Any]
     try:
         return asyncio.run(_fetch(workspace, settings))
     except MeshError as error:
+        if error.code.name == "INTERNAL":
+            raise StepCrashedError(error.message) from error
         kind = StepOutageError if error.code.name == "UNAVAILABLE" else StepRefusedError
         raise kind(name_of(error.reason), error.message) from error
     except OSError as error:
@@ -48,8 +52,12 @@ async def _fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         if digest_of(found.files) != spec.source_sha256:
             raise StepRefusedError("CONTENT_MISMATCH", "the checkpoint was changed since the job was submitted")
         total, before = sum(file.size_bytes for file in found.files), 0
+        checked = bool(settings.llama_convert_bin)
         for file in found.files:
             target = workspace.checkpoint / file.name
+            if file.name.endswith(".safetensors") and not checked:
+                read_texts(workspace.checkpoint)
+                checked = True
             if not target.exists():
                 await _bring(stub, spec.source, file, target, partial(_report, before, total))
             before += file.size_bytes
@@ -63,29 +71,36 @@ def _report(before: int, total: int, done: int) -> None:
 async def _bring(stub: Any, source: str, file: CheckpointFile, target: Path, progress: Callable[[int], None]) -> None:
     """Bring one file. Raises MeshError, StepRefusedError and OSError; the bytes that came are kept for the next try."""
     unfinished = target.with_name(f"{target.name}.part")
-    digest, done = _present(unfinished, file.size_bytes)
-    request = ReadCheckpointRequest(source=source, name=file.name, offset=done, version=file.version)
+    digest, first = _present(unfinished, file)
+    done = first
+    request = ReadCheckpointRequest(source=source, name=file.name, offset=first, version=file.version)
     with unfinished.open("ab") as copy, asking("download"):
-        if done < file.size_bytes:
-            async for part in stub.ReadCheckpoint(request, **call_options(_READ_SECONDS)):
+        if first < file.size_bytes:
+            call = stub.ReadCheckpoint(request, **call_options(_READ_SECONDS))
+            async for part in call:
+                done += len(part.data)
+                if done > file.size_bytes:
+                    call.cancel()
+                    break
                 copy.write(part.data)
                 digest.update(part.data)
-                done += len(part.data)
                 progress(done)
     if done != file.size_bytes or (file.sha256 and digest.hexdigest() != file.sha256):
         unfinished.unlink()
-        raise StepRefusedError("CONTENT_MISMATCH", f"{file.name} has other bytes than its source says")
+        # The bytes of an earlier try may have been lost with the power of the machine.
+        kind = StepOutageError if first else StepRefusedError
+        raise kind("CONTENT_MISMATCH", f"{file.name} has other bytes than its source says")
     finish(unfinished, target)
 
 
-def _present(unfinished: Path, size: int) -> tuple[Any, int]:
-    """Return the SHA-256 of the bytes of an earlier try, and their number. More bytes than the file has are removed."""
+def _present(unfinished: Path, file: CheckpointFile) -> tuple[Any, int]:
+    """Return the SHA-256 of the bytes of an earlier try, and their number. Bytes that nothing will prove are removed."""
     digest, done = hashlib.sha256(), 0
-    if unfinished.exists() and unfinished.stat().st_size > size:
+    if unfinished.exists() and (not file.sha256 or unfinished.stat().st_size > file.size_bytes):
         unfinished.unlink()
     if unfinished.exists():
-        with unfinished.open("rb") as file:
-            while block := file.read(_BLOCK):
+        with unfinished.open("rb") as present:
+            while block := present.read(_BLOCK):
                 digest.update(block)
                 done += len(block)
     return digest, done

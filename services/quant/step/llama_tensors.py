@@ -15,11 +15,12 @@ from typing import Any
 import gguf
 import numpy
 
-from services.quant.checkpoint_config import CheckpointConfig
+from services.quant.checkpoint_config import CheckpointConfig, shown
 from services.quant.step.safetensors_files import StoredTensor
 
 _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$|\.attn\.masked_bias$")
 _OUTPUT = "lm_head.weight"
+_PREFIXES = ("model.", "lm_head.")
 _PERMUTED = re.compile(r"\.self_attn\.([qk])_proj\.(?:weight|bias)$")
 _INTERLEAVED = ("llama",)
 """Architectures whose rotation pairs neighbouring rows in llama.cpp, and rows of two halves in a checkpoint."""
@@ -70,9 +71,10 @@ def _named(config: CheckpointConfig, stored: Mapping[str, StoredTensor]) -> Iter
     for name, tensor in stored.items():
         if _NOT_WEIGHTS.search(name) or (name == _OUTPUT and config.tied):
             continue
-        new = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        # Names without the prefix are of models that make embeddings, whose pooling is not converted.
+        new = names.get_name(name, try_suffixes=(".weight", ".bias")) if name.startswith(_PREFIXES) else None
         if new is None:
-            raise TensorsRefusedError(f"the tensor {name[:80]} is not one of the architecture {config.architecture}")
+            raise TensorsRefusedError(f"the tensor {shown(name)} is not one of the architecture {config.architecture}")
         yield new, tensor
 
 
@@ -81,7 +83,7 @@ def _tensor(config: CheckpointConfig, name: str, stored: StoredTensor) -> LlamaT
     heads = (config.heads if found[1] == "q" else config.kv_heads) if found else 0
     if heads and stored.shape[0] != heads * config.head_width:
         raise TensorsRefusedError(
-            f"the tensor {stored.name[:80]} has {stored.shape[0]} rows, not {heads * config.head_width}"
+            f"the tensor {shown(stored.name)} has {stored.shape[0]} rows, not {heads * config.head_width}"
         )
 
     def load() -> Any:
@@ -138,7 +140,15 @@ def _check_complete(config: CheckpointConfig, shapes: Mapping[str, tuple[int, ..
         "ffn_down": (config.width, config.feed_forward),
     }
     wanted = {f"blk.{n}.{name}.weight": shape for n in range(config.layers) for name, shape in of_layer.items()}
+    for at in range(config.layers):
+        if config.architecture == "qwen2":
+            wanted |= {f"blk.{at}.attn_{name}.bias": (rows if name == "q" else kv_rows,) for name in "qkv"}
+        if config.architecture == "qwen3":
+            wanted |= {f"blk.{at}.attn_{name}_norm.weight": (config.head_width,) for name in "qk"}
     wanted |= {"output_norm.weight": (config.width,), "token_embd.weight": (config.vocabulary, config.width)}
+    if not config.tied:
+        # llama.cpp would take the embeddings instead.
+        wanted["output.weight"] = (config.vocabulary, config.width)
     for name, shape in wanted.items():
         if (found := shapes.get(name)) != shape:
             said = f"has the shape {list(found)}, by config.json it has {list(shape)}" if found else "is missing"

@@ -27,6 +27,10 @@ class NotMeasurableError(Exception):
     """A model cannot be measured; the message has the reason."""
 
 
+class NotInstalledError(NotMeasurableError):
+    """This installation cannot measure any model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """The predictions of a variant for a text, compared with those of its source."""
@@ -61,7 +65,7 @@ def predictions(path: Path) -> tuple[Any, Any]:
     try:
         from cyllama.llama import llama_cpp
     except ImportError as error:
-        raise NotMeasurableError("the package cyllama is not installed") from error
+        raise NotInstalledError("the package cyllama is not installed") from error
 
     # The class lacks a property that its own context reads.
     with_vocabulary: Any = type("ModelWithVocabulary", (llama_cpp.LlamaModel,), {"n_vocab": 0})

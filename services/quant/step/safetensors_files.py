@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy
 
+from services.quant.checkpoint_config import shown
+
 MAX_HEADER_BYTES = 16 << 20
 """Maximum length of a header. Real files with thousands of tensors have less than one MiB."""
 MAX_TENSORS = 16_384
@@ -54,9 +56,11 @@ def read_checkpoint_tensors(paths: Sequence[Path]) -> dict[str, StoredTensor]:
         for tensor in read_tensors(path):
             if tensor.name in found:
                 raise SafetensorsError(
-                    f"{path.name}: the tensor {tensor.name[:80]} is in {found[tensor.name].path.name} too"
+                    f"{path.name}: the tensor {shown(tensor.name)} is in {found[tensor.name].path.name} too"
                 )
             found[tensor.name] = tensor
+        if len(found) > MAX_TENSORS:
+            break
     if not 0 < len(found) <= MAX_TENSORS:
         raise SafetensorsError(f"{len(found)} tensors, from 1 to {MAX_TENSORS} are converted")
     return found
@@ -88,15 +92,15 @@ def read_tensors(path: Path) -> list[StoredTensor]:
 def _place(name: str, fields: Mapping[str, Any]) -> tuple[str, int, int, str, tuple[int, ...]]:
     """Return name, begin, end, type and shape of a tensor. Raises ValueError for one that is not sound."""
     kind, shape, (begin, end) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
-    shown = name[:80]
+    words = shown(name)
     if kind not in _WIDTHS:
         quantised = isinstance(kind, str) and kind.startswith(_QUANTISED)
         why = "is quantised already" if quantised else f"has the type {str(kind)[:20]}, not BF16, F16 or F32"
-        raise ValueError(f"the tensor {shown} {why}")
+        raise ValueError(f"the tensor {words} {why}")
     if len(shape) > _MAX_DIMENSIONS or not all(type(each) is int and 0 < each < 1 << 40 for each in shape):
-        raise ValueError(f"the tensor {shown} has no shape")
+        raise ValueError(f"the tensor {words} has no shape")
     if type(begin) is not int or type(end) is not int or end - begin != math.prod(shape) * _WIDTHS[kind]:
-        raise ValueError(f"the tensor {shown} has another size than its shape")
+        raise ValueError(f"the tensor {words} has another size than its shape")
     return name, begin, end, kind, shape
 
 
@@ -108,7 +112,7 @@ def _without_gaps(
     found = []
     for name, begin, end, kind, shape in places:
         if begin != after:
-            raise SafetensorsError(f"{path.name}: the tensor {name[:80]} does not begin where the one before it ends")
+            raise SafetensorsError(f"{path.name}: the tensor {shown(name)} does not begin where the one before it ends")
         after = end
         found.append(StoredTensor(name, kind, shape, path, data + begin))
     if data + after != size:

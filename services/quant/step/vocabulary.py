@@ -7,12 +7,15 @@ pattern is one of them; a wrong pattern would give a model that answers, and ans
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import gguf
+
+from services.quant.checkpoint_config import shown
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -31,6 +34,8 @@ PATTERNS: Mapping[str, str] = MappingProxyType(
 """Pattern of a tokenizer that cuts a text into words, and llama.cpp's name of it."""
 _BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _SPACE = "\u2581"
+_LOOKS_SPECIAL = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
+"""Tokens that steer a model although their checkpoint does not call them special: a text of a user must not become one."""
 
 
 class VocabularyRefusedError(ValueError):
@@ -62,21 +67,47 @@ class Vocabulary:
 def read_vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     """Return the vocabulary of a parsed tokenizer.json with `size` tokens, of which some may be unused. Raises VocabularyRefusedError."""
     try:
-        model = tokenizer["model"]
-        if model["type"] != "BPE":
-            raise VocabularyRefusedError(f"its tokenizer is of the kind {str(model['type'])[:40]}; BPE is converted")
-        tokens, types = _tokens(model["vocab"], tokenizer.get("added_tokens") or [], size)
-        begins = _begins_with_space(tokenizer)
-        if model.get("byte_fallback"):
-            scores = _scores(tokens, model["merges"])
-            return Vocabulary("llama", "default", *_with_spaces(tokens, types, model.get("unk_token")), scores, begins)
-        return Vocabulary("gpt2", pattern_of(tokenizer.get("pre_tokenizer")), tokens, types, [], begins)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise VocabularyRefusedError(f"its tokenizer.json is not that of a tokenizer: {error!r}"[:300]) from error
+        vocabulary = _vocabulary(tokenizer, size)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, VocabularyRefusedError):
+            raise
+        raise VocabularyRefusedError(f"its tokenizer.json is not that of a tokenizer: {shown(error)}") from error
+    if len(set(vocabulary.tokens)) != size:
+        # llama.cpp aborts.
+        raise VocabularyRefusedError("its tokenizer has two tokens with the same text")
+    return vocabulary
+
+
+def _vocabulary(tokenizer: Any, size: int) -> Vocabulary:
+    model = tokenizer["model"]
+    if model["type"] != "BPE":
+        raise VocabularyRefusedError(f"its tokenizer is of the kind {shown(model['type'])}; BPE is converted")
+    tokens, types = _tokens(model["vocab"], tokenizer.get("added_tokens") or [], size)
+    normalizers = _parts(tokenizer.get("normalizer"), "normalizers")
+    cuts = _parts(tokenizer.get("pre_tokenizer"), "pretokenizers")
+    if not model.get("byte_fallback"):
+        _refuse_others([*normalizers], {"NFC"})
+        return Vocabulary(
+            "gpt2", pattern_of(tokenizer.get("pre_tokenizer")), tokens, types, [], begins_with_space=False
+        )
+    _refuse_others([*normalizers, *cuts], {"Prepend", "Replace", "Metaspace"})
+    scores = _scores(tokens, model["merges"])
+    begins = any(map(_puts_space_first, [*normalizers, *cuts]))
+    return Vocabulary("llama", "default", *_with_spaces(tokens, types, model.get("unk_token")), scores, begins)
+
+
+def _refuse_others(parts: Sequence[Any], known: Collection[str]) -> None:
+    """Raise VocabularyRefusedError if a part changes a text in a way that llama.cpp does not."""
+    for part in parts:
+        replaces = part["type"] == "Replace" and (part["pattern"], part["content"]) != ({"String": " "}, _SPACE)
+        if part["type"] not in known or replaces:
+            raise VocabularyRefusedError(
+                f"its tokenizer changes texts by {shown(part['type'])}, which is not converted"
+            )
 
 
 def pattern_of(pre_tokenizer: Any) -> str:
-    """Return llama.cpp's name of the pattern by which a tokenizer cuts a text into words. Raises VocabularyRefusedError."""
+    """Return llama.cpp's name of the pattern by which a pre-tokenizer cuts a text. Raises VocabularyRefusedError."""
     match [_part(part) for part in _parts(pre_tokenizer, "pretokenizers")]:
         case ["words"]:
             return "gpt-2"
@@ -93,7 +124,7 @@ def pattern_of(pre_tokenizer: Any) -> str:
 def _part(part: Any) -> str:
     """Return what a part of a pre-tokenizer does: its pattern, or "words", "digits", "bytes"; empty for any other."""
     match part:
-        case {"type": "ByteLevel"}:
+        case {"type": "ByteLevel"} if not part.get("add_prefix_space"):
             return "words" if part.get("use_regex", True) else "bytes"
         case {"type": "Digits", "individual_digits": True}:
             return "digits"
@@ -103,9 +134,8 @@ def _part(part: Any) -> str:
 
 
 def _tokens(vocabulary: Mapping[str, int], added: Sequence[Any], size: int) -> tuple[list[str], list[int]]:
-    """Return the tokens by their ids, and their types."""
-    ids = [*vocabulary.values(), *(token["id"] for token in added)]
-    if not all(type(each) is int and 0 <= each < size for each in ids):
+    """Return the tokens by their ids, and their types. Added tokens that the embeddings lack are left out, as elsewhere."""
+    if not all(type(each) is int and 0 <= each < size for each in vocabulary.values()):
         raise VocabularyRefusedError(
             f"its tokenizer has ids that are not from 0 to {size - 1}, by vocab_size in its config.json"
         )
@@ -114,10 +144,14 @@ def _tokens(vocabulary: Mapping[str, int], added: Sequence[Any], size: int) -> t
     for text, at in vocabulary.items():
         tokens[at], types[at] = text, int(gguf.TokenType.NORMAL)
     for token in added:
-        tokens[token["id"]] = token["content"]
-        types[token["id"]] = int(gguf.TokenType.CONTROL if token.get("special") else gguf.TokenType.USER_DEFINED)
-    if not all(isinstance(each, str) for each in tokens):
-        raise VocabularyRefusedError("its tokenizer has a token that is no text")
+        at, text = token["id"], token["content"]
+        if type(at) is not int or at < 0 or not isinstance(text, str):
+            raise VocabularyRefusedError("its tokenizer has an added token without an id or a text")
+        if at < size:
+            special = token.get("special") or _LOOKS_SPECIAL.fullmatch(text)
+            tokens[at], types[at] = text, int(gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED)
+    for text in tokens:
+        text.encode()
     return tokens, types
 
 
@@ -142,15 +176,15 @@ def _scores(tokens: Sequence[str], merges: Sequence[Any]) -> list[float]:
     return [-float(rank.get(text, len(merges))) for text in tokens]
 
 
-def _begins_with_space(tokenizer: Mapping[str, Any]) -> bool:
-    """Return whether a text gets a space before it."""
-    parts = _parts(tokenizer.get("normalizer"), "normalizers") + _parts(tokenizer.get("pre_tokenizer"), "pretokenizers")
-    for part in parts:
-        match part:
-            case {"type": "Prepend"} | {"type": "ByteLevel", "add_prefix_space": True}:
-                return True
-            case {"type": "Metaspace"}:
-                return bool(part.get("prepend_scheme", "always") != "never")
+def _puts_space_first(part: Any) -> bool:
+    """Return whether a part of a tokenizer puts a space before a text. Metaspace has an older form."""
+    match part:
+        case {"type": "Prepend"}:
+            return True
+        case {"type": "Metaspace", "prepend_scheme": scheme}:
+            return bool(scheme != "never")
+        case {"type": "Metaspace"}:
+            return bool(part.get("add_prefix_space", True))
     return False
 
 

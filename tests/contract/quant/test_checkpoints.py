@@ -133,12 +133,14 @@ async def test_nothing_but_data_is_fetched(quant: Quant, hub: FakeHub) -> None:
 async def test_a_folder_is_converted(quant: Quant, checkpoint: Path) -> None:
     folder = quant.settings.home / "import" / "mine" / "tiny words"
     shutil.copytree(checkpoint, folder)
-    job = await quant.create("Q8_0", model_uuid="", source=folder.as_uri())
+    job = await quant.create("F16", "Q8_0", model_uuid="", source=folder.as_uri())
     assert (job.source, job.name) == ("tiny words", "tiny-words")
     job = await quant.ended(job.job_id)
     assert job.state == SUCCEEDED, job
-    assert set(await quant.models()) == {"tiny-words-Q8_0"}
-    await quant.tidy(1)
+    models = await quant.models()
+    assert set(models) == {"tiny-words-F16", "tiny-words-Q8_0"}
+    assert models["tiny-words-F16"].report.kl_divergence < 1e-6
+    await quant.tidy(2)
 
 
 @pytest.mark.usefixtures("repository")
@@ -303,3 +305,47 @@ async def test_another_converter_gets_no_checkpoint_that_brings_code(quant: Quan
     _change(repository, architectures=["Gemma9ForCausalLM"], auto_map={"AutoModel": "modeling.Gemma9"})
     reason, words = await _refused(quant, "hf:ada/Tiny")
     assert (reason, "which is never run" in words) == ("QUANT_REFUSED", True)
+
+
+@pytest.mark.parametrize("own_converter", ["missing"], indirect=True)
+@pytest.mark.usefixtures("repository")
+async def test_a_converter_that_is_no_program_is_named(quant: Quant, converter: Path) -> None:
+    converter.unlink()
+    reason, words = await _refused(quant, "hf:ada/Tiny")
+    assert (reason, f"LLAMA_CONVERT_BIN is {converter}, which is not a program" in words) == ("QUANT_REFUSED", True)
+
+
+@pytest.mark.parametrize("own_converter", ["program"], indirect=True)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+async def test_a_checkpoint_that_brings_code_is_converted_by_llamesh_which_runs_none(
+    quant: Quant, repository: Repository, tmp_path: Path, name: str
+) -> None:
+    document = json.loads(repository.files[name])
+    repository.files[name] = json.dumps(document | {"auto_map": {"AutoTokenizer": ["a/b--c.D", None]}}).encode()
+    job = await quant.ended((await quant.create("Q8_0", model_uuid="", source="hf:ada/Tiny")).job_id)
+    assert job.state == SUCCEEDED, job
+    assert not (tmp_path / "said").exists()
+
+
+async def test_a_tokenizer_that_cannot_be_converted_is_found_before_the_weights_come(
+    quant: Quant, hub: FakeHub, repository: Repository
+) -> None:
+    tokenizer = json.loads(repository.files["tokenizer.json"])
+    repository.files["tokenizer.json"] = json.dumps(tokenizer | {"normalizer": {"type": "Lowercase"}}).encode()
+    job = await quant.ended((await quant.create("Q8_0", model_uuid="", source="hf:ada/Tiny")).job_id)
+    assert (job.state, states(job)[0], job.error.reason) == (FAILED, "fetch FAILED", "QUANT_REFUSED")
+    assert "Lowercase" in job.error.message
+    assert not [path for path, _ in hub.asked if "/resolve/" in path and path.endswith(".safetensors")]
+
+
+async def test_files_without_weights_have_a_largest_size(quant: Quant, repository: Repository) -> None:
+    repository.files["vocab.json"] = b"{}"
+    repository.sizes["vocab.json"] = 60 << 30
+    assert await _refused(quant, "hf:ada/Tiny") == ("SOURCE_REFUSED", "vocab.json of ada/Tiny has more than 64 MiB")
+
+
+async def test_a_file_that_is_longer_than_listed_ends_the_job(quant: Quant, repository: Repository) -> None:
+    repository.sizes["tokenizer.json"] = 100
+    job = await quant.ended((await quant.create("Q8_0", model_uuid="", source="hf:ada/Tiny")).job_id)
+    assert (job.state, job.error.reason) == (FAILED, "CONTENT_MISMATCH"), job
+    await quant.tidy(0)

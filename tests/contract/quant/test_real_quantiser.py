@@ -50,6 +50,17 @@ async def test_k_types_are_measured_and_published(own: Quant) -> None:
 
 
 @pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+async def test_a_model_is_published_without_being_quantised(own: Quant) -> None:
+    job = await own.ended((await own.create("BF16", "F16")).job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED, job
+    for model in (await own.models()).values():
+        assert 16 <= model.report.bits_per_weight < 16.5
+        assert model.report.kl_divergence < 0.001
+        assert model.report.compared_tensors >= 1
+    await own.tidy(2)
+
+
+@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
 async def test_a_model_in_parts_becomes_one_file(own: Quant, source: Path, tmp_path: Path) -> None:
     own.catalogue.hold(split(source, tmp_path / "parts", "tiny", 3))
     job = await own.ended((await own.create("Q4_K_M")).job_id)

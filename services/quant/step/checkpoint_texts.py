@@ -1,0 +1,58 @@
+"""Reads the files of a checkpoint that have no weights, before and for its conversion. Every file is read without trust."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+from services.quant.checkpoint_config import CheckpointConfig, CheckpointRefusedError, read_config, shown
+from services.quant.step.report import StepRefusedError
+from services.quant.step.vocabulary import Vocabulary, VocabularyRefusedError, read_vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointTexts:
+    """What a checkpoint says of its model: its numbers, its tokens, and which of them are special."""
+
+    config: CheckpointConfig
+    vocabulary: Vocabulary
+    special: gguf.SpecialVocab
+
+
+def read_texts(checkpoint: Path) -> CheckpointTexts:
+    """Read the files in a folder. Raises StepRefusedError if llamesh cannot convert the checkpoint."""
+    try:
+        config = read_config(read_json(checkpoint / "config.json"))
+        vocabulary = read_vocabulary(read_json(checkpoint / "tokenizer.json"), config.vocabulary)
+        byte_pairs = vocabulary.kind == "gpt2"
+        special = gguf.SpecialVocab(checkpoint, load_merges=byte_pairs, n_vocab=config.vocabulary)
+    except (CheckpointRefusedError, VocabularyRefusedError) as error:
+        raise StepRefusedError("QUANT_REFUSED", str(error)) from error
+    except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        # The reader of special tokens trusts the files.
+        raise StepRefusedError("QUANT_REFUSED", f"its tokenizer files cannot be read: {shown(error)}") from error
+    if byte_pairs:
+        # llama.cpp would add one for some patterns.
+        special.add_special_token.setdefault("bos", False)
+    return CheckpointTexts(config, vocabulary, special)
+
+
+def brings_code(checkpoint: Path) -> bool:
+    """Return whether a checkpoint in a folder names code of its own."""
+    names = ("config.json", "tokenizer_config.json")
+    documents = [read_json(checkpoint / name) for name in names if (checkpoint / name).exists()]
+    return any(isinstance(each, dict) and bool(each.get("auto_map")) for each in documents)
+
+
+def read_json(path: Path) -> Any:
+    """Return a parsed JSON file of a checkpoint. Raises StepRefusedError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StepRefusedError("QUANT_REFUSED", f"the checkpoint has no {path.name}") from None
+    except (ValueError, RecursionError) as error:
+        raise StepRefusedError("QUANT_REFUSED", f"{path.name} is no JSON") from error
