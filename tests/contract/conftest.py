@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import grpc
 import pytest
@@ -28,13 +29,14 @@ from tests.standings import FakeStandings
 
 Register = Callable[[Member], None]
 Main = Callable[[Member], Awaitable[None]]
-Running = dict[Member, asyncio.Task[None]]
-"""The members that a test has started, and their mains."""
 StartMain = Callable[[Settings, str, Main], Awaitable[Member]]
 StartMember = Callable[[Settings, str, Register], Awaitable[Member]]
 Connect = Callable[[Settings, str], grpc.aio.Channel]
 StartStandings = Callable[[Settings], Awaitable[FakeStandings]]
 AsCaller = Callable[..., list[tuple[str, str]]]
+
+_MAINS: WeakKeyDictionary[Member, asyncio.Task[None]] = WeakKeyDictionary()
+"""The main of each member that a test has started."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,22 +59,18 @@ def impatient_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def running() -> Running:
-    """What `start_main` has started, which `stop_member` waits for."""
-    return {}
-
-
-@pytest.fixture
-async def start_main(running: Running) -> AsyncIterator[StartMain]:
+async def start_main() -> AsyncIterator[StartMain]:
     """`member = await start_main(settings, "gateway", services.gateway.service.run)`: a whole process in this one.
 
     It serves on `settings.socket(name)` until the test ends, or `await stop_member(member)` ends it early, for
     instance to start it again.
     """
+    running: list[Member] = []
 
     async def start(settings: Settings, name: str, main: Main) -> Member:
         member = Member(name, settings)
-        running[member] = serving = asyncio.create_task(main(member))  # type: ignore[arg-type]
+        _MAINS[member] = serving = asyncio.create_task(main(member))  # type: ignore[arg-type]
+        running.append(member)
         started = asyncio.create_task(member.started.wait())
         await asyncio.wait({serving, started}, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
         started.cancel()
@@ -85,7 +83,7 @@ async def start_main(running: Running) -> AsyncIterator[StartMain]:
     for member in running:
         member.stop()
     try:
-        await asyncio.wait_for(asyncio.gather(*running.values(), return_exceptions=True), PATIENCE)
+        await asyncio.wait_for(asyncio.gather(*map(_MAINS.__getitem__, running), return_exceptions=True), PATIENCE)
     finally:
         # The process of pytest did not end while a server still listened after a failed start.
         await asyncio.gather(*(member.server.stop(None) for member in running))
@@ -124,7 +122,7 @@ def start_standings(start_member: StartMember) -> StartStandings:
 
 
 @pytest.fixture
-def stop_member(running: Running) -> Callable[[Member], Awaitable[None]]:
+def stop_member() -> Callable[[Member], Awaitable[None]]:
     """`await stop_member(member)` drains a member and returns when it is gone.
 
     A process ends after what its `main` closes when its calls have ended, such as transfers that finish a request. The next one starts
@@ -133,7 +131,7 @@ def stop_member(running: Running) -> Callable[[Member], Awaitable[None]]:
 
     async def stop(member: Member) -> None:
         member.stop()
-        await asyncio.wait_for(running[member], PATIENCE)
+        await asyncio.wait_for(_MAINS[member], PATIENCE)
 
     return stop
 
