@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,9 +20,8 @@ class MinioServer(S3Server):
     health = "/minio/health/cluster"
 
     def __init__(self, folder: Path) -> None:
-        port, console = free_ports(2)
-        super().__init__(folder, port)
-        self._console = f"127.0.0.1:{console}"
+        super().__init__(folder)
+        self._console = f"127.0.0.1:{free_ports(1)[0]}"
 
     def words(self) -> Sequence[str]:
         """See S3Server."""
@@ -42,10 +40,5 @@ class MinioServer(S3Server):
 @pytest.fixture(scope="module")
 def minio() -> Iterator[MinioServer]:
     """A server for the tests of a module."""
-    with tempfile.TemporaryDirectory(prefix="minio-") as folder:
-        server = MinioServer(Path(folder))
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
+    with MinioServer.running() as server:
+        yield server

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import httpx
 from minio import Minio
 
 from tests.mesh.running import ROOT, until
+from tests.ports import free_ports
 
 BUCKET = "inference-models"
 
@@ -23,12 +27,24 @@ class S3Server(ABC):
     name: str
     """Of its program in .tools/bin."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.data = folder / "data"
-        self.endpoint = f"127.0.0.1:{port}"
+        self.endpoint = f"127.0.0.1:{free_ports(1)[0]}"
         self.access_key, self.secret_key = secrets.token_hex(10), secrets.token_hex(20)
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Iterator[Self]:
+        """A server for the block, in a folder of its own."""
+        with tempfile.TemporaryDirectory(prefix=f"{cls.name}-") as folder:
+            server = cls(Path(folder))
+            try:
+                server.start()
+                yield server
+            finally:
+                server.stop()
 
     @abstractmethod
     def words(self) -> Sequence[str]:

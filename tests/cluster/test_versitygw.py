@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -46,7 +45,6 @@ from tests.cluster.test_sources_in_minio import (
     test_an_object_is_read_whole_and_in_parts,
     test_the_flow_of_the_reference_deployment,
 )
-from tests.ports import free_ports
 
 __all__ = [
     "bucket",
@@ -88,7 +86,7 @@ class VersityServer(S3Server):
     health = "/health"
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, free_ports(1)[0])
+        super().__init__(folder)
         self._metadata = folder / "metadata"
 
     def words(self) -> Sequence[str]:
@@ -110,10 +108,5 @@ class VersityServer(S3Server):
 @pytest.fixture(scope="module")
 def minio() -> Iterator[S3Server]:
     """The server that the tests ask for by the name of the other one."""
-    with tempfile.TemporaryDirectory(prefix="versity-") as folder:
-        server = VersityServer(Path(folder))
-        try:
-            server.start()
-            yield server
-        finally:
-            server.stop()
+    with VersityServer.running() as server:
+        yield server
