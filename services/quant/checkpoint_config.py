@@ -23,11 +23,21 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
 )
 """Class of the model in `architectures`, and the architecture as llama.cpp names it."""
 _STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+WIDTHS: Mapping[str, int] = MappingProxyType({"F32": 4, "F16": 2, "BF16": 2})
+"""Bytes of a weight in the types that are converted."""
 _MAX = 1 << 31
 _YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "extrapolation_factor": 1}
 """What llama.cpp takes for the other numbers of YaRN. A checkpoint with others is refused."""
 _YARN_OTHERS = ("attention_factor", "attn_factor", "mscale", "mscale_all_dim")
-_PLAIN_ROPE = ("default", "linear", "llama3", "yarn")
+_ROPE_NUMBERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "default": (),
+        "linear": ("factor",),
+        "yarn": ("factor", "original_max_position_embeddings"),
+        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    }
+)
+"""The numbers that each scaling of positions needs."""
 _ACTIVATIONS = ("silu", "swish")
 
 
@@ -49,7 +59,7 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointConfig:
-    """What a checkpoint says of its model. Lengths are in numbers, `stored_type` is that of most weights."""
+    """What a checkpoint says of its model. Lengths are in numbers."""
 
     architecture: str
     layers: int
@@ -65,7 +75,6 @@ class CheckpointConfig:
     rope: RopeScaling
     tied: bool
     """The output has the same weights as the embeddings."""
-    stored_type: str
 
 
 def shown(text: object, longest: int = 80) -> str:
@@ -131,7 +140,6 @@ def read_config(config: Any) -> CheckpointConfig:
         rope_base=_Numbers(rope).real("rope_theta", numbers.real("rope_theta", 10_000.0)),
         rope=scaling,
         tied=bool(config.get("tie_word_embeddings", False)),
-        stored_type=stored_type(config),
     )
 
 
@@ -158,16 +166,10 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _scaling(rope: Mapping[str, Any]) -> RopeScaling:
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
-    if kind not in _PLAIN_ROPE:
+    if kind not in _ROPE_NUMBERS:
         raise CheckpointRefusedError("config", f"its scaling of positions {shown(kind)} is not converted")
-    needed = {
-        "default": (),
-        "linear": ("factor",),
-        "yarn": ("factor", "original_max_position_embeddings"),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    }[kind]
     given = _Numbers(rope, "rope_scaling.")
-    numbers = {name: given.real(name) for name in needed}
+    numbers = {name: given.real(name) for name in _ROPE_NUMBERS[kind]}
     if kind == "llama3" and numbers["high_freq_factor"] <= numbers["low_freq_factor"]:
         raise CheckpointRefusedError(
             "config", "rope_scaling.high_freq_factor in its config.json is not above low_freq_factor"

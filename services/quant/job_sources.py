@@ -24,11 +24,10 @@ from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import GgufMetadata, Model
-from services.quant.checkpoint_config import CheckpointRefusedError, read_config, refuse_unusable, stored_type
+from services.quant.checkpoint_config import WIDTHS, CheckpointRefusedError, read_config, refuse_unusable, stored_type
 
 MAX_CONFIG_BYTES = 1 << 20
 """Maximum size of a config.json. Real ones have some kilobytes."""
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 _NO_ID = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -43,6 +42,13 @@ class JobSource:
     def converted(self) -> bool:
         """Whether the source is converted first."""
         return self.checkpoint is not None
+
+    @property
+    def recorded(self) -> Mapping[str, str]:
+        """The fields of a job's row that say what it is made from."""
+        if self.checkpoint is None:
+            return {"model_uuid": self.model.model_uuid, "source": "", "shown_source": ""}
+        return {"model_uuid": "", "source": self.checkpoint.source, "shown_source": self.checkpoint.shown_source}
 
 
 class JobSources:
@@ -100,7 +106,7 @@ class JobSources:
         if not program and all(file.name != "tokenizer.json" for file in checkpoint.files):
             raise CheckpointRefusedError("tokenizer", "it has no tokenizer.json")
         kind = stored_type(config)
-        weights = math.ceil(weight_bytes(checkpoint.files) / _WIDTHS[kind])
+        weights = math.ceil(weight_bytes(checkpoint.files) / WIDTHS[kind])
         return Model(
             model_uuid=id_of(checkpoint.name),
             sha256=digest_of(checkpoint.files),
@@ -123,10 +129,3 @@ def digest_of(files: Iterable[CheckpointFile]) -> str:
 def id_of(name: str) -> str:
     """Return the default id of a model made of a checkpoint of this name."""
     return _NO_ID.sub("-", name).strip("._-")[:111] or "model"
-
-
-def facts_of(found: JobSource) -> Mapping[str, str]:
-    """Return the fields of a job's row that say what it is made from."""
-    if found.checkpoint is None:
-        return {"model_uuid": found.model.model_uuid, "source": "", "shown_source": ""}
-    return {"model_uuid": "", "source": found.checkpoint.source, "shown_source": found.checkpoint.shown_source}

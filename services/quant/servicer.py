@@ -38,7 +38,7 @@ from llamesh.v1.quant_pb2 import (
 from llamesh.v1.quant_pb2_grpc import QuantServiceServicer
 from services.quant import submission
 from services.quant.estimates import estimate
-from services.quant.job_sources import JobSources, facts_of
+from services.quant.job_sources import JobSources
 from services.quant.job_watches import JobWatches
 from services.quant.jobs import Job, Jobs
 from services.quant.messages import job_message, model_message
@@ -82,7 +82,7 @@ class QuantServicer(QuantServiceServicer):
         identity = caller()
         job = await self._jobs.create(
             QuantJobRow(
-                **facts_of(source),
+                **source.recorded,
                 source_sha256=model.sha256,
                 name=request.name or submission.default_name(model.model_uuid),
                 types=list(request.types),

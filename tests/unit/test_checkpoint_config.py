@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.quant.checkpoint_config import CheckpointRefusedError, read_config
+from services.quant.checkpoint_config import CheckpointRefusedError, read_config, stored_type
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -33,7 +33,7 @@ LLAMA_3 = {
 def test_what_a_checkpoint_leaves_out_has_the_values_of_its_format() -> None:
     found = read_config(LLAMA)
     assert (found.architecture, found.kv_heads, found.head_width, found.rope_base) == ("llama", 8, 8, 10_000.0)
-    assert (found.tied, found.stored_type, found.rope.kind) == (False, "BF16", "default")
+    assert (found.tied, stored_type(LLAMA), found.rope.kind) == (False, "BF16", "default")
 
 
 def test_numbers_that_are_the_defaults_of_yarn_are_taken() -> None:
@@ -75,7 +75,7 @@ def test_positions_are_read_in_each_form_in_which_they_are_written(rope: dict[st
 
 def test_the_newer_name_of_the_type_counts() -> None:
     config = {key: value for key, value in LLAMA.items() if key != "torch_dtype"}
-    assert read_config(config | {"dtype": "float32"}).stored_type == "F32"
+    assert stored_type(config | {"dtype": "float32"}) == "F32"
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,6 @@ _PART = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
 _PICKLE = re.compile(r"\.(?:bin|pt|pth|ckpt|pkl|pickle)", re.ASCII)
 MAX_PARTS = 1_000
 """Maximum number of files of weights. Models of 400 billion weights have about 200."""
-
-
 MAX_TEXT_BYTES = 64 << 20
 """Maximum size of a file that has no weights. The tokenizer of 250,000 tokens has about 20 MiB."""
 

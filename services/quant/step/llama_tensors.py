@@ -16,7 +16,7 @@ import gguf
 import numpy
 
 from services.quant.checkpoint_config import CheckpointConfig, shown
-from services.quant.step.safetensors_files import StoredTensor
+from services.quant.step.safetensors_files import NUMPY_TYPES, StoredTensor
 
 _NOT_WEIGHTS = re.compile(r"\.rotary_emb\.inv_freq$|\.attn\.masked_bias$")
 _OUTPUT = "lm_head.weight"
@@ -37,8 +37,8 @@ class LlamaTensor:
 
     @property
     def stored(self) -> numpy.dtype[Any]:
-        """The type of numbers that are written: BF16 as 16-bit whole numbers."""
-        return numpy.dtype({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[self.type.name])
+        """The type of numbers that are written."""
+        return numpy.dtype(NUMPY_TYPES[self.type.name])
 
     @property
     def byte_count(self) -> int:

@@ -14,19 +14,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy
 
-from services.quant.checkpoint_config import shown
+from llamesh.kit.gguf import MAX_TENSORS
+from services.quant.checkpoint_config import WIDTHS, shown
 
 MAX_HEADER_BYTES = 16 << 20
 """Maximum length of a header. Real files with thousands of tensors have less than one MiB."""
-MAX_TENSORS = 16_384
-"""Maximum number of tensors of a model, as in GGUF files."""
 _MAX_DIMENSIONS = 4
-_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
-_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+NUMPY_TYPES: Mapping[str, str] = MappingProxyType({"F32": "<f4", "F16": "<f2", "BF16": "<u2"})
+"""How numpy reads and writes the weights of a type; BF16, which it has not, as 16-bit whole numbers."""
 _QUANTISED = ("F8_", "F4", "F6_", "I8", "U8", "I4", "E8M0")
 
 
@@ -46,7 +46,7 @@ class StoredTensor:
 
     def mapped(self) -> Any:
         """Return the stored numbers as an array that is read from the file as it is used; BF16 as 16-bit whole numbers."""
-        return numpy.memmap(self.path, _NUMPY[self.type], "r", offset=self.offset, shape=self.shape)
+        return numpy.memmap(self.path, NUMPY_TYPES[self.type], "r", offset=self.offset, shape=self.shape)
 
 
 def read_checkpoint_tensors(paths: Sequence[Path]) -> dict[str, StoredTensor]:
@@ -93,13 +93,13 @@ def _place(name: str, fields: Mapping[str, Any]) -> tuple[str, int, int, str, tu
     """Return name, begin, end, type and shape of a tensor. Raises ValueError for one that is not sound."""
     kind, shape, (begin, end) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
     words = shown(name)
-    if kind not in _WIDTHS:
+    if kind not in WIDTHS:
         quantised = isinstance(kind, str) and kind.startswith(_QUANTISED)
         why = "is quantised already" if quantised else f"has the type {str(kind)[:20]}, not BF16, F16 or F32"
         raise ValueError(f"the tensor {words} {why}")
     if len(shape) > _MAX_DIMENSIONS or not all(type(each) is int and 0 < each < 1 << 40 for each in shape):
         raise ValueError(f"the tensor {words} has no shape")
-    if type(begin) is not int or type(end) is not int or end - begin != math.prod(shape) * _WIDTHS[kind]:
+    if type(begin) is not int or type(end) is not int or end - begin != math.prod(shape) * WIDTHS[kind]:
         raise ValueError(f"the tensor {words} has another size than its shape")
     return name, begin, end, kind, shape
 

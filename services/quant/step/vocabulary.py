@@ -86,7 +86,7 @@ def _vocabulary(tokenizer: Any, size: int) -> Vocabulary:
     normalizers = _parts(tokenizer.get("normalizer"), "normalizers")
     cuts = _parts(tokenizer.get("pre_tokenizer"), "pretokenizers")
     if not model.get("byte_fallback"):
-        _refuse_others([*normalizers], {"NFC"})
+        _refuse_others(normalizers, {"NFC"})
         return Vocabulary(
             "gpt2", pattern_of(tokenizer.get("pre_tokenizer")), tokens, types, [], begins_with_space=False
         )
