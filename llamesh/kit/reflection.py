@@ -9,6 +9,7 @@ Invariant: services with internal methods only are not listed, and every listed 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import grpc
@@ -30,14 +31,12 @@ class _Pool:
 
     def __init__(self) -> None:
         self._pool = descriptor_pool.Default()
-        self._newer = descriptor_pool.DescriptorPool()
-        self._newer.AddSerializedFile(_newer_file().SerializeToString())
 
     def FindFileByName(self, name: str) -> FileDescriptor:  # noqa: N802 - the pool's own name
-        return (self._newer if name == _NEWER_FILE else self._pool).FindFileByName(name)
+        return (_newer_pool() if name == _NEWER_FILE else self._pool).FindFileByName(name)
 
     def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:  # noqa: N802 - the pool's own name
-        pool = self._newer if symbol.startswith(_NEWER + ".") else self._pool
+        pool = _newer_pool() if symbol.startswith(_NEWER + ".") else self._pool
         try:
             return pool.FindFileContainingSymbol(symbol)
         except KeyError:
@@ -48,12 +47,15 @@ class _Pool:
         return getattr(self._pool, name)
 
 
-def _newer_file() -> descriptor_pb2.FileDescriptorProto:
-    """Return the file of v1: that of v1alpha with another package."""
+@cache
+def _newer_pool() -> descriptor_pool.DescriptorPool:
+    """Return a pool with the file of v1: that of v1alpha with another package. Made when a client asks, because it takes 10 ms."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     text = text_format.MessageToString(file).replace(file.package, _NEWER).replace(file.name, _NEWER_FILE)
-    return text_format.Parse(text, descriptor_pb2.FileDescriptorProto())
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(text_format.Parse(text, descriptor_pb2.FileDescriptorProto()).SerializeToString())
+    return pool
 
 
 def is_public(service: str) -> bool:
