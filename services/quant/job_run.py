@@ -20,10 +20,12 @@ from llamesh.kit.outages import until_written
 from services.quant.job_changes import JobChanges
 from services.quant.jobs import Job, Jobs
 from services.quant.plan import next_of
+from services.quant.states import JobState, StepKind
 from services.quant.step_process import DONE, OUTAGE, Outcome, StepProcess, StepProgress
 from services.quant.step_rows import StepRows
-from services.quant.tables import JobState, QuantStepRow, StepKind
-from services.quant.variants import Variants, variant_key
+from services.quant.tables import QuantStepRow
+from services.quant.variant_objects import variant_key
+from services.quant.variants import Variants
 from services.quant.workspace import JobSpec, Workspace
 
 CALIBRATION = Path(__file__).with_name("calibration.txt")

@@ -20,7 +20,9 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.quant.job_changes import JobChanges
 from services.quant.plan import is_published, steps_of
-from services.quant.tables import ACTIVE, JobState, QuantJobRow, QuantModelRow, QuantStepRow, StepKind, StepState
+from services.quant.states import ACTIVE, JobState, StepKind, StepState
+from services.quant.tables import QuantJobRow, QuantModelRow, QuantStepRow
+from services.quant.variant_objects import variant_uuid
 
 _LISTING = Listing("quant jobs", BY_TIME)
 _ORDER = (QuantJobRow.create_time, QuantJobRow.job_id)
@@ -37,11 +39,6 @@ class Job:
     def active(self) -> bool:
         """Whether the job has not ended."""
         return self.row.state in ACTIVE
-
-
-def variant_uuid(name: str, of_type: str) -> str:
-    """Return the id of the model that a job makes of a type."""
-    return f"{name}-{of_type}"
 
 
 class Jobs:

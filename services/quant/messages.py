@@ -15,8 +15,9 @@ from llamesh.v1.quant_pb2 import (
     QuantStepState,
 )
 from services.quant.jobs import Job
+from services.quant.states import StepState
 from services.quant.step_process import StepProgress
-from services.quant.tables import QuantModelRow, QuantStepRow, StepState
+from services.quant.tables import QuantModelRow, QuantStepRow
 
 
 def job_message(job: Job, running: StepProgress | None = None, *, logs: bool = False) -> QuantJob:

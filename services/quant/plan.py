@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from services.quant.tables import JobState, StepKind, StepState
+from services.quant.states import JobState, StepKind, StepState
 
 _OF_A_TYPE = (StepKind.QUANTIZE, StepKind.VERIFY, StepKind.PUBLISH)
 _OPEN = (StepState.WAITING, StepState.RUNNING)

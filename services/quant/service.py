@@ -20,7 +20,8 @@ from services.quant.job_watches import JobWatches
 from services.quant.jobs import Jobs
 from services.quant.servicer import QuantServicer
 from services.quant.step_rows import StepRows
-from services.quant.variants import Variants, bucket_of
+from services.quant.variant_objects import bucket_of
+from services.quant.variants import Variants
 from services.quant.worker import JobWorker
 
 

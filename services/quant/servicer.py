@@ -42,7 +42,8 @@ from services.quant.job_sources import JobSources
 from services.quant.job_watches import JobWatches
 from services.quant.jobs import Job, Jobs
 from services.quant.messages import job_message, model_message
-from services.quant.tables import JobState, QuantJobRow
+from services.quant.states import JobState
+from services.quant.tables import QuantJobRow
 from services.quant.variants import Variants
 from services.quant.worker import JobWorker
 

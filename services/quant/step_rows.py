@@ -14,9 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, name_of
 from services.quant.job_changes import JobChanges
-from services.quant.jobs import Job, start_again, variant_uuid
+from services.quant.jobs import Job, start_again
+from services.quant.states import ACTIVE, JobState, StepKind, StepState
 from services.quant.step_process import Outcome, StepProgress
-from services.quant.tables import ACTIVE, JobState, QuantJobRow, QuantModelRow, QuantStepRow, StepKind, StepState
+from services.quant.tables import QuantJobRow, QuantModelRow, QuantStepRow
+from services.quant.variant_objects import variant_uuid
 
 MAX_LOG = 4_000
 """Maximum number of characters of a step's last lines that are stored."""

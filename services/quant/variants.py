@@ -6,12 +6,10 @@ deleted again, and never an object without a row.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 from sqlalchemy import delete, select
 
-from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.objects import (
@@ -20,13 +18,10 @@ from llamesh.kit.objects import (
     ObjectNotFoundError,
     ObjectStore,
     StoreError,
-    object_key,
-    object_store,
 )
-from llamesh.kit.own_places import quant_place
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
-from llamesh.locations import variants_directory
 from services.quant.tables import QuantModelRow
+from services.quant.variant_objects import description_key
 
 _LISTING = Listing("quant models", BY_TIME)
 _ORDER = (QuantModelRow.create_time, QuantModelRow.model_uuid)
@@ -89,24 +84,3 @@ class Variants:
             await self._store.delete(description_key(key))
         except StoreError as error:
             raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error)) from error
-
-
-def variant_key(job_id: str, of_type: str, sha256: str) -> str:
-    """Return the key of the object that a job publishes for a type: always the same, so a repeated step makes no second object."""
-    copy = hashlib.sha256(f"{job_id}/{of_type}".encode()).hexdigest()[:16]
-    return object_key("models", sha256, ".gguf", copy=copy)
-
-
-def description_key(key: str) -> str:
-    """Return the key of the object that describes a published object: its `QuantModel` as JSON."""
-    return f"{key.removesuffix('.gguf')}.json"
-
-
-def bucket_of(settings: Settings) -> ObjectStore:
-    """Return Quant's bucket: on the server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT, else a folder of LLAMESH_HOME."""
-    return object_store(
-        variants_directory(settings.home),
-        quant_place(settings),
-        cache_directory=settings.home / "cache",
-        cache_bytes=settings.cache_bytes,
-    )

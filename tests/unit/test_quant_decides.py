@@ -14,8 +14,8 @@ from llamesh.v1.quant_pb2 import QuantOptions
 from services.quant import submission
 from services.quant.plan import next_of, steps_of
 from services.quant.quantisations import QUANTISATIONS, nearest
+from services.quant.states import JobState, StepState
 from services.quant.step.failure_messages import translate
-from services.quant.tables import JobState, StepState
 
 
 @dataclass

@@ -19,9 +19,9 @@ from typing import Any
 
 from llamesh.kit.config import Settings
 from llamesh.kit.config_loading import load_settings
+from services.quant.states import StepKind
 from services.quant.step import report
 from services.quant.step_process import CRASHED, DONE, OUTAGE, REFUSED
-from services.quant.tables import StepKind
 from services.quant.workspace import Workspace
 
 _NICE = 10

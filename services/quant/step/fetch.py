@@ -20,7 +20,6 @@ from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS, ModelFile
-from services.quant.step.fetch_checkpoint import fetch_checkpoint
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
 from services.quant.workspace import Workspace, finish
 
@@ -34,6 +33,9 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Link or copy the source, and check that it is the model or the checkpoint that was submitted."""
     spec = workspace.spec()
     if spec.source:
+        # Imported only if needed: it brings numpy.
+        from services.quant.step.fetch_checkpoint import fetch_checkpoint
+
         return fetch_checkpoint(workspace, settings)
     try:
         found = asyncio.run(_locate(settings, spec.model_uuid))

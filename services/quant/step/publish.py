@@ -15,9 +15,8 @@ from google.protobuf.json_format import MessageToJson
 from llamesh.kit.config import Settings
 from llamesh.kit.objects import StoreDeniedError, StoreError, StoreFullError
 from llamesh.v1.quant_pb2 import QuantModel, QuantReport
-from services.quant.jobs import variant_uuid
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
-from services.quant.variants import bucket_of, description_key, variant_key
+from services.quant.variant_objects import bucket_of, description_key, variant_key, variant_uuid
 from services.quant.workspace import JobSpec, Workspace
 
 _BLOCK = 1 << 22

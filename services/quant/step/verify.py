@@ -14,9 +14,9 @@ from typing import Any
 
 from llamesh.kit.gguf import GgufError, GgufMetadata, TensorInfo, read_tensors
 from services.quant.quantisations import QUANTISATIONS
+from services.quant.states import StepKind
 from services.quant.step import importance, measurement, tensor_rows
 from services.quant.step.report import StepRefusedError, report_progress
-from services.quant.tables import StepKind
 from services.quant.workspace import Workspace
 
 _PARTS = 4
