@@ -13,10 +13,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 # Tests start processes beside running gRPC servers: its fork handlers would now and then abort such a child.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
@@ -26,6 +25,7 @@ from pydantic import SecretStr
 
 from llamesh.kit.config import Settings
 from tests.isolation import leave_the_persons_own
+from tests.migrated_tables import migrate_all
 from tests.one_trust_store import share_trust_store
 from tests.own_postgres import postgres_wheel
 
@@ -51,16 +51,22 @@ SECRET = "0123456789abcdef0123456789abcdef"
 _numbers = itertools.count()
 
 
+class CreateDatabase(Protocol):
+    """`create()` makes a database and returns its URL; it is empty, or has the tables of all services."""
+
+    def __call__(self, *, migrated: bool = False) -> str: ...
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Callable[[], str]]:
-    """A real PostgreSQL from a wheel, for the whole run; each call makes an empty database and gives its URL."""
+def postgres() -> Iterator[CreateDatabase]:
+    """A real PostgreSQL from a wheel, for the whole run."""
     # Not below pytest's own folder: every pytest that starts on this machine closes that one to other users, and under
     # root the server runs as another user.
     folder = Path(tempfile.mkdtemp(prefix="pg-"))
     try:
         server = _postgres_server(folder)
         try:
-            yield partial(_create_database, server)
+            yield _Databases(server, folder).create
         finally:
             server.cleanup()
     finally:
@@ -84,19 +90,45 @@ def _postgres_server(folder: Path) -> Any:
             return server
 
 
-def _create_database(server: Any) -> str:
-    name = f"test_{next(_numbers)}"
-    server.psql(f"CREATE DATABASE {name};")
-    return str(server.get_uri()).replace("/postgres?", f"/{name}?")
+class _Databases:
+    """The databases of a server. Those with tables are copies of one."""
+
+    def __init__(self, server: Any, folder: Path) -> None:
+        self._server = server
+        self._home = folder / "home"
+        self._template = ""
+
+    def create(self, *, migrated: bool = False) -> str:
+        if not migrated:
+            return self._url(self._create("template1"))
+        if not self._template:
+            made = self._create("template1")
+            migrate_all(self._home, self._url(made))
+            self._template = made
+        return self._url(self._create(self._template))
+
+    def _create(self, template: str) -> str:
+        name = f"test_{next(_numbers)}"
+        self._server.psql(f"CREATE DATABASE {name} TEMPLATE {template};")
+        return name
+
+    def _url(self, name: str) -> str:
+        return str(self._server.get_uri()).replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def with_tables() -> bool:
+    """Whether new databases have the tables of all services. A module may override it."""
+    return True
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest) -> str | None:
+def database_url(request: pytest.FixtureRequest, with_tables: bool) -> str | None:
     """DATABASE_URL of the test: None is SQLite; a PostgreSQL test gets a database of its own."""
     if request.param == "sqlite":
         return None
-    create: Callable[[], str] = request.getfixturevalue("postgres")
-    return create()
+    create: CreateDatabase = request.getfixturevalue("postgres")
+    return create(migrated=with_tables)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import grpc
 import pytest
 from pydantic import SecretStr
 
+from llamesh.kit import schema
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.serving import Member
@@ -25,6 +26,7 @@ from tests.conftest import SECRET
 from tests.contract import patience
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
 from tests.contract.patience import CALM_SECONDS, PATIENCE
+from tests.migrated_tables import Recordings
 from tests.standings import FakeStandings
 
 Register = Callable[[Member], None]
@@ -50,6 +52,19 @@ def patient_members(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"services.{name}", PATIENCE)
     monkeypatch.setattr("services.download.integrity.CHECK_SECONDS", PATIENCE)
     monkeypatch.setattr("llamesh.kit.rights.START_PATIENCE", PATIENCE)
+
+
+@pytest.fixture(autouse=True)
+def recorded_tables(with_tables: bool, recordings: Recordings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members in the process of the tests get their tables in SQLite by a recording."""
+    if with_tables:
+        monkeypatch.setattr("llamesh.kit.schema._upgrade", recordings.upgrade)
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Recordings:
+    """The tables that the first test of each service has made."""
+    return Recordings(schema._upgrade)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,12 @@ from llamesh.kit.database import Database, open_database
 from llamesh.kit.errors import MeshError, name_of
 
 
+@pytest.fixture
+def with_tables() -> bool:
+    """These tests are about migrations."""
+    return False
+
+
 async def test_a_transaction_that_fails_leaves_nothing(settings: Settings) -> None:
     database = open_database(settings, "probe")
     async with database.engine.begin() as connection:

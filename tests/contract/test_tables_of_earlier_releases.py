@@ -17,6 +17,12 @@ from services.gateway.tables import User
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
+@pytest.fixture
+def with_tables() -> bool:
+    """These tests are about migrations."""
+    return False
+
+
 async def migrated(
     settings: Settings, service: str, before: str, rows: str, monkeypatch: pytest.MonkeyPatch
 ) -> Database:
