@@ -8,6 +8,7 @@ this machine and share its processors with the program under test.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -56,10 +57,12 @@ def measure(folder: Path, *, size: int, rounds: int, chance: random.Random) -> l
         to.make_bucket(BUCKET)
         path = write_model(folder / KEY, size)
         from_.fput_object(BUCKET, KEY, str(path), part_size=PART)
+        with path.open("rb") as written:
+            digest = hashlib.file_digest(written, "sha256").hexdigest()
         path.unlink()
         from_.set_bucket_policy(BUCKET, _readable())
         return [
-            _between_stores(folder, source, target, size, rounds, chance),
+            _between_stores(folder, source, target, digest, size, rounds, chance),
             _into_a_directory(folder, source, size, rounds, chance),
         ]
     finally:
@@ -79,7 +82,13 @@ def write_model(path: Path, size: int) -> Path:
 
 
 def _between_stores(
-    folder: Path, source: MinioServer, target: MinioServer, size: int, rounds: int, chance: random.Random
+    folder: Path,
+    source: MinioServer,
+    target: MinioServer,
+    digest: str,
+    size: int,
+    rounds: int,
+    chance: random.Random,
 ) -> Table:
     place = {"endpoint": source.endpoint, "bucket": BUCKET, "access_key": source.access_key, "secure": False}
     places = json.dumps({"bench": place | {"secret_key": source.secret_key}})
@@ -87,6 +96,7 @@ def _between_stores(
     with running_mesh(LLAMESH_LOG_LEVEL="warning", **target.settings, **allowed) as mesh:
         copies: dict[str, Callable[[], Cost]] = {
             "llamesh (SHA-256)": lambda: _pulled(mesh, f"s3://bench/{KEY}"),
+            "llamesh (SHA-256 known before)": lambda: _pulled(mesh, f"s3://bench/{KEY}", digest),
             READ: lambda: _alone(lambda: _read(source.client)),
             WRITE: lambda: _alone(lambda: _write(target.client, size)),
         }
@@ -152,12 +162,12 @@ def _table(
     return table
 
 
-def _pulled(mesh: RunningMesh, source: str) -> Cost:
-    """Fetch the model through the mesh."""
+def _pulled(mesh: RunningMesh, source: str, digest: str = "") -> Cost:
+    """Fetch the model through the mesh. With its digest, a store gets it under its key and copies nothing."""
     pid = mesh.processes()["download"].pid
     Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")
     before, began = processes.cpu_seconds([pid]), time.monotonic()
-    answer = mesh.call("POST", "/download/bench", "download", json={"source": source})
+    answer = mesh.call("POST", "/download/bench", "download", json={"source": source, "sha256": digest})
     assert answer.status_code == 200, answer.text
     while (found := mesh.call("GET", "/status/bench", "download").json())["state"] != "DOWNLOAD_STATE_SUCCEEDED":
         assert found["state"] != "DOWNLOAD_STATE_FAILED", found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from llamesh.kit.logs import report_failure
@@ -199,6 +199,7 @@ class Fetches:
         """Stage one open file and add it to the staged files of the fetch."""
         # The time in which the store may stall counts from here, not from the end of the file before.
         fetch.received(0)
+        expected = fetch.expected_sha256(number) or found.sha256
         staged: StagedObject | None = await self._held(fetch.files[number - 1], found)
         if staged is not None:
             found.end_stream()
@@ -206,11 +207,12 @@ class Fetches:
         else:
             if len(fetch.files) == 1:
                 await self._reserve(fetch.row, found.size or 0)
+            asked = replace(self._bandwidth.limited(found), sha256=expected)
             staged = await self._staging.stage(
-                fetch.row, number, self._bandwidth.limited(found), fetch.check(number), fetch.received, fetch.present
+                fetch.row, number, asked, fetch.check(number), fetch.received, fetch.present
             )
         fetch.add(number, found, staged)
-        check_digest(staged.sha256, fetch.expected_sha256(number) or found.sha256)
+        check_digest(staged.sha256, expected)
 
     async def _held(self, file: SourceFile, found: SourceObject) -> PresentObject | None:
         """Return the object of the store with the bytes of an open file, also after an outage of the database."""

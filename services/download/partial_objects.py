@@ -3,6 +3,9 @@
 The row of an object is written before the object is created and removed after the object, so an object without a row has no transfer.
 A part is recorded when the store has it durably. A transfer that begins again, in this process or another, opens its object by the row.
 
+If the source announces the digest, the store may write the object under the key of its model (`in_place`). Once complete it is an object
+without a model (`unowned_objects`), which no sweep removes while its row is here.
+
 Invariant: an object lives as long as its attempt of a transfer has not ended; a paused one has not. What ended that attempt does not
 matter: success, failure, cancellation and a new attempt all leave a row whose attempt has ended, and `remove_ended` removes row and object.
 """
@@ -17,9 +20,10 @@ from sqlalchemy import ColumnElement, delete, exists, select, update
 from llamesh.kit.completion import to_completion
 from llamesh.kit.database import Database
 from llamesh.kit.logs import log, report_failure
-from llamesh.kit.objects import ObjectNotFoundError, PartedObject, PartedObjects, PartLayout
+from llamesh.kit.objects import ObjectNotFoundError, PartedObject, PartedObjects, PartLayout, object_key
 from services.download.sources import SourceObject
 from services.download.tables import UNENDED, ObjectPartRow, PartialObjectRow, TransferRow
+from services.download.unowned_objects import UnownedObjects
 
 
 def same_object(row: PartialObjectRow, found: SourceObject) -> bool:
@@ -30,9 +34,10 @@ def same_object(row: PartialObjectRow, found: SourceObject) -> bool:
 class PartialObjects:
     """The rows of `partial_object` and `object_part`, and their objects in the store."""
 
-    def __init__(self, database: Database, parts: PartedObjects) -> None:
+    def __init__(self, database: Database, parts: PartedObjects, unowned: UnownedObjects) -> None:
         self._database = database
         self._parts = parts
+        self._unowned = unowned
 
     async def open(
         self, transfer: TransferRow, number: int, found: SourceObject, part_size: int
@@ -47,7 +52,8 @@ class PartialObjects:
                 continue  # the transfer was paused or started again since this run began: the object belongs to a later run
             if row.attempt == transfer.attempt and same_object(row, found):
                 try:
-                    opened = await self._parts.open(row.name, row.upload, PartLayout(row.size, row.part_size), recorded)
+                    layout = PartLayout(row.size, row.part_size)
+                    opened = await self._parts.open(_place(row), row.upload, layout, recorded)
                 except ObjectNotFoundError as error:
                     log.warning("parts are lost", model_uuid=transfer.model_uuid, error=str(error))
                 else:
@@ -61,8 +67,11 @@ class PartialObjects:
     ) -> tuple[str, PartedObject]:
         assert found.size is not None
         layout = self._parts.layout(found.size, part_size)
+        name = secrets.token_hex(16)
+        in_place = self._parts.in_place and found.sha256
         row = PartialObjectRow(
-            name=secrets.token_hex(16),
+            name=name,
+            object_key=object_key("models", found.sha256, ".gguf", copy=name[:16]) if in_place else "",
             model_uuid=transfer.model_uuid,
             attempt=transfer.attempt,
             file_number=number,
@@ -73,14 +82,14 @@ class PartialObjects:
             revision=found.revision,
         )
         upload = await to_completion(self._begin(row, layout))
-        return row.name, await self._parts.open(row.name, upload, layout, {})
+        return name, await self._parts.open(_place(row), upload, layout, {})
 
     async def _begin(self, row: PartialObjectRow, layout: PartLayout) -> str:
         """Write the row, then create the object. Return the store's id of it."""
-        name = row.name
+        name, place = row.name, _place(row)
         async with self._database.begin() as session:
             session.add(row)
-        upload = await self._parts.create(name, layout)
+        upload = await self._parts.create(place, layout)
         if upload:
             async with self._database.begin() as session:
                 await session.execute(
@@ -91,9 +100,15 @@ class PartialObjects:
     async def bytes_of(self, transfer: TransferRow) -> tuple[int, int]:
         """Return the bytes of all parts that an attempt has recorded, and for how many the store needs no more room, recorded or not."""
         of_attempt = PartialObjectRow.model_uuid == transfer.model_uuid, PartialObjectRow.attempt == transfer.attempt
-        objects = [(row.name, PartLayout(row.size, row.part_size), parts) for row, parts in await self._of(*of_attempt)]
+        objects = [
+            (_place(row), PartLayout(row.size, row.part_size), parts) for row, parts in await self._of(*of_attempt)
+        ]
         recorded = sum(layout.bytes_of(parts) for _, layout, parts in objects)
         return recorded, sum([await self._parts.occupied(*each) for each in objects])
+
+    async def hold(self, key: str) -> None:
+        """Hold the key of an object that is about to be complete. Idempotent."""
+        await self._unowned.hold(key)
 
     async def record(self, name: str, number: int, tag: str) -> None:
         """Record that the store has a part. Idempotent. Raises ObjectNotFoundError if the object was removed meanwhile."""
@@ -121,7 +136,7 @@ class PartialObjects:
             # In this order: a row is older than its object.
             objects = await self._parts.found()
             async with self._database.read() as session:
-                known = set((await session.scalars(select(PartialObjectRow.name))).all())
+                known = {_place(row) for row in (await session.scalars(select(PartialObjectRow))).all()}
             for name, upload in objects:
                 if name not in known:
                     log.warning("an object in parts without a transfer is removed", name=name)
@@ -151,7 +166,14 @@ class PartialObjects:
             report_failure("remove an object in parts", error)
 
     async def _remove(self, row: PartialObjectRow) -> None:
-        await self._parts.remove(row.name, row.upload)
+        await self._parts.remove(_place(row), row.upload)
+        if row.object_key:
+            await self._unowned.try_remove(row.object_key)
         async with self._database.begin() as session:
             await session.execute(delete(ObjectPartRow).where(ObjectPartRow.name == row.name))
             await session.execute(delete(PartialObjectRow).where(PartialObjectRow.name == row.name))
+
+
+def _place(row: PartialObjectRow) -> str:
+    """Return the name of an object in the store."""
+    return row.object_key or row.name

@@ -71,6 +71,8 @@ class PresentObjects:
 class PresentObject:
     """A published object in the place of a staged one."""
 
+    key = ""
+
     def __init__(self, store: ObjectStore, key: str, sha256: str, size: int) -> None:
         self._store = store
         self._key = key

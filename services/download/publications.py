@@ -39,6 +39,8 @@ class PublishedObject:
     size: int
     shared: bool
     """Whether the object belongs to an earlier record with the same bytes."""
+    kept: bool = False
+    """Whether the object is that of `partial_objects`, which removes it."""
     unsound: frozenset[str] = field(default_factory=frozenset)
     """Keys of records with the same bytes whose objects are missing or damaged."""
 
@@ -80,13 +82,14 @@ class Publications:
         self._on_repaired = on_repaired
 
     async def publish(self, staged: StagedObject) -> PublishedObject:
-        """Copy verified bytes into the store, unless a record has them. The caller must then call `record` or `abandon`."""
+        """Copy verified bytes to their key, unless they are there or a record has them. The caller must then call `record` or `abandon`."""
         key, unsound = await self._present.sound(staged.sha256, staged.size)
         if key:
             return PublishedObject(key, staged.sha256, staged.size, shared=True, unsound=unsound)
-        key = object_key("models", staged.sha256, ".gguf", copy=secrets.token_hex(8))
+        key = staged.key or object_key("models", staged.sha256, ".gguf", copy=secrets.token_hex(8))
         await self._objects.hold(key)
-        publication = PublishedObject(key, staged.sha256, staged.size, shared=False, unsound=unsound)
+        kept = bool(staged.key)
+        publication = PublishedObject(key, staged.sha256, staged.size, shared=False, kept=kept, unsound=unsound)
         try:
             await staged.publish(key)
         except BaseException:
@@ -161,8 +164,11 @@ class Publications:
         return model, row
 
     async def abandon(self, publication: PublishedObject) -> None:
-        """Remove a published object that gets no record. Idempotent, and without effect if a record has the object."""
-        if not publication.shared:
+        """Remove a published object that gets no record. Idempotent, and without effect if a record has the object.
+
+        A later run of the transfer may need an object in parts, as it may need a staged one.
+        """
+        if not publication.shared and not publication.kept:
             await self._objects.try_remove(publication.key)
 
     async def _key_for(self, session: AsyncSession, publication: PublishedObject) -> str:

@@ -118,7 +118,7 @@ async def run(member: Member) -> None:
         sources = sources_of(settings, channels["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryBackoffs(monotonic)
-        partial_objects = PartialObjects(database, store.parts) if store.parts is not None else None
+        partial_objects = PartialObjects(database, store.parts, objects) if store.parts is not None else None
         part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
         staging = Staging(store, partial_objects, part_size, parallel, monotonic)
         bandwidth = Bandwidth(settings.download_bytes_per_second, monotonic)

@@ -23,6 +23,7 @@ from services.download.early_check import Check, check_header, checked_chunks
 from services.download.partial_objects import PartialObjects
 from services.download.sources import SourceChangedError, SourceObject
 from services.download.tables import TransferRow
+from services.download.verification import check_digest
 
 Count = Callable[[int], None]
 """Called with a number of bytes."""
@@ -69,6 +70,9 @@ class Staging:
             else:
                 await check_header(partial(continued_range, found, self._clock), parted.layout.size, check)
             await self._write_parts(found, parted, partial(self._objects.record, name), received)
+            check_digest(parted.digest_on_the_way(), found.sha256)
+            if parted.key:
+                await until_written(partial(self._objects.hold, parted.key), "hold an object")
             return await parted.finish()
         except BaseException:
             await parted.close()

@@ -196,6 +196,8 @@ class PartialObjectRow(Base):
 
     __tablename__ = "partial_object"
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    object_key: Mapped[str] = mapped_column(String(128), default="")
+    """The key under which it is uploaded, if its digest was known when it began; empty if it is staged under its name."""
     model_uuid: Mapped[str] = mapped_column(String(128), index=True)
     attempt: Mapped[int]
     file_number: Mapped[int]

@@ -21,7 +21,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectStore
-from services.download.tables import ModelFileRow, UnownedObjectRow
+from services.download.tables import ModelFileRow, PartialObjectRow, UnownedObjectRow
 
 
 class UnownedObjects:
@@ -33,10 +33,10 @@ class UnownedObjects:
         self._owner_id = owner_id
 
     async def hold(self, key: str) -> None:
-        """Announce an object that this process is about to publish, and hold it for LEASE_SECONDS."""
+        """Announce an object that this process is about to publish, and hold it for LEASE_SECONDS. Idempotent."""
         async with self._database.begin() as session:
             until = await session.scalar(select(moment(self._database, LEASE_SECONDS)))
-            session.add(UnownedObjectRow(object_key=key, held_by=self._owner_id, held_until=until))
+            await session.merge(UnownedObjectRow(object_key=key, held_by=self._owner_id, held_until=until))
 
     async def renew(self) -> None:
         """Extend the holds of this process."""
@@ -71,7 +71,7 @@ class UnownedObjects:
             await session.merge(UnownedObjectRow(object_key=key, held_by="", held_until=None, removing=False))
 
     async def sweep(self) -> None:
-        """Remove the objects that no record has and no process holds."""
+        """Remove the objects that no record has, no process holds, and no transfer writes (`partial_objects`)."""
         async with self._database.read() as session:
             unheld = or_(
                 UnownedObjectRow.held_until.is_(None),
@@ -89,7 +89,8 @@ class UnownedObjects:
         held = UnownedObjectRow.held_until > moment(self._database)
         mark = update(UnownedObjectRow).where(row, ~has_record).values(removing=True)
         if only_unheld:
-            mark = mark.where(or_(UnownedObjectRow.held_until.is_(None), ~held))
+            written = exists().where(PartialObjectRow.object_key == key)
+            mark = mark.where(or_(UnownedObjectRow.held_until.is_(None), ~held), ~written)
         try:
             async with self._database.begin() as session:
                 await session.execute(delete(UnownedObjectRow).where(row, has_record))

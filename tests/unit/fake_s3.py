@@ -50,6 +50,8 @@ class FakeS3:
         """Status and S3 code with which copies of parts are answered; None: they are made."""
         self.copied = 0
         """Bytes of parts that were copied."""
+        self.whole_copies: list[str] = []
+        """Keys of the objects that were made by a copy of another."""
         self.refused_keys: set[str] = set()
         """Access keys that are answered 403."""
         self.delay: dict[str, float] = {}
@@ -160,6 +162,7 @@ class FakeS3:
             tag = hashlib.md5(data).hexdigest()
         else:
             self.objects[key] = data
+            self.whole_copies.append(key)
         return web.Response(
             text=f"<CopyObjectResult><ETag>{tag}</ETag><LastModified>{TIME:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
             "</CopyObjectResult>",

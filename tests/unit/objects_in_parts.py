@@ -37,6 +37,7 @@ class Place:
     store: ObjectStore
     layout: PartLayout
     upload: str
+    name: str = NAME
 
     @property
     def parts(self) -> PartedObjects:
@@ -44,13 +45,13 @@ class Place:
         return self.store.parts
 
     async def open(self, recorded: Mapping[int, str] | None = None) -> PartedObject:
-        return await self.parts.open(NAME, self.upload, self.layout, recorded or {})
+        return await self.parts.open(self.name, self.upload, self.layout, recorded or {})
 
     async def remove(self) -> None:
-        await self.parts.remove(NAME, self.upload)
+        await self.parts.remove(self.name, self.upload)
 
 
-async def created(store: ObjectStore) -> Place:
+async def created(store: ObjectStore, name: str = NAME) -> Place:
     assert store.parts is not None
     layout = store.parts.layout(len(CONTENT), PART)
-    return Place(store, layout, await store.parts.create(NAME, layout))
+    return Place(store, layout, await store.parts.create(name, layout), name)

@@ -10,10 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from llamesh.kit.objects import ObjectChangedError, ObjectNotFoundError, ObjectOrigin, s3_parts
+from llamesh.kit.objects import (
+    ObjectChangedError,
+    ObjectNotFoundError,
+    ObjectOrigin,
+    StoreError,
+    object_key,
+    s3_parts,
+)
 from llamesh.kit.objects.s3 import S3Store, server_of
 from tests.unit.fake_s3 import TIME, FakeS3, fake_s3
-from tests.unit.objects_in_parts import CONTENT, DIGEST, NAME, PART, Place, chunks, created, write
+from tests.unit.objects_in_parts import CONTENT, DIGEST, KEY, NAME, PART, Place, chunks, created, write
 
 STAGED = f"staging/{NAME}.parts"
 
@@ -98,6 +105,54 @@ async def test_a_writer_waits_for_the_parts_before_its_own(place: Place) -> None
     await write(parted, 1)
     async with asyncio.timeout(20):
         await asyncio.gather(later, earlier)
+
+
+async def test_an_upload_under_its_key_is_visible_when_it_is_complete_and_not_copied(
+    s3: FakeS3, store: S3Store
+) -> None:
+    place = await created(store, KEY)
+    parted = await place.open()
+    await write(parted, 1, 2, 3, 4, 5)
+    assert (parted.digest_on_the_way(), s3.objects) == ("", {})
+    await write(parted, 6)
+    assert (parted.key, parted.digest_on_the_way(), s3.objects) == (KEY, DIGEST, {})
+    complete = await parted.finish()
+    assert (complete.key, complete.size, complete.sha256) == (KEY, len(CONTENT), DIGEST)
+    with complete.open() as file:
+        assert file.read(10) == CONTENT[:10]
+    with pytest.raises(StoreError, match="cannot be published as"):
+        await complete.publish(object_key("models", DIGEST, ".gguf", copy="0" * 16))
+    assert (await complete.publish(KEY)).size == len(CONTENT)
+    await complete.discard()
+    assert (s3.objects, s3.whole_copies) == ({KEY: CONTENT}, [])
+    again = await (await place.open(parted.done)).finish()
+    assert (again.key, again.sha256) == (KEY, DIGEST)
+
+
+async def test_removing_an_upload_under_its_key_leaves_a_complete_object(s3: FakeS3, store: S3Store) -> None:
+    place = await created(store, KEY)
+    await write(await place.open(), 1)
+    await place.remove()
+    assert (s3.uploads, s3.objects) == ({}, {})
+    place = await created(store, KEY)
+    parted = await place.open()
+    await write(parted, 1, 2, 3, 4, 5, 6)
+    await parted.finish()
+    await place.remove()
+    assert s3.objects == {KEY: CONTENT}
+
+
+async def test_only_uploads_under_keys_count_as_abandoned_and_no_objects(
+    s3: FakeS3, store: S3Store, clock: Clock
+) -> None:
+    await created(store, KEY)
+    s3.objects[KEY] = CONTENT
+    s3.uploads["theirs"], s3.upload_keys["theirs"] = {}, "another/name"
+    clock.age = timedelta(days=8)
+    ((name, upload),) = await store.parts.found()
+    assert name == KEY
+    await store.parts.remove(name, upload)
+    assert (list(s3.uploads), list(s3.objects)) == (["theirs"], [KEY])
 
 
 def origin(s3: FakeS3, **changes: str) -> ObjectOrigin:

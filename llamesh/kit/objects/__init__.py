@@ -1,7 +1,8 @@
 """Object storage for model files: one protocol, a directory on one machine, any S3 server elsewhere.
 
 Invariant: no incomplete object is visible. Bytes are staged under a name that no reader uses, may be inspected there, and are published
-under their key atomically. Keys are content addresses made by `object_key`, never text of a user.
+under their key atomically; or they are uploaded under their key, if it is known before, and are visible from their last byte on. Keys are
+content addresses made by `object_key`, never text of a user.
 """
 
 from pathlib import Path

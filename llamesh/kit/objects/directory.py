@@ -172,6 +172,8 @@ class DirectoryStore:
 
 
 class _Staged:
+    key = ""
+
     def __init__(self, file: StagingFile | PartedFile, store: DirectoryStore) -> None:
         self._file = file
         self._store = store

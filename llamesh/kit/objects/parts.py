@@ -59,6 +59,8 @@ class PartedObject(Protocol):
     """An object that this process writes. Call `close` at the end, also after `finish`."""
 
     layout: PartLayout
+    key: str
+    """The key under which the object is visible as soon as it is finished; "" if it is staged then."""
     done: dict[int, str]
     """The parts that the store has, with the store's tag of each ("" if it has none)."""
 
@@ -74,6 +76,9 @@ class PartedObject(Protocol):
     async def written(self, number: int) -> None:
         """Hash a written part in its turn. The caller begins its next part after that, which bounds the memory."""
 
+    def digest_on_the_way(self) -> str:
+        """Return the SHA-256 of all bytes in hex; "" if it is not known before `finish`."""
+
     async def finish(self) -> StagedObject:
         """Return the complete object. Its `discard` only closes it: a process that comes later may still need it."""
 
@@ -82,7 +87,14 @@ class PartedObject(Protocol):
 
 
 class PartedObjects(Protocol):
-    """The objects of one store that are written in parts."""
+    """The objects of one store that are written in parts.
+
+    The name of an object is a token, or in a store that writes `in_place` the key under which it will be published. Such an object is not
+    copied when it is published.
+    """
+
+    in_place: bool
+    """Whether a name may be a key."""
 
     def layout(self, size: int, part_size: int) -> PartLayout:
         """Return the layout for an object: parts of about `part_size` bytes, within the limits of the store."""
@@ -100,7 +112,7 @@ class PartedObjects(Protocol):
         """Return for how many bytes of an object the store needs no more room: those that it has, recorded or not."""
 
     async def remove(self, name: str, upload: str) -> None:
-        """Remove an object in any state. Idempotent."""
+        """Remove an object in any state. Idempotent. An object with a key for its name stays if it is complete: `delete` removes it."""
 
     async def found(self) -> Sequence[tuple[str, str]]:
         """Return name and id of each object that the store has and that may have been abandoned."""

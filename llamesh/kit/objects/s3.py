@@ -1,7 +1,8 @@
 """An object store on an S3 server: MinIO or any other server with the same protocol.
 
 A staged object is an ordinary object under `staging/`, or a multipart upload that becomes one (`s3_parts.py`), which `scan` and the
-pattern of keys leave out. Publishing is a copy inside the server, which is atomic, so no byte passes through this process twice. The
+pattern of keys leave out. Publishing is a copy inside the server, which is atomic, so no byte passes through this process twice; an upload
+whose digest is known when it begins is made under its key, and not copied. The
 `minio` client blocks, so every call runs in the store's own threads: a long upload must not occupy the default threads of the event loop.
 """
 
@@ -227,6 +228,8 @@ def server_of(endpoint: str, secure: bool) -> str:
 
 
 class _Staged:
+    key = ""
+
     def __init__(self, store: S3Store, name: str, size: int, sha256: str) -> None:
         self._store = store
         self._name = name

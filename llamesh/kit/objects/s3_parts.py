@@ -5,8 +5,10 @@ its first byte until it is hashed; parts are hashed in order, so a writer waits 
 returns no parts of an upload that is not complete: an upload that is opened again is hashed when it is complete, by reading the staged
 object once from the store.
 
-Invariant: the staged object is complete or absent. A process that dies around the completion leaves one of the two, and `open` finds out
-which.
+An upload is invisible until it is complete. So an object whose key is known is uploaded under it, and no copy has to publish it; a copy
+makes the server read and write all bytes once more.
+
+Invariant: the object is complete or absent. A process that dies around the completion leaves one of the two, and `open` finds out which.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 from minio import Minio
 from minio.error import S3Error
@@ -27,10 +29,12 @@ from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_multipart import Multipart
 from llamesh.kit.objects.store import (
     ObjectChangedError,
+    ObjectInfo,
     ObjectNotFoundError,
     StagedObject,
     StoreError,
     StoreUnavailableError,
+    is_key,
 )
 
 MIN_PART_BYTES = 5 << 20
@@ -61,9 +65,17 @@ class Bucket(Protocol):
     def staged(self, path: str, size: int, sha256: str) -> StagedObject:
         """Return a complete staged object."""
 
+    async def stat(self, key: str) -> ObjectInfo:
+        """Return what the server says of an object; ObjectNotFoundError."""
+
+    def open(self, key: str) -> BinaryIO:
+        """Open a seekable reader of an object."""
+
 
 class S3Parts:
-    """The multipart uploads below `prefix` of a bucket. `clock` returns the time in UTC."""
+    """The multipart uploads of a bucket: those with a token for their name are below `prefix`. `clock` returns the time in UTC."""
+
+    in_place = True
 
     def __init__(self, bucket: Bucket, prefix: str, clock: Callable[[], datetime]) -> None:
         self._bucket = bucket
@@ -114,7 +126,8 @@ class S3Parts:
         # A process that died just after the creation has not recorded the id.
         for each in [upload] if upload else [found for _, found, _ in self._multipart.uploads(path)]:
             self._multipart.abort(path, each)
-        self._bucket.client.remove_object(self._bucket.name, path)
+        if not is_key(path):
+            self._bucket.client.remove_object(self._bucket.name, path)
 
     async def found(self) -> Sequence[tuple[str, str]]:
         """See PartedObjects."""
@@ -122,18 +135,19 @@ class S3Parts:
             return await self._bucket.run(self._abandoned)
 
     def _abandoned(self) -> list[tuple[str, str]]:
-        entries = self._multipart.uploads(self._prefix)
+        entries = self._multipart.uploads("")
         for entry in self._bucket.client.list_objects(self._bucket.name, prefix=self._prefix, recursive=True):
             entries.append((entry.object_name or "", "", entry.last_modified))
         before = self._clock() - ABANDONED
         return [
             (path.removeprefix(self._prefix).removesuffix(SUFFIX), upload)
             for path, upload, since in entries
-            if path.endswith(SUFFIX) and since is not None and since < before
+            if (path.startswith(self._prefix) and path.endswith(SUFFIX)) or is_key(path)
+            if since is not None and since < before
         ]
 
     def _path(self, name: str) -> str:
-        return f"{self._prefix}{name}{SUFFIX}"
+        return name if is_key(name) else f"{self._prefix}{name}{SUFFIX}"
 
 
 class _PartedUpload:
@@ -144,6 +158,7 @@ class _PartedUpload:
     ) -> None:
         self.layout = layout
         self.done = done
+        self.key = path if is_key(path) else ""
         self._bucket = bucket
         self._multipart = multipart
         self._path = path
@@ -207,6 +222,9 @@ class _PartedUpload:
             self._hashed = number
             self._turn.notify_all()
 
+    def digest_on_the_way(self) -> str:
+        return self._hash.hexdigest() if self._hashed == self.layout.count else ""
+
     async def finish(self) -> StagedObject:
         missing = len(list(self.layout.missing(self.done)))
         if missing:
@@ -223,7 +241,15 @@ class _PartedUpload:
                 size += len(block)
             if size != self.layout.size:
                 raise StoreUnavailableError(f"the staged object has {size} bytes instead of {self.layout.size}")
+        if self.key:
+            return await self._in_place()
         return _KeptObject(self._bucket.staged(self._path, self.layout.size, self._hash.hexdigest()))
+
+    async def _in_place(self) -> StagedObject:
+        found = await self._bucket.stat(self.key)
+        if found.size != self.layout.size:
+            raise StoreUnavailableError(f"{self.key} has {found.size} bytes instead of {self.layout.size}")
+        return _ObjectInPlace(self._bucket, found, self._hash.hexdigest())
 
     async def close(self) -> None:
         self._data.clear()
@@ -231,6 +257,8 @@ class _PartedUpload:
 
 class _KeptObject:
     """A staged object whose bytes stay when it is discarded."""
+
+    key = ""
 
     def __init__(self, staged: StagedObject) -> None:
         self.size = staged.size
@@ -240,3 +268,26 @@ class _KeptObject:
 
     async def discard(self) -> None:
         """Leave the bytes to `S3Parts.remove`."""
+
+
+class _ObjectInPlace:
+    """A complete object under its key."""
+
+    def __init__(self, bucket: Bucket, found: ObjectInfo, sha256: str) -> None:
+        self.key = found.key
+        self.size = found.size
+        self.sha256 = sha256
+        self._bucket = bucket
+        self._found = found
+
+    def open(self) -> BinaryIO:
+        return self._bucket.open(self.key)
+
+    async def publish(self, key: str) -> ObjectInfo:
+        """Nothing is left to do."""
+        if key != self.key:
+            raise StoreError(f"{self.key} cannot be published as {key}")
+        return self._found
+
+    async def discard(self) -> None:
+        """Leave the bytes to the caller, who knows whether they have a record."""

@@ -69,6 +69,10 @@ class StagedObject(Protocol):
     """Complete bytes that are not visible yet. Call exactly one of `publish` and `discard` at the end."""
 
     @property
+    def key(self) -> str:
+        """The only key for `publish`, under which the store has the bytes already; "" if they are staged."""
+
+    @property
     def size(self) -> int:
         """Length in bytes."""
 
@@ -145,9 +149,14 @@ def object_key(kind: str, sha256: str, suffix: str = "", *, copy: str = "") -> s
     return checked_key(f"{kind}/{sha256}{f'-{copy}' if copy else ''}{suffix}")
 
 
+def is_key(name: str) -> bool:
+    """Return whether a name is a well-formed key."""
+    return _KEY.fullmatch(name) is not None
+
+
 def checked_key(key: str) -> str:
     """Return a well-formed key, else raise ValueError: a well-formed key cannot name a path outside the store."""
-    if not _KEY.fullmatch(key):
+    if not is_key(key):
         raise ValueError(f"not an object key: {key[:100]!r}")
     return key
 

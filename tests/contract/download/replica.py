@@ -57,8 +57,8 @@ class Replica:
             self.process.send_signal(number)
         return await asyncio.wait_for(self.process.wait(), SECONDS)
 
-    async def download(self, model_uuid: str, source: str = "") -> pb.Download:
-        request = pb.StartDownloadRequest(model_uuid=model_uuid, source=source)
+    async def download(self, model_uuid: str, source: str = "", sha256: str = "") -> pb.Download:
+        request = pb.StartDownloadRequest(model_uuid=model_uuid, source=source, sha256=sha256)
         stub = DownloadServiceStub(self._connect(self.settings, "download"))
         return await available(
             lambda: stub.StartDownload(request, metadata=self._caller, wait_for_ready=True, timeout=SECONDS)

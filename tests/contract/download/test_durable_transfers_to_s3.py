@@ -61,10 +61,17 @@ async def new_replica(
         yield new
 
 
-async def half_fetched(replica: Replica, source: RangedServer) -> None:
+@pytest.fixture(params=["", DIGEST], ids=["staged", "in place"])
+def digest(request: pytest.FixtureRequest) -> str:
+    """What the request says of the bytes: if it says nothing, they are staged and copied."""
+    found: str = request.param
+    return found
+
+
+async def half_fetched(replica: Replica, source: RangedServer, digest: str) -> None:
     source.stop_at = len(DATA) // 2
     await replica.start()
-    await replica.download("m1", source.url)
+    await replica.download("m1", source.url, digest)
     async with asyncio.timeout(SECONDS):
         await source.stopped.wait()
 
@@ -80,11 +87,11 @@ async def only_the_model_is_left(settings: Settings, s3: FakeS3) -> None:
 
 
 async def test_another_process_goes_on_with_the_upload(
-    new_replica: NewReplica, source: RangedServer, s3: FakeS3, postgres: Callable[[], str]
+    new_replica: NewReplica, source: RangedServer, s3: FakeS3, postgres: Callable[[], str], digest: str
 ) -> None:
     url = postgres()
     one, two = new_replica("one", DATABASE_URL=url), new_replica("two", DATABASE_URL=url)
-    await half_fetched(one, source)
+    await half_fetched(one, source, digest)
     await two.start()
     assert (await two.state("m1")).state == pb.DOWNLOAD_STATE_RUNNING
     assert len(s3.uploads) == 1
@@ -96,9 +103,11 @@ async def test_another_process_goes_on_with_the_upload(
     await only_the_model_is_left(Settings(home=two.settings.home, database_url=SecretStr(url)), s3)
 
 
-async def test_a_cancelled_transfer_leaves_no_upload(new_replica: NewReplica, source: RangedServer, s3: FakeS3) -> None:
+async def test_a_cancelled_transfer_leaves_no_upload(
+    new_replica: NewReplica, source: RangedServer, s3: FakeS3, digest: str
+) -> None:
     replica = new_replica("one")
-    await half_fetched(replica, source)
+    await half_fetched(replica, source, digest)
     await replica.cancel("m1")
     async with opened(replica.settings) as database:
 
@@ -109,11 +118,11 @@ async def test_a_cancelled_transfer_leaves_no_upload(new_replica: NewReplica, so
 
 
 async def test_a_paused_transfer_keeps_its_upload_over_a_kill_until_it_is_resumed_by_another_process(
-    new_replica: NewReplica, source: RangedServer, s3: FakeS3, postgres: Callable[[], str]
+    new_replica: NewReplica, source: RangedServer, s3: FakeS3, postgres: Callable[[], str], digest: str
 ) -> None:
     url = postgres()
     one, two = new_replica("one", DATABASE_URL=url), new_replica("two", DATABASE_URL=url)
-    await half_fetched(one, source)
+    await half_fetched(one, source, digest)
     paused = await one.pause("m1")
     assert (paused.state, paused.bytes_done % PART) == (pb.DOWNLOAD_STATE_PAUSED, 0)
     await one.end(signal.SIGKILL)
@@ -126,3 +135,39 @@ async def test_a_paused_transfer_keeps_its_upload_over_a_kill_until_it_is_resume
     assert (found.state, found.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, DIGEST)
     assert source.sent <= len(DATA) + HEADER + AGAIN
     await only_the_model_is_left(Settings(home=two.settings.home, database_url=SecretStr(url)), s3)
+
+
+async def test_a_file_of_a_known_digest_is_uploaded_under_its_key(
+    new_replica: NewReplica, source: RangedServer, s3: FakeS3
+) -> None:
+    replica = new_replica("one")
+    await half_fetched(replica, source, DIGEST)
+    assert not s3.objects
+    source.go_on_until(len(DATA) * 100)
+    assert (await replica.ended("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    await only_the_model_is_left(replica.settings, s3)
+    assert not s3.whole_copies
+    assert [key.partition("-")[0] for key in s3.objects] == [f"models/{DIGEST}"]
+    await replica.download("m2", source.url, DIGEST)
+    assert (await replica.ended("m2")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    await replica.delete("m1")
+    assert len(s3.objects) == 1
+    await replica.delete("m2")
+    assert not s3.objects
+
+
+async def test_bytes_of_another_digest_are_never_visible(
+    new_replica: NewReplica, source: RangedServer, s3: FakeS3
+) -> None:
+    replica = new_replica("one")
+    await half_fetched(replica, source, "0" * 64)
+    source.go_on_until(len(DATA) * 100)
+    found = await replica.ended("m1")
+    assert (found.state, "expected was" in found.error.message) == (pb.DOWNLOAD_STATE_FAILED, True)
+    async with opened(replica.settings) as database:
+
+        async def nothing() -> bool:
+            return await counted(database) == (0, 0) and not s3.uploads and not s3.objects
+
+        await until(nothing)
+    assert not [path for method, path in s3.requests if method == "POST" and "uploadId=" in path]
