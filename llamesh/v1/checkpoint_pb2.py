@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from llamesh.v1 import options_pb2 as llamesh_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bllamesh/v1/checkpoint.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18llamesh/v1/options.proto\"2\n\x14GetCheckpointRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\"}\n\nCheckpoint\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x14\n\x0cshown_source\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12)\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x1a.llamesh.v1.CheckpointFile\"S\n\x0e\x43heckpointFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"\x81\x01\n\x15ReadCheckpointRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x18\n\x04name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x17\n\x06offset\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x19\n\x07version\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\"&\n\x16ReadCheckpointResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xcf\x01\n\x11\x43heckpointService\x12T\n\rGetCheckpoint\x12 .llamesh.v1.GetCheckpointRequest\x1a\x16.llamesh.v1.Checkpoint\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12\x64\n\x0eReadCheckpoint\x12!.llamesh.v1.ReadCheckpointRequest\x1a\".llamesh.v1.ReadCheckpointResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bllamesh/v1/checkpoint.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18llamesh/v1/options.proto\"2\n\x14GetCheckpointRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\"}\n\nCheckpoint\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x14\n\x0cshown_source\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12)\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x1a.llamesh.v1.CheckpointFile\"e\n\x0e\x43heckpointFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x10\n\x08git_blob\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"\x81\x01\n\x15ReadCheckpointRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x18\n\x04name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x17\n\x06offset\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x19\n\x07version\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\"&\n\x16ReadCheckpointResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xcf\x01\n\x11\x43heckpointService\x12T\n\rGetCheckpoint\x12 .llamesh.v1.GetCheckpointRequest\x1a\x16.llamesh.v1.Checkpoint\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12\x64\n\x0eReadCheckpoint\x12!.llamesh.v1.ReadCheckpointRequest\x1a\".llamesh.v1.ReadCheckpointResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,11 +52,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKPOINT']._serialized_start=150
   _globals['_CHECKPOINT']._serialized_end=275
   _globals['_CHECKPOINTFILE']._serialized_start=277
-  _globals['_CHECKPOINTFILE']._serialized_end=360
-  _globals['_READCHECKPOINTREQUEST']._serialized_start=363
-  _globals['_READCHECKPOINTREQUEST']._serialized_end=492
-  _globals['_READCHECKPOINTRESPONSE']._serialized_start=494
-  _globals['_READCHECKPOINTRESPONSE']._serialized_end=532
-  _globals['_CHECKPOINTSERVICE']._serialized_start=535
-  _globals['_CHECKPOINTSERVICE']._serialized_end=742
+  _globals['_CHECKPOINTFILE']._serialized_end=378
+  _globals['_READCHECKPOINTREQUEST']._serialized_start=381
+  _globals['_READCHECKPOINTREQUEST']._serialized_end=510
+  _globals['_READCHECKPOINTRESPONSE']._serialized_start=512
+  _globals['_READCHECKPOINTRESPONSE']._serialized_end=550
+  _globals['_CHECKPOINTSERVICE']._serialized_start=553
+  _globals['_CHECKPOINTSERVICE']._serialized_end=760
 # @@protoc_insertion_point(module_scope)

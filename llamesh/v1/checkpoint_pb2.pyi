@@ -81,6 +81,7 @@ class CheckpointFile(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     SHA256_FIELD_NUMBER: builtins.int
+    GIT_BLOB_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Its name, for instance "config.json"."""
@@ -88,6 +89,8 @@ class CheckpointFile(google.protobuf.message.Message):
     """Length in bytes."""
     sha256: builtins.str
     """SHA-256 in hexadecimal; empty if the source does not give it."""
+    git_blob: builtins.str
+    """Git's id of its bytes, in hexadecimal, for a file of a repository that is not in Git LFS; empty if the source does not give it."""
     version: builtins.str
     """The version of a file of this machine; empty in a repository, where the revision identifies all files."""
     def __init__(
@@ -96,9 +99,10 @@ class CheckpointFile(google.protobuf.message.Message):
         name: builtins.str = ...,
         size_bytes: builtins.int = ...,
         sha256: builtins.str = ...,
+        git_blob: builtins.str = ...,
         version: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["git_blob", b"git_blob", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "version", b"version"]) -> None: ...
 
 Global___CheckpointFile: typing_extensions.TypeAlias = CheckpointFile
 

@@ -83,7 +83,10 @@ class Checkpoints:
             shown_source=pinned,
             name=address.repo,
             revision=listing.commit,
-            files=[CheckpointFile(name=file.path, size_bytes=file.size or 0, sha256=file.sha256) for file in files],
+            files=[
+                CheckpointFile(name=file.path, size_bytes=file.size or 0, sha256=file.sha256, git_blob=file.git_blob)
+                for file in files
+            ],
         )
 
     async def _in_folder(self, source: str) -> Checkpoint:

@@ -122,7 +122,7 @@ def weight_bytes(files: Iterable[CheckpointFile]) -> int:
 
 def digest_of(files: Iterable[CheckpointFile]) -> str:
     """Return the SHA-256 of the names, lengths and digests of the files of a checkpoint: it changes if a file does."""
-    lines = sorted(f"{file.name} {file.size_bytes} {file.sha256 or file.version}\n" for file in files)
+    lines = sorted(f"{file.name} {file.size_bytes} {file.sha256 or file.git_blob or file.version}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

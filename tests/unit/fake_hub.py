@@ -33,6 +33,8 @@ class Repository:
     not_in_lfs: set[str] = field(default_factory=set)
     digests: dict[str, str] = field(default_factory=dict)
     """SHA-256 that the listing says instead of the right one."""
+    git_blobs: dict[str, bytes] = field(default_factory=dict)
+    """Bytes of whose id the listing says that it is that of the file."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Size that the listing says instead of the right one."""
     downloads: int = 0
@@ -141,7 +143,9 @@ class FakeHub:
 
 def _sibling(repository: Repository, path: str, data: bytes) -> dict[str, Any]:
     size = repository.sizes.get(path, len(data))
-    entry: dict[str, Any] = {"rfilename": path, "size": size, "blobId": hashlib.sha1(data).hexdigest()}
+    whole = repository.git_blobs.get(path, data)
+    blob = hashlib.sha1(b"blob %d\0%b" % (len(whole), whole)).hexdigest()
+    entry: dict[str, Any] = {"rfilename": path, "size": size, "blobId": blob}
     if path not in repository.not_in_lfs:
         digest = repository.digests.get(path, hashlib.sha256(data).hexdigest())
         entry["lfs"] = {"sha256": digest, "size": size, "pointerSize": 134}

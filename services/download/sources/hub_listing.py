@@ -29,15 +29,20 @@ _TYPE = re.compile(
 )
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_GIT_BLOB = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository. `size` is in bytes, None if the Hub does not give it; `sha256` is "" if the file is not in Git LFS."""
+    """A file of a repository. `size` is in bytes, None if the Hub does not give it; `sha256` is "" if the file is not in Git LFS.
+
+    `git_blob` is then Git's id of its bytes, "" if the Hub does not give it.
+    """
 
     path: str
     size: int | None
     sha256: str
+    git_blob: str = ""
 
     @property
     def type(self) -> str:
@@ -112,12 +117,14 @@ def read_listing(document: Any, repository: str) -> HubListing:
 
 def _file(item: Any) -> HubFile:
     path, size, lfs = item["rfilename"], item.get("size"), item.get("lfs") or {}
-    digest = lfs.get("sha256", "")
+    digest, blob = lfs.get("sha256", ""), "" if lfs else item.get("blobId", "")
     if not isinstance(path, str) or ".." in path.split("/"):
         raise TypeError("no path")
-    known = isinstance(digest, str) and _DIGEST.fullmatch(digest)
     return HubFile(
-        path, size if isinstance(size, int) and 0 <= size <= MAX_OBJECT_BYTES else None, digest if known else ""
+        path,
+        size if isinstance(size, int) and 0 <= size <= MAX_OBJECT_BYTES else None,
+        digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else "",
+        blob if isinstance(blob, str) and _GIT_BLOB.fullmatch(blob) else "",
     )
 
 

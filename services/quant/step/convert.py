@@ -33,9 +33,9 @@ def convert(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Convert the checkpoint, and remove its files. Return the size and the type of the GGUF file."""
     source, unfinished = workspace.source_part(1, 1), workspace.unfinished_source
     program = settings.llama_convert_bin
+    # Other converters would run the code that a checkpoint brings.
+    own = not program or brings_code(workspace.checkpoint)
     if not source.exists():
-        # Other converters would run the code that a checkpoint brings.
-        own = not program or brings_code(workspace.checkpoint)
         try:
             if own:
                 _convert(workspace.checkpoint, workspace.spec().name, unfinished)
@@ -49,7 +49,7 @@ def convert(workspace: Workspace, settings: Settings) -> dict[str, Any]:
             metadata = read_gguf(file, source.stat().st_size)
     except GgufError as error:
         raise StepRefusedError("MODEL_INVALID", f"the converted file is not sound: {error}") from error
-    if not program:
+    if own:
         _check_runs(source, workspace)
     shutil.rmtree(workspace.checkpoint, ignore_errors=True)
     return {"size": metadata.file_bytes, "quantisation": metadata.quantisation}

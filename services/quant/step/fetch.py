@@ -15,12 +15,12 @@ from typing import Any
 
 from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
-from llamesh.kit.errors import MeshError, name_of
+from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS, ModelFile
-from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
+from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import Workspace, finish
 
 _LOCATE_SECONDS = 6 * 3600.0
@@ -40,8 +40,7 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     try:
         found = asyncio.run(_locate(settings, spec.model_uuid))
     except MeshError as error:
-        kind = StepOutageError if error.code.name == "UNAVAILABLE" else StepRefusedError
-        raise kind(name_of(error.reason), error.message) from error
+        raise step_error(error) from error
     if found.model.sha256 != spec.source_sha256:
         raise StepRefusedError(
             "CONTENT_MISMATCH", f"the model {spec.model_uuid} was replaced since the job was submitted"

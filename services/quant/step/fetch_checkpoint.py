@@ -1,8 +1,8 @@
 """The step `fetch` of a job that is made from a checkpoint: brings its files into the job's folder.
 
 The bytes come from the download service, because only it reads sources. Invariant: a file has its name only if it has the length, and the
-SHA-256 if the source gives one, that the job was submitted with. A step that is repeated goes on at the first missing byte of a file with a
-SHA-256. The tokenizer is read before the weights come, so that no gigabytes move for a checkpoint that cannot be converted.
+digest if the source gives one, that the job was submitted with. A step that is repeated goes on at the first missing byte of a file with a
+digest. The tokenizer is read before the weights come, so that no gigabytes move for a checkpoint that cannot be converted.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
-from llamesh.kit.errors import MeshError, name_of
+from llamesh.kit.errors import MeshError
 from llamesh.v1.checkpoint_pb2 import CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from services.quant.job_sources import digest_of, weight_bytes
 from services.quant.step.checkpoint_texts import read_texts
-from services.quant.step.report import StepCrashedError, StepOutageError, StepRefusedError, report_progress
+from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import Workspace, finish
 
 _READ_SECONDS = 24 * 3600.0
@@ -34,10 +34,7 @@ def fetch_checkpoint(workspace: Workspace, settings: Settings) -> dict[str, Any]
     try:
         return asyncio.run(_fetch(workspace, settings))
     except MeshError as error:
-        if error.code.name == "INTERNAL":
-            raise StepCrashedError(error.message) from error
-        kind = StepOutageError if error.code.name == "UNAVAILABLE" else StepRefusedError
-        raise kind(name_of(error.reason), error.message) from error
+        raise step_error(error) from error
     except OSError as error:
         raise StepOutageError("STORE_UNAVAILABLE", f"the checkpoint cannot be written: {error.strerror}") from error
 
@@ -85,7 +82,7 @@ async def _bring(stub: Any, source: str, file: CheckpointFile, target: Path, pro
                 copy.write(part.data)
                 digest.update(part.data)
                 progress(done)
-    if done != file.size_bytes or (file.sha256 and digest.hexdigest() != file.sha256):
+    if done != file.size_bytes or (_known(file) and digest.hexdigest() != _known(file)):
         unfinished.unlink()
         # The bytes of an earlier try may have been lost with the power of the machine.
         kind = StepOutageError if first else StepRefusedError
@@ -94,9 +91,9 @@ async def _bring(stub: Any, source: str, file: CheckpointFile, target: Path, pro
 
 
 def _present(unfinished: Path, file: CheckpointFile) -> tuple[Any, int]:
-    """Return the SHA-256 of the bytes of an earlier try, and their number. Bytes that nothing will prove are removed."""
-    digest, done = hashlib.sha256(), 0
-    if unfinished.exists() and (not file.sha256 or unfinished.stat().st_size > file.size_bytes):
+    """Return the digest of the bytes of an earlier try, and their number. Bytes that nothing will prove are removed."""
+    digest, done = _begun(file), 0
+    if unfinished.exists() and (not _known(file) or unfinished.stat().st_size > file.size_bytes):
         unfinished.unlink()
     if unfinished.exists():
         with unfinished.open("rb") as present:
@@ -104,3 +101,15 @@ def _present(unfinished: Path, file: CheckpointFile) -> tuple[Any, int]:
                 digest.update(block)
                 done += len(block)
     return digest, done
+
+
+def _known(file: CheckpointFile) -> str:
+    """Return the digest that the source gives for a file; "" if it gives none."""
+    return file.sha256 or file.git_blob
+
+
+def _begun(file: CheckpointFile) -> Any:
+    """Return the hash that makes the digest of a file, before its first byte. Git's id of a blob is the SHA-1 of a header and the bytes."""
+    if file.sha256 or not file.git_blob:
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % file.size_bytes, usedforsecurity=False)

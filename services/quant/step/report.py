@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from llamesh.kit.errors import MeshError, name_of
+
 
 class StepRefusedError(Exception):
     """The step cannot succeed, even if it is retried. `reason` is the name of an ErrorReason without its prefix."""
@@ -34,6 +36,14 @@ class StepOutageError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def step_error(error: MeshError) -> StepRefusedError | StepCrashedError | StepOutageError:
+    """Return the outcome of a step whose call to another member failed: a fault of the member is tried again like a crash."""
+    if error.code.name == "INTERNAL":
+        return StepCrashedError(error.message)
+    kind = StepOutageError if error.code.name == "UNAVAILABLE" else StepRefusedError
+    return kind(name_of(error.reason), error.message)
 
 
 def report_progress(done: int, total: int) -> None:

@@ -244,6 +244,18 @@ async def test_bytes_that_are_not_those_of_the_listing_end_the_job(quant: Quant,
     await quant.tidy(0)
 
 
+async def test_a_small_file_with_other_bytes_than_its_id_of_git_ends_the_job(
+    quant: Quant, repository: Repository
+) -> None:
+    """It has the listed length, and no digest of Git LFS."""
+    config = repository.files["tokenizer_config.json"]
+    repository.git_blobs["tokenizer_config.json"] = config[:-1] + b" "
+    job = await quant.ended((await quant.create("Q8_0", model_uuid="", source="hf:ada/Tiny")).job_id)
+    assert (job.state, job.error.reason) == (FAILED, "CONTENT_MISMATCH"), job
+    assert "tokenizer_config.json has other bytes than its source says" in job.error.message
+    await quant.tidy(0)
+
+
 async def test_a_folder_that_changes_after_the_submission_ends_the_job(quant: Quant, checkpoint: Path) -> None:
     """A job that waits for its turn is made from what was submitted, or from nothing."""
     quant.fault.write_text("hang")
