@@ -33,6 +33,9 @@ leave_the_persons_own(os.environ)
 share_trust_store()
 # A shell that starts the tests in the background makes them, and every program that they start, ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same for SIGHUP below nohup. With a handler these tests go on nevertheless, and what they start has the default action.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 def pytest_collection(session: pytest.Session) -> None:

@@ -7,15 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# If the tests run below nohup, children would inherit that SIGHUP is ignored.
-HEARS_SIGNALS = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
-
 
 @contextmanager
 def halfway(code: str, *words: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Run Python code with these arguments, and yield once it waits. It is killed at the end of the block."""
     with subprocess.Popen(
-        [sys.executable, "-c", HEARS_SIGNALS + code, *words],
+        [sys.executable, "-c", code, *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
