@@ -61,11 +61,8 @@ async def new_replica(
         yield new
 
 
-@pytest.fixture(params=["", DIGEST], ids=["staged", "in place"])
-def digest(request: pytest.FixtureRequest) -> str:
-    """What the request says of the bytes: if it says nothing, they are staged and copied."""
-    found: str = request.param
-    return found
+DIGESTS = pytest.mark.parametrize("digest", ["", DIGEST], ids=["staged", "in place"])
+"""What the request says of the bytes: if it says nothing, they are staged and copied."""
 
 
 async def half_fetched(replica: Replica, source: RangedServer, digest: str) -> None:
@@ -86,6 +83,7 @@ async def only_the_model_is_left(settings: Settings, s3: FakeS3) -> None:
     assert s3.objects[next(iter(s3.objects))] == DATA
 
 
+@DIGESTS
 async def test_another_process_goes_on_with_the_upload(
     new_replica: NewReplica, source: RangedServer, s3: FakeS3, postgres: Callable[[], str], digest: str
 ) -> None:
@@ -103,6 +101,7 @@ async def test_another_process_goes_on_with_the_upload(
     await only_the_model_is_left(Settings(home=two.settings.home, database_url=SecretStr(url)), s3)
 
 
+@DIGESTS
 async def test_a_cancelled_transfer_leaves_no_upload(
     new_replica: NewReplica, source: RangedServer, s3: FakeS3, digest: str
 ) -> None:
@@ -117,6 +116,7 @@ async def test_a_cancelled_transfer_leaves_no_upload(
         await until(nothing)
 
 
+@DIGESTS
 async def test_a_paused_transfer_keeps_its_upload_over_a_kill_until_it_is_resumed_by_another_process(
     new_replica: NewReplica, source: RangedServer, s3: FakeS3, postgres: Callable[[], str], digest: str
 ) -> None:
