@@ -15,7 +15,7 @@ from pathlib import Path
 from llamesh.kit.completion import to_completion
 from llamesh.kit.objects.parted_file import PartedFile, create_file, occupied_bytes
 from llamesh.kit.objects.parts import SUFFIX, ObjectOrigin, PartLayout
-from llamesh.kit.objects.staging import blocks, store_errors
+from llamesh.kit.objects.staging import batches, store_errors
 from llamesh.kit.objects.store import ObjectNotFoundError, StagedObject, StoreError, StoreFullError, StoreShortError
 
 CheckRoom = Callable[[int], None]
@@ -109,10 +109,9 @@ class FileInParts:
         """See PartedObject."""
         offset, length = self.layout.span(number)
         end = offset + length
-        async for block in blocks(chunks):
+        async for batch in batches(chunks):
             with store_errors("cannot write to the object store"):
-                await to_completion(asyncio.to_thread(self._file.write, offset, block))
-            offset += len(block)
+                offset = await to_completion(asyncio.to_thread(self._file.write, offset, batch))
         if offset != end:
             raise StoreError(f"part {number} ends at {offset} instead of {end}")
         with store_errors("cannot write to the object store"):

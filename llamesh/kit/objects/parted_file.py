@@ -12,7 +12,7 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llamesh import locks
@@ -83,13 +83,15 @@ class PartedFile:
                 self._users -= 1
                 self._idle.notify_all()
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write the data at an offset."""
+    def write(self, offset: int, batch: Iterable[bytes]) -> int:
+        """Write bytes from an offset, and return the offset of their end."""
         with self._open() as fd:
-            view = memoryview(data)
-            while view:
-                written = os.pwrite(fd, view, offset)
-                view, offset = view[written:], offset + written
+            for data in batch:
+                view = memoryview(data)
+                while view:
+                    written = os.pwrite(fd, view, offset)
+                    view, offset = view[written:], offset + written
+        return offset
 
     def sync(self) -> None:
         """Make the written bytes durable."""

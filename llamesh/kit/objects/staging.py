@@ -97,18 +97,24 @@ class StagingFile:
         self._fd = -1
 
 
-async def blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Join small chunks to blocks of about one MiB: one change of threads for each network read would cost more than the write."""
+async def batches(chunks: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
+    """Collect small chunks of about one MiB: one change of threads for each network read would cost more than the write."""
     pending: list[bytes] = []
     size = 0
     async for chunk in chunks:
         pending.append(chunk)
         size += len(chunk)
         if size >= BLOCK:
-            yield b"".join(pending)
+            yield pending
             pending, size = [], 0
     if pending:
-        yield b"".join(pending)
+        yield pending
+
+
+async def blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Join small chunks to blocks of about one MiB."""
+    async for batch in batches(chunks):
+        yield b"".join(batch)
 
 
 def sweep(staging: Path) -> int:

@@ -20,7 +20,6 @@ from yarl import URL
 from services.download.sources.http_client import expect
 from services.download.sources.shown_texts import cause, shown
 from services.download.sources.source import (
-    MAX_CHUNK,
     MAX_OBJECT_BYTES,
     SourceChangedError,
     SourceError,
@@ -123,7 +122,8 @@ class HttpObjects:
         done = counted = 0
         waited, since = 0.0, self._clock()
         try:
-            async for chunk in response.content.iter_chunked(MAX_CHUNK):
+            # As they came: to join them would copy every byte once more.
+            async for chunk, _ in response.content.iter_chunks():
                 # Only the time counts in which this reader waits for the server, not that in which it is held up itself.
                 waited += self._clock() - since
                 done += len(chunk)

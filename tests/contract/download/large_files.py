@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import cast
 
@@ -45,8 +46,11 @@ def keep_zeros_as_holes() -> None:
     """Let files in parts have holes where zeros are written: they read the same and take no room."""
     write = PartedFile.write
 
-    def sparsely(self: PartedFile, offset: int, data: bytes) -> None:
-        if data != _ZEROS[: len(data)]:
-            write(self, offset, data)
+    def sparsely(self: PartedFile, offset: int, batch: Iterable[bytes]) -> int:
+        for data in batch:
+            if data != _ZEROS[: len(data)]:
+                write(self, offset, [data])
+            offset += len(data)
+        return offset
 
     PartedFile.write = sparsely  # type: ignore[method-assign]
