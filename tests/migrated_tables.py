@@ -7,7 +7,11 @@ databases without tables, overrides the fixture `with_tables`.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -26,9 +30,9 @@ PACKAGES = {
 """The package with the migrations of each service that has a database."""
 
 
-def migrate_all(home: Path, database_url: str) -> None:
-    """Make the tables of all services in a database of PostgreSQL."""
-    settings = Settings(home=home, database_url=SecretStr(database_url))
+def migrate_all(home: Path, database_url: str = "") -> None:
+    """Make the tables of all services, in a database of PostgreSQL or in the files of a home."""
+    settings = Settings(home=home, database_url=SecretStr(database_url) if database_url else None)
 
     async def migrate() -> None:
         for service, package in PACKAGES.items():
@@ -41,6 +45,19 @@ def migrate_all(home: Path, database_url: str) -> None:
         loop.run_until_complete(migrate())
     finally:
         loop.close()
+
+
+def give_tables(home: Path) -> None:
+    """Put files with the tables of all services into a new home."""
+    shutil.copytree(_home_with_tables() / "data", home / "data")
+
+
+@cache
+def _home_with_tables() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="tables-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    migrate_all(home)
+    return home
 
 
 class Recordings:

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from engine import sentence
+from tests.migrated_tables import give_tables
 from tests.ports import free_ports
 from tests.processes import kill_all, left_behind, mesh_processes
 
@@ -227,6 +228,8 @@ def running_mesh(*, ready_state: str = "HEALTH_STATE_OK", **settings: str) -> It
     mesh = RunningMesh(folder / "home", **settings)
     mesh.ready_state = ready_state
     try:
+        if "DATABASE_URL" not in settings:
+            give_tables(mesh.home)
         mesh.start()
         yield mesh
     finally:
