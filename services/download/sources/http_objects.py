@@ -20,6 +20,7 @@ from yarl import URL
 from services.download.sources.http_client import expect
 from services.download.sources.shown_texts import cause, shown
 from services.download.sources.source import (
+    MAX_CHUNK,
     MAX_OBJECT_BYTES,
     SourceChangedError,
     SourceError,
@@ -122,8 +123,7 @@ class HttpObjects:
         done = counted = 0
         waited, since = 0.0, self._clock()
         try:
-            # As they came: to join them would copy every byte once more.
-            async for chunk, _ in response.content.iter_chunks():
+            while chunk := await _piece(response):
                 # Only the time counts in which this reader waits for the server, not that in which it is held up itself.
                 waited += self._clock() - since
                 done += len(chunk)
@@ -167,3 +167,14 @@ def _check_range(response: aiohttp.ClientResponse, etag: str, wanted: tuple[int,
         raise SourceChangedError(f"{where} changed while it was read", opened=etag, found=now)
     if found is None or (int(found[1]), int(found[2])) != (first, last):
         raise SourceError(f"bytes {first}-{last} of {where} were requested, the answer has {header[:80]!r}", status=206)
+
+
+async def _piece(response: aiohttp.ClientResponse) -> bytes:
+    """Return what has come of a body, b"" at its end: piece by piece, because to join pieces copies every byte.
+
+    They are joined if the server cuts the body into chunks, which may have one byte each.
+    """
+    if response.headers.get("Transfer-Encoding"):
+        return await response.content.read(MAX_CHUNK)
+    piece, _ = await response.content.readchunk()
+    return piece
