@@ -11,6 +11,7 @@ import atexit
 import shutil
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -40,11 +41,9 @@ def migrate_all(home: Path, database_url: str = "") -> None:
             await database.migrate(package)
             await database.close()
 
-    loop = asyncio.new_event_loop()
-    try:
-        loop.run_until_complete(migrate())
-    finally:
-        loop.close()
+    # The caller may have a loop that runs.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, migrate()).result()
 
 
 def give_tables(home: Path) -> None:
