@@ -32,6 +32,8 @@ class Answer:
     length: int = 0
     ranged: bool = False
     silent: bool = False
+    chunked: bool = False
+    """Whether the answer has no length, so that its body may be longer."""
 
 
 Fault = Callable[[web.Request, Answer], None]
@@ -71,7 +73,10 @@ class RangedServer:
         answer = self._answer(request)
         self.fault(request, answer)
         response = web.StreamResponse(status=answer.status, headers=answer.headers)
-        response.content_length = answer.length
+        if answer.chunked:
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = answer.length
         with suppress(ConnectionError):
             await response.prepare(request)
             for at in range(0, len(answer.body), BLOCK):

@@ -137,6 +137,17 @@ async def test_a_part_may_be_written_again(place: Place, parted: PartedObject) -
     await again.close()
 
 
+async def test_a_part_with_more_bytes_than_its_own_spoils_no_other(parted: PartedObject) -> None:
+    offset, length = parted.layout.span(2)
+    await parted.write(2, chunks(CONTENT[offset : offset + length]))
+    with pytest.raises(StoreError, match=f"part 1 has more than {PART} bytes"):
+        await parted.write(1, chunks(bytes(PART + 1)))
+    await write(parted, 1)
+    await parted.written(2)
+    await write(parted, 3, 4, 5, 6)
+    assert (await parted.finish()).sha256 == DIGEST
+
+
 async def test_an_object_that_lacks_a_part_is_not_finished(parted: PartedObject) -> None:
     await write(parted, 1)
     with pytest.raises(StoreError, match="of 6 parts are"):

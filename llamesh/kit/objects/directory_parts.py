@@ -110,6 +110,8 @@ class FileInParts:
         offset, length = self.layout.span(number)
         end = offset + length
         async for batch in batches(chunks):
+            if offset + sum(map(len, batch)) > end:
+                raise StoreError(f"part {number} has more than {length} bytes")
             with store_errors("cannot write to the object store"):
                 offset = await to_completion(asyncio.to_thread(self._file.write, offset, batch))
         if offset != end:

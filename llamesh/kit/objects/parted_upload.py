@@ -87,6 +87,8 @@ class PartedUpload:
         _, length = self.layout.span(number)
         data, size = self._memory(length), 0
         async for chunk in chunks:
+            if size + len(chunk) > length:
+                raise StoreError(f"part {number} has more than {length} bytes")
             data[size : size + len(chunk)] = chunk
             size += len(chunk)
         if size != length:

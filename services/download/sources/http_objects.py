@@ -127,6 +127,8 @@ class HttpObjects:
                 # Only the time counts in which this reader waits for the server, not that in which it is held up itself.
                 waited += self._clock() - since
                 done += len(chunk)
+                if size is not None and done > size:
+                    raise SourceError(f"{where} sends more than {size} bytes")
                 if done > self._max_bytes:
                     raise SourceRefusedError(f"more than the allowed {self._max_bytes} bytes", rule="size")
                 if waited > 60:

@@ -100,6 +100,11 @@ def shifted(request: web.Request, answer: Answer) -> None:
         answer.headers["Content-Range"] = "bytes 0-9/" + answer.headers["Content-Range"].partition("/")[2]
 
 
+def longer(request: web.Request, answer: Answer) -> None:
+    if answer.ranged and late(answer):
+        answer.chunked, answer.body = True, answer.body + bytes(PART)
+
+
 def without_ranges(request: web.Request, answer: Answer) -> None:
     if answer.ranged and late(answer):
         answer.status = 200
@@ -200,6 +205,9 @@ PEER_FAULTS = {
     ),
     "sends another range": PeerFault(
         always(shifted), None, failed("SOURCE_UNAVAILABLE", "were requested, the answer has 'bytes 0-9/")
+    ),
+    "sends more than the range": PeerFault(
+        always(longer), None, failed("SOURCE_UNAVAILABLE", f"sends more than {PART} bytes")
     ),
     "has no ranges after all": PeerFault(always(without_ranges), None, failed("SOURCE_UNAVAILABLE", "answers 200")),
     "replaces the object midway": PeerFault(
