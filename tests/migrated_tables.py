@@ -47,8 +47,11 @@ def migrate_all(home: Path, database_url: str = "") -> None:
 
 
 def give_tables(home: Path) -> None:
-    """Put files with the tables of all services into a new home."""
+    """Put files with the tables of all services into a new home, open to nobody else like those that members make."""
     shutil.copytree(_home_with_tables() / "data", home / "data")
+    (home / "data").chmod(0o700)
+    for file in (home / "data").iterdir():
+        file.chmod(0o600)
 
 
 @cache
