@@ -87,8 +87,9 @@ class Publications:
         if key:
             return PublishedObject(key, staged.sha256, staged.size, shared=True, unsound=unsound)
         key = staged.key or object_key("models", staged.sha256, ".gguf", copy=secrets.token_hex(8))
-        await self._objects.hold(key)
         kept = bool(staged.key)
+        if not kept:
+            await self._objects.hold(key)
         publication = PublishedObject(key, staged.sha256, staged.size, shared=False, kept=kept, unsound=unsound)
         try:
             await staged.publish(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from minio import Minio
 from minio.error import S3Error
@@ -22,7 +22,6 @@ from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_multipart import Multipart
 from llamesh.kit.objects.store import (
     ObjectChangedError,
-    ObjectInfo,
     StagedObject,
     StoreError,
     StoreUnavailableError,
@@ -48,13 +47,7 @@ class Bucket(Protocol):
         """Return whether the server of the bucket has an object, and the credentials of the bucket read it."""
 
     def staged(self, path: str, size: int, sha256: str) -> StagedObject:
-        """Return a complete staged object."""
-
-    async def stat(self, key: str) -> ObjectInfo:
-        """Return what the server says of an object; ObjectNotFoundError."""
-
-    def open(self, key: str) -> BinaryIO:
-        """Open a seekable reader of an object."""
+        """Return a complete object: a staged one, or one that is under its key already."""
 
 
 class PartedUpload:
@@ -163,15 +156,7 @@ class PartedUpload:
                 size += len(block)
             if size != self.layout.size:
                 raise StoreUnavailableError(f"the staged object has {size} bytes instead of {self.layout.size}")
-        if self.key:
-            return await self._in_place()
         return _KeptObject(self._bucket.staged(self._path, self.layout.size, self._hash.hexdigest()))
-
-    async def _in_place(self) -> StagedObject:
-        found = await self._bucket.stat(self.key)
-        if found.size != self.layout.size:
-            raise StoreUnavailableError(f"{self.key} has {found.size} bytes instead of {self.layout.size}")
-        return _ObjectInPlace(self._bucket, found, self._hash.hexdigest())
 
     async def close(self) -> None:
         """See PartedObject."""
@@ -180,38 +165,14 @@ class PartedUpload:
 
 
 class _KeptObject:
-    """A staged object whose bytes stay when it is discarded."""
-
-    key = ""
+    """A complete object whose bytes stay when it is discarded: a later run, or a record, may need them."""
 
     def __init__(self, staged: StagedObject) -> None:
+        self.key = staged.key
         self.size = staged.size
         self.sha256 = staged.sha256
         self.open = staged.open
         self.publish = staged.publish
 
     async def discard(self) -> None:
-        """Leave the bytes to `S3Parts.remove`."""
-
-
-class _ObjectInPlace:
-    """A complete object under its key."""
-
-    def __init__(self, bucket: Bucket, found: ObjectInfo, sha256: str) -> None:
-        self.key = found.key
-        self.size = found.size
-        self.sha256 = sha256
-        self._bucket = bucket
-        self._found = found
-
-    def open(self) -> BinaryIO:
-        return self._bucket.open(self.key)
-
-    async def publish(self, key: str) -> ObjectInfo:
-        """Nothing is left to do."""
-        if key != self.key:
-            raise StoreError(f"{self.key} cannot be published as {key}")
-        return self._found
-
-    async def discard(self) -> None:
-        """Leave the bytes to the caller, who knows whether they have a record."""
+        """Leave the bytes to `S3Parts.remove`, and those under their key to the caller."""

@@ -2,8 +2,8 @@
 
 A staged object is an ordinary object under `staging/`, or a multipart upload that becomes one (`s3_parts.py`), which `scan` and the
 pattern of keys leave out. Publishing is a copy inside the server, which is atomic, so no byte passes through this process twice; an upload
-whose digest is known when it begins is made under its key, and not copied. The
-`minio` client blocks, so every call runs in the store's own threads: a long upload must not occupy the default threads of the event loop.
+that was made under its key is not copied. The `minio` client blocks, so every call runs in the store's own threads: a long upload must not
+occupy the default threads of the event loop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_parts import S3Parts
 from llamesh.kit.objects.s3_transfer import ObjectReader, Upload
 from llamesh.kit.objects.staging import BLOCK, blocks
-from llamesh.kit.objects.store import ObjectInfo, StoreUnavailableError, checked_key
+from llamesh.kit.objects.store import ObjectInfo, StoreError, StoreUnavailableError, checked_key, is_key
 from llamesh.kit.source_places import S3Place
 
 _STAGING = "staging/"
@@ -195,7 +195,7 @@ class S3Store:
         return (server_of(origin.endpoint, origin.secure), origin.access_key) == self._reader
 
     def staged(self, path: str, size: int, sha256: str) -> _Staged:
-        """Return a complete staged object."""
+        """Return a complete object: a staged one, or one that is under its key already."""
         return _Staged(self, path, size, sha256)
 
     def open(self, key: str) -> BinaryIO:
@@ -228,9 +228,8 @@ def server_of(endpoint: str, secure: bool) -> str:
 
 
 class _Staged:
-    key = ""
-
     def __init__(self, store: S3Store, name: str, size: int, sha256: str) -> None:
+        self.key = name if is_key(name) else ""
         self._store = store
         self._name = name
         self._size = size
@@ -250,9 +249,12 @@ class _Staged:
 
     async def publish(self, key: str) -> ObjectInfo:
         store = self._store
-        source = CopySource(store.name, self._name)
-        with s3_errors(f"cannot publish {key}"):
-            await store.run(store.client.copy_object, store.name, checked_key(key), source)
+        if self.key not in ("", key):
+            raise StoreError(f"{self.key} cannot be published as {key}")
+        if not self.key:
+            source = CopySource(store.name, self._name)
+            with s3_errors(f"cannot publish {key}"):
+                await store.run(store.client.copy_object, store.name, checked_key(key), source)
         info = await store.stat(key)
         if info.size != self._size:
             raise StoreUnavailableError(f"{key} was published with {info.size} bytes instead of {self._size}")

@@ -18,10 +18,7 @@ from llamesh.kit.objects.parted_upload import Bucket, PartedUpload
 from llamesh.kit.objects.parts import SUFFIX, PartLayout
 from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_multipart import Multipart
-from llamesh.kit.objects.store import (
-    ObjectNotFoundError,
-    is_key,
-)
+from llamesh.kit.objects.store import ObjectNotFoundError, is_key
 
 MIN_PART_BYTES = 5 << 20
 """Minimum size of a part in S3; the last part may be smaller."""

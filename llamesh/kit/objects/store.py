@@ -66,7 +66,7 @@ class ObjectInfo:
 
 
 class StagedObject(Protocol):
-    """Complete bytes that are not visible yet. Call exactly one of `publish` and `discard` at the end."""
+    """Complete bytes that are not published yet. Call exactly one of `publish` and `discard` at the end."""
 
     @property
     def key(self) -> str:
