@@ -10,6 +10,8 @@ CLIENTS := .tools/clients
 TEST_WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
+# Containers often set it. Then every process of every mesh would compile this folder's modules again.
+unexport PYTHONDONTWRITEBYTECODE
 # Targets of the reference deployment, reserved for the Kubernetes release.
 KUBERNETES := cluster docker-build docker-load infra operator-deploy services-deploy \
 	frontend port-forward logs-k8s rebuild-operator cluster-delete
