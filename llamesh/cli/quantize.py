@@ -165,7 +165,8 @@ def _estimated(found: EstimateQuantJobResponse, output: Output) -> int:
     show_list(found.types, output, ESTIMATE)
     if found.HasField("refusal"):
         raise CommandError(text(found.refusal.message), hint=found.refusal.remedy)
-    note(f"at most {size(found.needed_bytes)} of disk while it runs, {size(found.free_bytes)} are free")
+    free = f"{size(found.free_bytes)} are free" if found.free_bytes else "on a volume of its own"
+    note(f"at most {size(found.needed_bytes)} of disk while it runs, {free}")
     return Exit.OK
 
 

@@ -34,6 +34,8 @@ Host = Annotated[str, AfterValidator(read_host)]
 HostAndPort = Annotated[str, AfterValidator(read_host_and_port)]
 Directory = Annotated[Path, AfterValidator(lambda path: expanded(path).absolute())]
 Origin = Annotated[str, AfterValidator(read_origin)]
+ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+"""Name of an object of Kubernetes."""
 
 
 def named(name: str, default: object, description: str) -> Any:

@@ -816,6 +816,51 @@ class LocateModelResponse(google.protobuf.message.Message):
 Global___LocateModelResponse: typing_extensions.TypeAlias = LocateModelResponse
 
 @typing.final
+class ListModelObjectsRequest(google.protobuf.message.Message):
+    """Request of ListModelObjects."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_UUID_FIELD_NUMBER: builtins.int
+    model_uuid: builtins.str
+    """The model."""
+    def __init__(
+        self,
+        *,
+        model_uuid: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid"]) -> None: ...
+
+Global___ListModelObjectsRequest: typing_extensions.TypeAlias = ListModelObjectsRequest
+
+@typing.final
+class ListModelObjectsResponse(google.protobuf.message.Message):
+    """Response of ListModelObjects."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    OBJECT_KEYS_FIELD_NUMBER: builtins.int
+    @property
+    def model(self) -> llamesh.v1.model_pb2.Model:
+        """The model."""
+
+    @property
+    def object_keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Keys of the objects, in the order of Model.files."""
+
+    def __init__(
+        self,
+        *,
+        model: llamesh.v1.model_pb2.Model | None = ...,
+        object_keys: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["model", b"model"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["model", b"model", "object_keys", b"object_keys"]) -> None: ...
+
+Global___ListModelObjectsResponse: typing_extensions.TypeAlias = ListModelObjectsResponse
+
+@typing.final
 class WatchCatalogueRequest(google.protobuf.message.Message):
     """Request of WatchCatalogue."""
 

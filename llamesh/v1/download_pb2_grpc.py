@@ -498,6 +498,11 @@ class CatalogueServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_download__pb2.LocateModelRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_download__pb2.LocateModelResponse.FromString,
                 _registered_method=True)
+        self.ListModelObjects = channel.unary_unary(
+                '/llamesh.v1.CatalogueService/ListModelObjects',
+                request_serializer=llamesh_dot_v1_dot_download__pb2.ListModelObjectsRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_download__pb2.ListModelObjectsResponse.FromString,
+                _registered_method=True)
         self.WatchCatalogue = channel.unary_stream(
                 '/llamesh.v1.CatalogueService/WatchCatalogue',
                 request_serializer=llamesh_dot_v1_dot_download__pb2.WatchCatalogueRequest.SerializeToString,
@@ -545,6 +550,14 @@ class CatalogueServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListModelObjects(self, request, context):
+        """The objects of a model's files, for programs on other machines, which read them from the bucket of MINIO_BUCKET themselves.
+        MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchCatalogue(self, request, context):
         """The present downloads and models, one message each, then `synced`, then every change, coalesced.
         """
@@ -579,6 +592,11 @@ def add_CatalogueServiceServicer_to_server(servicer, server):
                     servicer.LocateModel,
                     request_deserializer=llamesh_dot_v1_dot_download__pb2.LocateModelRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_download__pb2.LocateModelResponse.SerializeToString,
+            ),
+            'ListModelObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelObjects,
+                    request_deserializer=llamesh_dot_v1_dot_download__pb2.ListModelObjectsRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_download__pb2.ListModelObjectsResponse.SerializeToString,
             ),
             'WatchCatalogue': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchCatalogue,
@@ -722,6 +740,33 @@ class CatalogueService(object):
             '/llamesh.v1.CatalogueService/LocateModel',
             llamesh_dot_v1_dot_download__pb2.LocateModelRequest.SerializeToString,
             llamesh_dot_v1_dot_download__pb2.LocateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.CatalogueService/ListModelObjects',
+            llamesh_dot_v1_dot_download__pb2.ListModelObjectsRequest.SerializeToString,
+            llamesh_dot_v1_dot_download__pb2.ListModelObjectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -502,6 +502,22 @@ _CatalogueServiceLocateModelType = typing_extensions.TypeVar(
     ],
 )
 
+_CatalogueServiceListModelObjectsType = typing_extensions.TypeVar(
+    '_CatalogueServiceListModelObjectsType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ListModelObjectsRequest,
+        llamesh.v1.download_pb2.ListModelObjectsResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ListModelObjectsRequest,
+        llamesh.v1.download_pb2.ListModelObjectsResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ListModelObjectsRequest,
+        llamesh.v1.download_pb2.ListModelObjectsResponse,
+    ],
+)
+
 _CatalogueServiceWatchCatalogueType = typing_extensions.TypeVar(
     '_CatalogueServiceWatchCatalogueType',
     grpc.UnaryStreamMultiCallable[
@@ -518,7 +534,7 @@ _CatalogueServiceWatchCatalogueType = typing_extensions.TypeVar(
     ],
 )
 
-class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType, _CatalogueServiceListCatalogueModelsType, _CatalogueServiceChangeCatalogueModelAliasesType, _CatalogueServiceDeleteCatalogueModelType, _CatalogueServiceLocateModelType, _CatalogueServiceWatchCatalogueType]):
+class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType, _CatalogueServiceListCatalogueModelsType, _CatalogueServiceChangeCatalogueModelAliasesType, _CatalogueServiceDeleteCatalogueModelType, _CatalogueServiceLocateModelType, _CatalogueServiceListModelObjectsType, _CatalogueServiceWatchCatalogueType]):
     """The catalogue of models. Spoken inside the mesh only; the gateway is its public face."""
 
     @typing.overload
@@ -542,6 +558,10 @@ class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.download_pb2.LocateModelRequest,
             llamesh.v1.download_pb2.LocateModelResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.ListModelObjectsRequest,
+            llamesh.v1.download_pb2.ListModelObjectsResponse,
         ],
         grpc.UnaryStreamMultiCallable[
             llamesh.v1.download_pb2.WatchCatalogueRequest,
@@ -571,6 +591,10 @@ class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType
             llamesh.v1.download_pb2.LocateModelRequest,
             llamesh.v1.download_pb2.LocateModelResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.download_pb2.ListModelObjectsRequest,
+            llamesh.v1.download_pb2.ListModelObjectsResponse,
+        ],
         grpc.aio.UnaryStreamMultiCallable[
             llamesh.v1.download_pb2.WatchCatalogueRequest,
             llamesh.v1.download_pb2.WatchCatalogueResponse,
@@ -592,6 +616,11 @@ class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType
     LocateModel: _CatalogueServiceLocateModelType
     """Makes sure that the model is a file of this machine and says where: for the process runtime. MODEL_CORRUPT if its object is missing
     or damaged.
+    """
+
+    ListModelObjects: _CatalogueServiceListModelObjectsType
+    """The objects of a model's files, for programs on other machines, which read them from the bucket of MINIO_BUCKET themselves.
+    MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched.
     """
 
     WatchCatalogue: _CatalogueServiceWatchCatalogueType
@@ -617,6 +646,10 @@ CatalogueServiceAsyncStub: typing_extensions.TypeAlias = CatalogueServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.download_pb2.LocateModelRequest,
         llamesh.v1.download_pb2.LocateModelResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.download_pb2.ListModelObjectsRequest,
+        llamesh.v1.download_pb2.ListModelObjectsResponse,
     ],
     grpc.aio.UnaryStreamMultiCallable[
         llamesh.v1.download_pb2.WatchCatalogueRequest,
@@ -667,6 +700,16 @@ class CatalogueServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[llamesh.v1.download_pb2.LocateModelResponse, collections.abc.Awaitable[llamesh.v1.download_pb2.LocateModelResponse]]:
         """Makes sure that the model is a file of this machine and says where: for the process runtime. MODEL_CORRUPT if its object is missing
         or damaged.
+        """
+
+    @abc.abstractmethod
+    def ListModelObjects(
+        self,
+        request: llamesh.v1.download_pb2.ListModelObjectsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.download_pb2.ListModelObjectsResponse, collections.abc.Awaitable[llamesh.v1.download_pb2.ListModelObjectsResponse]]:
+        """The objects of a model's files, for programs on other machines, which read them from the bucket of MINIO_BUCKET themselves.
+        MODEL_NOT_FOUND, or MODEL_NOT_READY while it is being fetched.
         """
 
     @abc.abstractmethod

@@ -267,7 +267,7 @@ class EstimateQuantJobResponse(google.protobuf.message.Message):
     needed_bytes: builtins.int
     """Disk that a job with all types that are not refused would take at most."""
     free_bytes: builtins.int
-    """Disk that is free for jobs."""
+    """Disk that is free for jobs. 0: jobs run on a cluster, which makes a volume for each."""
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QuantEstimate]:
         """Each type, the largest first if none were named."""

@@ -24,6 +24,8 @@ from llamesh.v1.download_pb2 import (
     ListCatalogueModelsResponse,
     ListDownloadsRequest,
     ListDownloadsResponse,
+    ListModelObjectsRequest,
+    ListModelObjectsResponse,
     LocateModelRequest,
     LocateModelResponse,
     PauseDownloadRequest,
@@ -162,6 +164,12 @@ class CatalogueServicer(CatalogueServiceServicer):
         paths, model = await self._delivery.locate(request.model_uuid)
         texts = list(map(str, paths))
         return LocateModelResponse(path=texts[0], file_paths=texts, model=model_message(model))
+
+    async def ListModelObjects(self, request: ListModelObjectsRequest, context: Context) -> ListModelObjectsResponse:
+        """See download.proto."""
+        model = await self._catalogue.get(request.model_uuid)
+        keys = [file.object_key for file in model.files]
+        return ListModelObjectsResponse(model=model_message(model), object_keys=keys)
 
     async def WatchCatalogue(
         self, request: WatchCatalogueRequest, context: Context

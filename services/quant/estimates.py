@@ -14,11 +14,11 @@ from services.quant.quantisations import QUANTISATIONS, QUANTISED
 
 
 def estimate(
-    source: JobSource, types: Sequence[str], options: QuantOptions, settings: Settings, *, free: int
+    source: JobSource, types: Sequence[str], options: QuantOptions, settings: Settings, *, free: int | None
 ) -> EstimateQuantJobResponse:
     """Estimate a job that makes these types of a source, or all quantised ones if none are named. Raises INVALID_FIELD.
 
-    `free`: bytes that are free for jobs.
+    `free`: bytes that are free for jobs; None if nobody knows.
     """
     submission.check_known(types)
     model = source.model
@@ -27,13 +27,12 @@ def estimate(
     needed = submission.needed_bytes(model, possible, converted=source.converted) if possible else 0
 
     def check() -> None:
-        submission.check_quantiser(settings.llama_quantize_bin)
-        submission.check_matrix(options, settings.llama_imatrix_bin, settings.llama_quantize_bin)
+        submission.check_installation(options, settings)
         submission.check_source(model, allow_requantize=options.allow_requantize)
         submission.check_space(needed, free)
 
     refusal = _refusal(check) or next((item.refusal for item in each if types and item.HasField("refusal")), None)
-    return EstimateQuantJobResponse(types=each, needed_bytes=needed, free_bytes=free, refusal=refusal)
+    return EstimateQuantJobResponse(types=each, needed_bytes=needed, free_bytes=free or 0, refusal=refusal)
 
 
 def _of_type(model: Model, name: str, options: QuantOptions) -> QuantEstimate:

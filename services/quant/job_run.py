@@ -7,34 +7,33 @@ step: writes to an unavailable database are retried without limit.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from llamesh.background import backoff
 from llamesh.kit.completion import to_completion
 from llamesh.kit.config import Settings
-from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
 from llamesh.kit.outages import until_written
 from services.quant.job_changes import JobChanges
+from services.quant.job_spec import CALIBRATION, spec_of
 from services.quant.jobs import Job, Jobs
 from services.quant.plan import next_of
 from services.quant.states import JobState, StepKind
 from services.quant.step_process import DONE, OUTAGE, Outcome, StepProcess, StepProgress
 from services.quant.step_rows import StepRows
 from services.quant.tables import QuantStepRow
-from services.quant.variant_objects import variant_key
 from services.quant.variants import Variants
-from services.quant.workspace import JobSpec, Workspace
+from services.quant.workspace import Workspace, job_folders
 
-CALIBRATION = Path(__file__).with_name("calibration.txt")
-"""The text that importance matrices are measured with, unless a job has its own. No variant is verified with it."""
 T = TypeVar("T")
 
 
 class JobRuns:
-    """Runs jobs, one at a time."""
+    """Runs jobs on this machine."""
+
+    at_once = 1
+    """Jobs that run at the same time: a step uses all cores that it is given."""
 
     def __init__(self, settings: Settings, jobs: Jobs, rows: StepRows, variants: Variants, changes: JobChanges) -> None:
         self._settings = settings
@@ -53,6 +52,12 @@ class JobRuns:
         if self._running:
             job, step, progress = self._running
             await self._rows.progress(job, step, progress.done, progress.total)
+
+    async def clear(self, active: Collection[str]) -> None:
+        """Remove the folders of all other jobs."""
+        home = self._settings.home
+        for job_id in set(await asyncio.to_thread(job_folders, home)) - set(active):
+            await asyncio.to_thread(Workspace(home, job_id).remove)
 
     async def run(self, job_id: str, attempt: int) -> None:
         """Run a job until it has ended or its row has changed."""
@@ -74,14 +79,14 @@ class JobRuns:
         """Run one step and write its result."""
         if step.error_reason:
             await asyncio.sleep(backoff(step.tries))
-        key = _key_of(job, step)
+        key = job.key_of(step)
         if step.object_key not in ("", key):
             await self._variants.remove_object(step.object_key)
         if not await _until_written(lambda: self._rows.begin(job, step, object_key=key)):
             return
         workspace = Workspace(self._settings.home, job.row.job_id)
         try:
-            new = await asyncio.to_thread(workspace.prepare, _spec_of(job))
+            new = await asyncio.to_thread(workspace.prepare, spec_of(job))
             if step.kind == StepKind.IMATRIX:
                 text = await _until_written(lambda: self._jobs.calibration_text(job.row.job_id))
                 await asyncio.to_thread(workspace.keep_calibration, text or CALIBRATION.read_text(encoding="utf-8"))
@@ -121,44 +126,10 @@ class JobRuns:
             await _until_written(lambda: to_completion(self._rows.succeed(job, step, outcome, progress)))
             return
         again = step.tries + 1 < outcome.max_tries
-        error = _error_of(job, step, outcome)
         log.warning(
-            "step failed", job_id=job.row.job_id, step=step.kind, type=step.type, again=again, error=error.message
+            "step failed", job_id=job.row.job_id, step=step.kind, type=step.type, again=again, error=outcome.words()
         )
-        await _until_written(lambda: to_completion(self._rows.fail(job, step, error, outcome.log, again=again)))
-
-
-def _spec_of(job: Job) -> JobSpec:
-    row = job.row
-    return JobSpec(
-        job_id=row.job_id,
-        name=row.name,
-        model_uuid=row.model_uuid,
-        source_sha256=row.source_sha256,
-        source=row.source,
-        shown_source=row.shown_source,
-        allow_requantize=row.allow_requantize,
-        pure=row.pure,
-        importance_matrix=row.importance_matrix,
-        max_kl_divergence=row.max_kl_divergence,
-    )
-
-
-def _key_of(job: Job, step: QuantStepRow) -> str:
-    """Return the key of the object that a step publishes; empty if it publishes none."""
-    if step.kind != StepKind.PUBLISH:
-        return ""
-    found = next(each.result for each in job.steps if each.kind == StepKind.VERIFY and each.type == step.type)
-    return variant_key(job.row.job_id, step.type, found["sha256"])
-
-
-def _error_of(job: Job, step: QuantStepRow, outcome: Outcome) -> MeshError:
-    name = f"ERROR_REASON_{outcome.reason or 'QUANTISATION_FAILED'}"
-    return MeshError(
-        Reason.Value(name) if name in Reason.keys() else Reason.ERROR_REASON_QUANTISATION_FAILED,  # noqa: SIM118 - no mapping
-        outcome.words(),
-        {"jobId": job.row.job_id, "step": step.kind},
-    )
+        await _until_written(lambda: to_completion(self._rows.fail(job, step, outcome, again=again)))
 
 
 async def _until_written(step: Callable[[], Awaitable[T]]) -> T:

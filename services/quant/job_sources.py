@@ -64,6 +64,11 @@ class JobSources:
 
         Raises MODEL_NOT_FOUND, SOURCE_REFUSED, SOURCE_UNAVAILABLE, and QUANT_REFUSED for a checkpoint that cannot be converted.
         """
+        if source and self._settings.quant_engine != "embedded":
+            words = (
+                "pods cannot read checkpoints yet: make an F16 file of it with QUANT_ENGINE=embedded, and quantise that"
+            )
+            raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": "engine"})
         with asking("download"):
             if not source:
                 wanted = GetCatalogueModelRequest(model_uuid=model_uuid)

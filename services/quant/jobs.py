@@ -22,7 +22,7 @@ from services.quant.job_changes import JobChanges
 from services.quant.plan import is_published, steps_of
 from services.quant.states import ACTIVE, JobState, StepKind, StepState
 from services.quant.tables import QuantJobRow, QuantModelRow, QuantStepRow
-from services.quant.variant_objects import variant_uuid
+from services.quant.variant_objects import variant_key, variant_uuid
 
 _LISTING = Listing("quant jobs", BY_TIME)
 _ORDER = (QuantJobRow.create_time, QuantJobRow.job_id)
@@ -39,6 +39,13 @@ class Job:
     def active(self) -> bool:
         """Whether the job has not ended."""
         return self.row.state in ACTIVE
+
+    def key_of(self, step: QuantStepRow) -> str:
+        """Return the key of the object that a step publishes; empty if it publishes none, or the variant is not verified yet."""
+        if step.kind != StepKind.PUBLISH:
+            return ""
+        verified = next(each.result for each in self.steps if each.kind == StepKind.VERIFY and each.type == step.type)
+        return variant_key(self.row.job_id, step.type, verified["sha256"]) if verified else ""
 
 
 class Jobs:
@@ -165,8 +172,9 @@ class Jobs:
         async with self._changes.writing(self._database, job_id) as session:
             row = await _locked(session, job_id)
             job = await _whole(session, row)
-            # Only the step's row has the key of an object without a record: the row stays until the worker has removed the object.
-            left = [step for step in job.steps if step.object_key]
+            # Only these rows have the key of an object without a record, and the name of a workflow: they stay until the worker has removed
+            # the object and stopped the workflow.
+            left = row.workflow or any(step.object_key for step in job.steps)
             if job.active or left:
                 state = row.state if job.active else "being cleaned up"
                 raise MeshError(

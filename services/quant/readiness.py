@@ -16,7 +16,7 @@ from services.quant import submission
 def main() -> int:
     """Print the answer. The exit code is 0, whatever the answer is."""
     try:
-        submission.check_quantiser(readable_settings()[0].llama_quantize_bin)
+        submission.check_engine(readable_settings()[0])
         problem = ""
     except MeshError as error:
         problem = error.message

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
 
 from llamesh.kit.channels import channel
 from llamesh.kit.clock import utc_now
-from llamesh.kit.database import open_database
+from llamesh.kit.config import Settings
+from llamesh.kit.database import Database, open_database
+from llamesh.kit.errors import MeshError, StartRefused
 from llamesh.kit.member_lease import member_lease
 from llamesh.kit.ownership import owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
 from llamesh.v1.quant_pb2_grpc import add_QuantServiceServicer_to_server
+from services.quant.argo.source_objects import SourceObjects
+from services.quant.argo.workflow_rows import WorkflowRows
 from services.quant.job_changes import JobChanges
 from services.quant.job_run import JobRuns
 from services.quant.job_sources import JobSources
@@ -20,9 +27,10 @@ from services.quant.job_watches import JobWatches
 from services.quant.jobs import Jobs
 from services.quant.servicer import QuantServicer
 from services.quant.step_rows import StepRows
+from services.quant.submission import check_engine
 from services.quant.variant_objects import bucket_of
 from services.quant.variants import Variants
-from services.quant.worker import JobWorker
+from services.quant.worker import JobWorker, Runs
 
 
 async def run(member: Member) -> None:
@@ -47,7 +55,14 @@ async def run(member: Member) -> None:
         jobs = Jobs(database, utc_now, changes, _new_id)
         rows = StepRows(database, utc_now, changes)
         variants = Variants(database, store)
-        worker = JobWorker(settings.home, jobs, rows, JobRuns(settings, jobs, rows, variants, changes), variants)
+        if settings.quant_engine == "argo":
+            runs: Runs = await stack.enter_async_context(
+                _argo_runs(settings, database, jobs, rows, channels["download"])
+            )
+        else:
+            runs = JobRuns(settings, jobs, rows, variants, changes)
+            await WorkflowRows(database).abandon()
+        worker = JobWorker(jobs, rows, runs, variants)
         sources = JobSources(settings, channels["download"])
         watches = JobWatches(jobs, changes, worker)
         servicer = QuantServicer(settings, jobs, watches, variants, worker, sources, open_pages(settings))
@@ -57,6 +72,28 @@ async def run(member: Member) -> None:
         worker.start()
         stack.push_async_callback(worker.close)
         await member.serve()
+
+
+@asynccontextmanager
+async def _argo_runs(
+    settings: Settings, database: Database, jobs: Jobs, rows: StepRows, download: grpc.aio.Channel
+) -> AsyncIterator[Runs]:
+    """Open the engine that runs jobs on a cluster. Raises StartRefused if something that it needs is missing."""
+    try:
+        check_engine(settings)
+    except MeshError as error:
+        raise StartRefused(error.message) from error
+    # Imported only if needed: they are an extra, and take two seconds of CPU.
+    from services.quant.argo.cluster import Cluster
+    from services.quant.argo.runs import ArgoRuns
+    from services.quant.argo.submission import Submission
+
+    cluster = Cluster(settings.argo_namespace)
+    try:
+        submission = Submission(settings, jobs, cluster, SourceObjects(download))
+        yield ArgoRuns(jobs, rows, WorkflowRows(database), cluster, submission)
+    finally:
+        await cluster.close()
 
 
 def _new_id() -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator
 
-from llamesh.disk_space import free_bytes
 from llamesh.kit.calls import Context
 from llamesh.kit.config import Settings
 from llamesh.kit.identity import caller
@@ -73,13 +72,12 @@ class QuantServicer(QuantServiceServicer):
         """See quant.proto."""
         settings, options = self._settings, request.options
         submission.check_types(request.types, importance_matrix=options.importance_matrix)
-        submission.check_quantiser(settings.llama_quantize_bin)
-        submission.check_matrix(options, settings.llama_imatrix_bin, settings.llama_quantize_bin)
+        submission.check_installation(options, settings)
         source = await self._sources.find(request.model_uuid, request.source)
         model = source.model
         submission.check_source(model, allow_requantize=options.allow_requantize)
         needed = submission.needed_bytes(model, request.types, converted=source.converted)
-        submission.check_space(needed, free_bytes(settings.home))
+        submission.check_space(needed, submission.space_for_jobs(settings))
         identity = caller()
         job = await self._jobs.create(
             QuantJobRow(
@@ -110,7 +108,7 @@ class QuantServicer(QuantServiceServicer):
             request.types,
             request.options,
             self._settings,
-            free=free_bytes(self._settings.home),
+            free=submission.space_for_jobs(self._settings),
         )
 
     async def GetQuantJob(self, request: GetQuantJobRequest, context: Context) -> QuantJob:

@@ -31,6 +31,8 @@ DONE, REFUSED, CRASHED, OUTAGE = 0, 1, 70, 75
 MAX_CRASH_TRIES = 3
 MAX_OUTAGE_TRIES = 25
 """With the backoff between them, these tries take about ten minutes."""
+MAX_LOG = 4_000
+"""Maximum number of characters of a step's last lines that are stored."""
 _MAX_LINE = 2_000
 _LINES = 40
 _BLOCK = 1 << 16

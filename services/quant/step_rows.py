@@ -12,16 +12,14 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
-from llamesh.kit.errors import MeshError, name_of
+from llamesh.kit.errors import Reason
 from services.quant.job_changes import JobChanges
 from services.quant.jobs import Job, start_again
 from services.quant.states import ACTIVE, JobState, StepKind, StepState
-from services.quant.step_process import Outcome, StepProgress
+from services.quant.step_process import MAX_LOG, Outcome, StepProgress
 from services.quant.tables import QuantJobRow, QuantModelRow, QuantStepRow
 from services.quant.variant_objects import variant_uuid
 
-MAX_LOG = 4_000
-"""Maximum number of characters of a step's last lines that are stored."""
 _MAX_MESSAGE = 2_000
 
 
@@ -68,15 +66,22 @@ class StepRows:
                 await session.merge(self._model_of(job, row))
                 row.object_key = ""
 
-    async def fail(self, job: Job, step: QuantStepRow, error: MeshError, log: str, *, again: bool) -> None:
+    async def report(self, job: Job, step: QuantStepRow, progress: StepProgress, *, tries: int, log: str) -> None:
+        """Write what a cluster says of a step that has not ended."""
+        async with self._changes.writing(self._database, job.row.job_id) as session:
+            row = await self._current(session, job, step)
+            if row is not None:
+                row.done, row.total, row.tries, row.log = progress.done, progress.total, tries, log[:MAX_LOG]
+
+    async def fail(self, job: Job, step: QuantStepRow, outcome: Outcome, *, again: bool = False) -> None:
         """End a step with an error, or with `again` let it wait for its next try."""
         async with self._changes.writing(self._database, job.row.job_id) as session:
             row = await self._current(session, job, step)
             if row is None:
                 return
             row.state = StepState.WAITING if again else StepState.FAILED
-            row.error_reason, row.error_message = name_of(error.reason), error.message[:_MAX_MESSAGE]
-            row.log, row.end_time = log[-MAX_LOG:], self._clock()
+            row.error_reason, row.error_message = _reason_of(outcome), outcome.words()[:_MAX_MESSAGE]
+            row.log, row.end_time = outcome.log[-MAX_LOG:], self._clock()
             if not again:
                 await self._skip_after(session, row)
 
@@ -95,11 +100,11 @@ class StepRows:
                 row.state = state
 
     async def unrecorded(self) -> Sequence[QuantStepRow]:
-        """Return the steps of ended jobs that may have left an object without a record."""
+        """Return the steps of ended jobs that may have left an object without a record. A workflow may still write one."""
         query = (
             select(QuantStepRow)
             .join(QuantJobRow, QuantJobRow.job_id == QuantStepRow.job_id)
-            .where(QuantStepRow.object_key != "", QuantJobRow.state.not_in(ACTIVE))
+            .where(QuantStepRow.object_key != "", QuantJobRow.state.not_in(ACTIVE), QuantJobRow.workflow == "")
         )
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
@@ -143,6 +148,12 @@ class StepRows:
             report=verified["report"],
             create_time=self._clock(),
         )
+
+
+def _reason_of(outcome: Outcome) -> str:
+    """Return the name of the reason of a failure; programs report reasons by name."""
+    known = f"ERROR_REASON_{outcome.reason}" in Reason.keys()  # noqa: SIM118 - no mapping
+    return outcome.reason if known else "QUANTISATION_FAILED"
 
 
 async def _steps(session: AsyncSession, job_id: str) -> Sequence[QuantStepRow]:

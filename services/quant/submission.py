@@ -10,13 +10,16 @@ import re
 import shutil
 from collections.abc import Sequence
 
+from llamesh.disk_space import free_bytes
 from llamesh.installation import install_command
+from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.sizes import size
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.quant_pb2 import QuantOptions
 from services.quant.quantisations import QUANTISATIONS, UNQUANTISED, nearest
 
+_ARGO_PACKAGES = ("hera", "kubernetes")
 _PACKAGES = ("cyllama", "numpy", "gguf", "xllamacpp")
 _FALLBACKS = 1.3
 """Factor for a model whose rows do not divide into blocks of 256: it becomes larger than its type suggests, by a quarter where measured."""
@@ -40,23 +43,46 @@ def check_types(types: Sequence[str], *, importance_matrix: bool) -> None:
             raise _refused("matrix", words, each)
 
 
-def check_matrix(options: QuantOptions, llama_imatrix_bin: str, llama_quantize_bin: str) -> None:
-    """Raise QUANT_REFUSED if this installation cannot make the importance matrix that is asked for, or use it.
+def check_installation(options: QuantOptions, settings: Settings) -> None:
+    """Raise QUANT_REFUSED if this installation cannot run the jobs that are asked for. INVALID_FIELD for a text without a matrix."""
+    check_engine(settings)
+    if options.importance_matrix:
+        _check_matrix_programs(settings)
+    elif options.calibration_text:
+        raise invalid_field("options.calibration_text", "it is for an importance matrix: set importance_matrix too")
 
-    INVALID_FIELD for a text without a matrix.
-    """
-    if not options.importance_matrix:
-        if options.calibration_text:
-            raise invalid_field("options.calibration_text", "it is for an importance matrix: set importance_matrix too")
+
+def check_engine(settings: Settings) -> None:
+    """Raise QUANT_REFUSED if the engine that runs jobs lacks something here."""
+    if settings.quant_engine == "embedded":
+        _check_quantiser(settings.llama_quantize_bin)
         return
+    missing = [name for name in _ARGO_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise _refused(
+            "engine", f"{', '.join(missing)} not installed: `{install_command('argo')}` on the mesh's machine"
+        )
+    unset = [
+        name
+        for name, value in (("MINIO_ENDPOINT", settings.minio_endpoint), ("LLAMESH_ARGO_IMAGE", settings.argo_image))
+        if not value
+    ]
+    if unset:
+        raise _refused(
+            "engine", f"QUANT_ENGINE=argo needs {' and '.join(unset)}: pods share models through an S3 server"
+        )
+
+
+def _check_matrix_programs(settings: Settings) -> None:
     for name, program, path in (
-        ("LLAMA_IMATRIX_BIN", "llama-imatrix", llama_imatrix_bin),
-        ("LLAMA_QUANTIZE_BIN", "llama-quantize", llama_quantize_bin),
+        ("LLAMA_IMATRIX_BIN", "llama-imatrix", settings.llama_imatrix_bin),
+        ("LLAMA_QUANTIZE_BIN", "llama-quantize", settings.llama_quantize_bin),
     ):
         if not path:
             words = f"an importance matrix needs llama.cpp's own programs: set {name} to the path of {program}"
             raise _refused("matrix", words)
-        if shutil.which(path) is None:
+        # On a cluster it is a path in the image.
+        if settings.quant_engine == "embedded" and shutil.which(path) is None:
             raise _refused("matrix", f"{name} is {path}, which is not a program")
 
 
@@ -72,8 +98,7 @@ def check_source(model: Model, *, allow_requantize: bool) -> None:
         )
 
 
-def check_quantiser(llama_quantize_bin: str) -> None:
-    """Raise QUANT_REFUSED if this installation cannot quantise or verify."""
+def _check_quantiser(llama_quantize_bin: str) -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if llama_quantize_bin:
         if shutil.which(llama_quantize_bin) is None:
@@ -85,9 +110,14 @@ def check_quantiser(llama_quantize_bin: str) -> None:
         raise _refused("quantiser", f"{', '.join(missing)} not installed: {installs}{program}")
 
 
-def check_space(needed: int, free: int) -> None:
+def space_for_jobs(settings: Settings) -> int | None:
+    """Return the bytes that are free for the files of jobs; None on a cluster, which makes a volume for each job."""
+    return free_bytes(settings.home) if settings.quant_engine == "embedded" else None
+
+
+def check_space(needed: int, free: int | None) -> None:
     """Raise QUANT_REFUSED if the files of a job do not fit."""
-    if needed > free:
+    if free is not None and needed > free:
         raise _refused(
             "disk",
             f"the job needs {size(needed)} on the disk of LLAMESH_HOME, where {size(free)} are free:"

@@ -43,6 +43,8 @@ class QuantJobRow(Base):
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempt: Mapped[int]
     """Increases with every start by a caller; a run of an earlier attempt changes nothing."""
+    workflow: Mapped[str] = mapped_column(String(63), default="")
+    """Name of the workflow on a cluster that is not known to have ended, of this attempt or an earlier one. Empty: there is none."""
     owner: Mapped[str] = mapped_column(String(256))
     owner_uid: Mapped[str] = mapped_column(String(256))
     """The owner of the request_id."""

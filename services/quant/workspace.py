@@ -17,6 +17,15 @@ from llamesh.private_files import write_private
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPart:
+    """An object in the bucket of the download service: a part of a job's source."""
+
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobSpec:
     """The description of a job for the programs of its steps: `job.json`."""
 
@@ -34,6 +43,19 @@ class JobSpec:
     """The canonical address of a checkpoint; empty if the source is a model of the catalogue."""
     shown_source: str = ""
     """The same as it may be shown."""
+    objects: tuple[StoredPart, ...] = ()
+    """The parts of a model of the catalogue, for a step on another machine than the download service. Empty: ask that service."""
+
+    @classmethod
+    def read(cls, text: str) -> JobSpec:
+        """Return the description that is written in JSON."""
+        values = json.loads(text)
+        objects = tuple(StoredPart(**each) for each in values.pop("objects", ()))
+        return cls(**values, objects=objects)
+
+    def written(self) -> str:
+        """Return the description as JSON."""
+        return json.dumps(asdict(self))
 
 
 class Workspace:
@@ -84,7 +106,7 @@ class Workspace:
         """Make the folder and write the description of the job. Return whether the folder is new. Raises OSError."""
         new = not self._spec.exists()
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(self._spec, json.dumps(asdict(spec)).encode())
+        write_private(self._spec, spec.written().encode())
         return new
 
     def keep_calibration(self, text: str) -> None:
@@ -93,7 +115,7 @@ class Workspace:
 
     def spec(self) -> JobSpec:
         """Return the description that `prepare` wrote. Raises OSError."""
-        return JobSpec(**json.loads(self._spec.read_text(encoding="utf-8")))
+        return JobSpec.read(self._spec.read_text(encoding="utf-8"))
 
     def remove(self) -> None:
         """Remove the folder. Idempotent."""

@@ -17,11 +17,13 @@ from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError, read_gguf
+from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError, object_store
+from llamesh.kit.own_places import models_place
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
-from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS, ModelFile
+from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
-from services.quant.workspace import Workspace, finish
+from services.quant.workspace import JobSpec, StoredPart, Workspace, finish
 
 _LOCATE_SECONDS = 6 * 3600.0
 """Deadline of the download service, which may have to copy the model from an object store first."""
@@ -37,6 +39,21 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         from services.quant.step.fetch_checkpoint import fetch_checkpoint
 
         return fetch_checkpoint(workspace, settings)
+    parts = _objects(spec, settings) if spec.objects else _located(spec, settings)
+    try:
+        _bring(parts, workspace)
+        first = workspace.sources[0]
+        with first.open("rb") as file:
+            metadata = read_gguf(file, first.stat().st_size)
+    except OSError as error:
+        raise StepOutageError("STORE_UNAVAILABLE", f"the source cannot be copied: {error.strerror}") from error
+    except GgufError as error:
+        raise StepRefusedError("MODEL_INVALID", str(error)) from error
+    return {"size": sum(part.size for part, _ in parts), "quantisation": metadata.quantisation}
+
+
+def _located(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Path]]:
+    """Return the parts of the source, and the files in which the download service keeps them."""
     try:
         found = asyncio.run(_locate(settings, spec.model_uuid))
     except MeshError as error:
@@ -46,16 +63,8 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
             "CONTENT_MISMATCH", f"the model {spec.model_uuid} was replaced since the job was submitted"
         )
     weights = [file for file in found.model.files if file.role == MODEL_FILE_ROLE_WEIGHTS]
-    try:
-        _bring(list(zip(weights, map(Path, found.file_paths), strict=False)), workspace)
-        first = workspace.sources[0]
-        with first.open("rb") as file:
-            metadata = read_gguf(file, first.stat().st_size)
-    except OSError as error:
-        raise StepOutageError("STORE_UNAVAILABLE", f"the source cannot be copied: {error.strerror}") from error
-    except GgufError as error:
-        raise StepRefusedError("MODEL_INVALID", str(error)) from error
-    return {"size": sum(file.size_bytes for file in weights), "quantisation": metadata.quantisation}
+    parts = (StoredPart("", file.size_bytes, file.sha256) for file in weights)
+    return list(zip(parts, map(Path, found.file_paths), strict=False))
 
 
 async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
@@ -65,10 +74,34 @@ async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
             return await CatalogueServiceStub(own).LocateModel(request, **call_options(_LOCATE_SECONDS))
 
 
-def _bring(parts: Sequence[tuple[ModelFile, Path]], workspace: Workspace) -> None:
+def _objects(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Path]]:
+    """Return the parts of the source, and the files into which they were copied from the bucket of the download service."""
+    try:
+        paths = asyncio.run(_copied(spec.objects, settings))
+    except (ObjectNotFoundError, ObjectDamagedError) as error:
+        raise StepRefusedError("MODEL_CORRUPT", str(error)) from error
+    except StoreError as error:
+        raise StepOutageError("STORE_UNAVAILABLE", str(error)) from error
+    return list(zip(spec.objects, paths, strict=True))
+
+
+async def _copied(objects: Sequence[StoredPart], settings: Settings) -> Sequence[Path]:
+    store = object_store(
+        settings.home / "objects",
+        models_place(settings),
+        cache_directory=settings.home / "cache",
+        cache_bytes=settings.cache_bytes,
+    )
+    try:
+        return [await store.local_path(each.key, size=each.size) for each in objects]
+    finally:
+        await store.close()
+
+
+def _bring(parts: Sequence[tuple[StoredPart, Path]], workspace: Workspace) -> None:
     """Link or copy the parts of the source. Its projector and its adapters stay: they have no variant."""
-    done, total = 0, sum(file.size_bytes for file, _ in parts)
-    for number, (file, path) in enumerate(parts, 1):
+    done, total = 0, sum(part.size for part, _ in parts)
+    for number, (part, path) in enumerate(parts, 1):
         target = workspace.source_part(number, len(parts))
         unfinished = target.with_suffix(".part")
         unfinished.unlink(missing_ok=True)
@@ -78,12 +111,12 @@ def _bring(parts: Sequence[tuple[ModelFile, Path]], workspace: Workspace) -> Non
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise
-            _copy(file, path, unfinished, done, total)
+            _copy(part, path, unfinished, done, total)
         finish(unfinished, target)
-        done += file.size_bytes
+        done += part.size
 
 
-def _copy(file: ModelFile, path: Path, target: Path, done: int, total: int) -> None:
+def _copy(part: StoredPart, path: Path, target: Path, done: int, total: int) -> None:
     """Copy a part and check its bytes. `done` bytes of all parts were there before."""
     digest = hashlib.sha256()
     with path.open("rb") as source, target.open("wb") as copy:
@@ -92,5 +125,5 @@ def _copy(file: ModelFile, path: Path, target: Path, done: int, total: int) -> N
             digest.update(block)
             done += len(block)
             report_progress(done, total)
-    if digest.hexdigest() != file.sha256:
+    if digest.hexdigest() != part.sha256:
         raise StepRefusedError("CONTENT_MISMATCH", "the source has other bytes than its record")

@@ -70,6 +70,10 @@ class SourceCatalogue(download_pb2_grpc.CatalogueServiceServicer):
                 return model
         raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no such model", {"modelUuid": request.model_uuid})
 
+    async def ListModelObjects(self, request, context):
+        keys = [f"models/{number}.gguf" for number in range(len(self.paths))]
+        return download_pb2.ListModelObjectsResponse(model=self.model, object_keys=keys)
+
     async def LocateModel(self, request, context):
         paths = list(map(str, self.paths))
         return download_pb2.LocateModelResponse(path=paths[0], file_paths=paths, model=self.model)
