@@ -74,7 +74,12 @@ class ArgoCluster:
         last["phase"] = pod or phase
         last.update({"message": message} if message else {}, progress=progress or "0/1")
         if outcome is not None:
-            last["outputs"] = {"parameters": [{"name": "outcome", "value": json.dumps(outcome)}]}
+            self.set_output(name, tries, json.dumps(outcome))
+
+    def set_output(self, name: str, tries: int, outcome: str) -> None:
+        """Let the pod of a try have written its outcome, or nothing."""
+        pod = self.workflow["status"]["nodes"][f"{name}({tries - 1})" if tries else name]
+        pod["outputs"] = {"parameters": [{"name": "outcome", "value": outcome}]}
 
 
 def _status(code: int, message: str) -> web.Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.gguf.types import FILE_TYPES
 from llamesh.v1.model_pb2 import GgufMetadata, Model
@@ -98,7 +99,7 @@ def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
     assert refusal(submission.check_source, quantised, allow_requantize=False) == "quantised"
     submission.check_source(quantised, allow_requantize=True)
     submission.check_source(model(quantisation="BF16"), allow_requantize=False)
-    assert refusal(submission.check_quantiser, "/nowhere/llama-quantize") == "quantiser"
+    assert refusal(submission.check_engine, Settings(llama_quantize_bin="/nowhere/llama-quantize")) == "quantiser"
     assert refusal(submission.check_space, 2, 1) == "disk"
     submission.check_space(1, 1)
 
@@ -112,11 +113,13 @@ def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
     ],
 )
 def test_a_matrix_needs_both_programs(imatrix: str, quantize: str, words: str) -> None:
+    settings = Settings(llama_imatrix_bin=imatrix, llama_quantize_bin=quantize)
     with pytest.raises(MeshError, match=words) as raised:
-        submission.check_matrix(QuantOptions(importance_matrix=True), imatrix, quantize)
+        submission.check_installation(QuantOptions(importance_matrix=True), settings)
     assert raised.value.metadata["rule"] == "matrix"
-    submission.check_matrix(QuantOptions(), imatrix, quantize)
-    submission.check_matrix(QuantOptions(importance_matrix=True), "sh", "sh")
+    submission.check_installation(QuantOptions(), settings)
+    there = Settings(llama_imatrix_bin="sh", llama_quantize_bin="sh")
+    submission.check_installation(QuantOptions(importance_matrix=True), there)
 
 
 def test_the_matrix_is_measured_before_the_types_are_made() -> None:
@@ -133,8 +136,26 @@ def test_a_missing_quantiser_is_named_with_both_remedies(monkeypatch: pytest.Mon
     with pytest.raises(
         MeshError, match=r"cyllama not installed: `pip install .*\[engine,quant\]'` .* LLAMA_QUANTIZE_BIN"
     ):
-        submission.check_quantiser("")
-    submission.check_quantiser("sh")
+        submission.check_engine(Settings())
+    submission.check_engine(Settings(llama_quantize_bin="sh"))
+
+
+def test_jobs_on_a_cluster_need_an_image_a_bucket_and_the_clients_and_no_quantiser_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = {"cyllama"}
+    monkeypatch.setattr(submission.importlib.util, "find_spec", lambda name: None if name in missing else name)
+    argo = Settings(quant_engine="argo", minio_endpoint="minio:9000", argo_image="llamesh:1")
+    submission.check_engine(argo)
+    assert submission.space_for_jobs(argo) is None
+    submission.check_space(1 << 60, None)
+    on_image = argo.model_copy(update={"llama_imatrix_bin": "/opt/i", "llama_quantize_bin": "/opt/q"})
+    submission.check_installation(QuantOptions(importance_matrix=True), on_image)
+    with pytest.raises(MeshError, match="needs MINIO_ENDPOINT and LLAMESH_ARGO_IMAGE"):
+        submission.check_engine(Settings(quant_engine="argo"))
+    missing.add("hera")
+    with pytest.raises(MeshError, match="hera not installed"):
+        submission.check_engine(argo)
 
 
 def test_the_space_of_a_job_is_that_of_all_types_and_one_copy_each() -> None:
