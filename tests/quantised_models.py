@@ -91,6 +91,8 @@ def main() -> int:
     source, target, of_type = Path(words[0]), Path(words[1]), words[2]
     fault_file = Path(os.environ["QUANTISER_FAULT"])
     fault = fault_file.read_text() if fault_file.exists() else ""
+    if fault == f"zero {of_type}":
+        sys.exit("a\0b failed")
     if fault == f"refuse {of_type}":
         sys.stderr.write("llama_model_quantize: failed to quantize: requantizing from type q4_1 is disabled\n")
         return 1

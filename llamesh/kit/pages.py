@@ -41,6 +41,8 @@ class Listing:
 
     name: str
     kinds: tuple[type[str] | type[int] | type[datetime], ...]
+    largest: int = MAX_PAGE_SIZE
+    """Maximum number of rows in a page."""
 
 
 BY_TIME = (datetime, str)
@@ -99,7 +101,7 @@ class Pages:
     def page(self, listing: Listing, size: int, token: str) -> Page:
         """Return the requested page; INVALID_PAGE_TOKEN. A `size` of 0 means the default; larger sizes than the maximum are reduced."""
         after = self._read(listing, token) if token else None
-        return Page(min(size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), after, lambda key: self._token(listing, key))
+        return Page(min(size or DEFAULT_PAGE_SIZE, listing.largest), after, lambda key: self._token(listing, key))
 
     def _token(self, listing: Listing, key: Key) -> str:
         parts = [part.astimezone(UTC).isoformat() if isinstance(part, datetime) else part for part in key]

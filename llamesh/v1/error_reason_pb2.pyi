@@ -134,6 +134,8 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """A step of a job failed; its message ends with the last output of llama.cpp."""
     ERROR_REASON_VARIANT_UNSOUND: _ErrorReason.ValueType  # 85
     """A variant did not pass its checks and is not published."""
+    ERROR_REASON_TOO_MANY_JOBS: _ErrorReason.ValueType  # 86
+    """The caller has as many jobs that have not ended as one user may have."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 67
     """The caller has used this request_id before, for a request with other content."""
 
@@ -254,6 +256,8 @@ ERROR_REASON_QUANTISATION_FAILED: ErrorReason.ValueType  # 84
 """A step of a job failed; its message ends with the last output of llama.cpp."""
 ERROR_REASON_VARIANT_UNSOUND: ErrorReason.ValueType  # 85
 """A variant did not pass its checks and is not published."""
+ERROR_REASON_TOO_MANY_JOBS: ErrorReason.ValueType  # 86
+"""The caller has as many jobs that have not ended as one user may have."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 67
 """The caller has used this request_id before, for a request with other content."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

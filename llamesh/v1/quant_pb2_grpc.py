@@ -108,7 +108,8 @@ class QuantServiceServicer(object):
 
     def CreateQuantJob(self, request, context):
         """Starts a job, or returns the one that the same request_id has started. What cannot be made is refused here, before any work:
-        INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS.
+        INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS,
+        TOO_MANY_JOBS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,7 +130,7 @@ class QuantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListQuantJobs(self, request, context):
-        """All jobs, newest first, their steps without lines.
+        """All jobs, newest first, at most 100 a page, their steps without lines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -152,7 +153,8 @@ class QuantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RetryQuantJob(self, request, context):
-        """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. No effect on others.
+        """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. If its files are still
+        there, it goes on at the steps that failed. No effect on others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

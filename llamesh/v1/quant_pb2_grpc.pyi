@@ -350,7 +350,8 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
 
     CreateQuantJob: _QuantServiceCreateQuantJobType
     """Starts a job, or returns the one that the same request_id has started. What cannot be made is refused here, before any work:
-    INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS.
+    INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS,
+    TOO_MANY_JOBS.
     """
 
     EstimateQuantJob: _QuantServiceEstimateQuantJobType
@@ -360,7 +361,7 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
     """One job with its steps and the last lines that each step wrote."""
 
     ListQuantJobs: _QuantServiceListQuantJobsType
-    """All jobs, newest first, their steps without lines."""
+    """All jobs, newest first, at most 100 a page, their steps without lines."""
 
     WatchQuantJobs: _QuantServiceWatchQuantJobsType
     """Streams all jobs, newest first, then every change of them, steps without lines. A heartbeat comes every 10 s.
@@ -372,7 +373,9 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
     """Stops a job. Published types stay; everything else of the job is removed. No effect once it has ended."""
 
     RetryQuantJob: _QuantServiceRetryQuantJobType
-    """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. No effect on others."""
+    """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. If its files are still
+    there, it goes on at the steps that failed. No effect on others.
+    """
 
     DeleteQuantJob: _QuantServiceDeleteQuantJobType
     """Removes the record of a job that has ended; models that it published stay. QUANT_JOB_NOT_ENDED before its end."""
@@ -457,7 +460,8 @@ class QuantServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.quant_pb2.QuantJob, collections.abc.Awaitable[llamesh.v1.quant_pb2.QuantJob]]:
         """Starts a job, or returns the one that the same request_id has started. What cannot be made is refused here, before any work:
-        INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS.
+        INVALID_FIELD for an unknown type, QUANT_REFUSED with the rule for a source or a type that cannot be used, QUANT_MODEL_EXISTS,
+        TOO_MANY_JOBS.
         """
 
     @abc.abstractmethod
@@ -482,7 +486,7 @@ class QuantServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.quant_pb2.ListQuantJobsRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.quant_pb2.ListQuantJobsResponse, collections.abc.Awaitable[llamesh.v1.quant_pb2.ListQuantJobsResponse]]:
-        """All jobs, newest first, their steps without lines."""
+        """All jobs, newest first, at most 100 a page, their steps without lines."""
 
     @abc.abstractmethod
     def WatchQuantJobs(
@@ -509,7 +513,9 @@ class QuantServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.quant_pb2.RetryQuantJobRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.quant_pb2.QuantJob, collections.abc.Awaitable[llamesh.v1.quant_pb2.QuantJob]]:
-        """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. No effect on others."""
+        """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. If its files are still
+        there, it goes on at the steps that failed. No effect on others.
+        """
 
     @abc.abstractmethod
     def DeleteQuantJob(

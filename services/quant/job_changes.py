@@ -31,6 +31,9 @@ class ChangedJobs:
         self._ids.update(dict.fromkeys(job_ids))
         self._added.set()
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def take(self, count: int) -> list[str]:
         """Remove and return the first jobs, at most `count`."""
         taken = list(self._ids)[:count]

@@ -13,13 +13,14 @@ from typing import TypeVar
 from llamesh.background import backoff
 from llamesh.kit.completion import to_completion
 from llamesh.kit.config import Settings
+from llamesh.kit.errors import MeshError, name_of
 from llamesh.kit.logs import log
 from llamesh.kit.outages import until_written
 from services.quant.job_changes import JobChanges
 from services.quant.job_spec import CALIBRATION, spec_of
 from services.quant.jobs import Job, Jobs
 from services.quant.plan import next_of
-from services.quant.states import JobState, StepKind
+from services.quant.states import JobState, StepKind, StepState
 from services.quant.step_process import DONE, OUTAGE, Outcome, StepProcess, StepProgress
 from services.quant.step_rows import StepRows
 from services.quant.tables import QuantStepRow
@@ -54,57 +55,78 @@ class JobRuns:
             await self._rows.progress(job, step, progress.done, progress.total)
 
     async def clear(self, active: Collection[str]) -> None:
-        """Remove the folders of all other jobs."""
+        """Remove the folders of all other jobs, except that of the job whose retry would go on where it failed."""
         home = self._settings.home
-        for job_id in set(await asyncio.to_thread(job_folders, home)) - set(active):
-            await asyncio.to_thread(Workspace(home, job_id).remove)
+        if not (left := set(await asyncio.to_thread(job_folders, home)) - set(active)):
+            return
+        kept = "" if active else await self._jobs.resumable()
+        for job_id in left:
+            workspace = Workspace(home, job_id)
+            if job_id != kept or await asyncio.to_thread(workspace.is_too_large):
+                await asyncio.to_thread(workspace.remove)
 
-    async def run(self, job_id: str, attempt: int) -> None:
-        """Run a job until it has ended or its row has changed."""
+    async def settle(self) -> None:
+        """Do nothing: what a job leaves outside its rows and the bucket is in its folder."""
+
+    async def run(self, job_id: str, attempt: int) -> float:
+        """Run a job until it has ended or its row has changed. If a step has to wait for its next try, return the seconds until then."""
         while True:
             job = await _until_written(lambda: self._jobs.find(job_id))
             if job is None or not job.active or job.row.attempt != attempt:
-                return
+                return 0
             step = next_of(job.steps)
             if isinstance(step, JobState):
                 await self._end(job, step)
-                return
-            await self._take(job, step)
+                return 0
+            if wait := await self._take(job, step):
+                return wait
 
     async def _end(self, job: Job, state: JobState) -> None:
         await _until_written(lambda: self._rows.end(job, state))
         log.info("job ended", job_id=job.row.job_id, state=state)
 
-    async def _take(self, job: Job, step: QuantStepRow) -> None:
-        """Run one step and write its result."""
-        if step.error_reason:
-            await asyncio.sleep(backoff(step.tries))
+    async def _take(self, job: Job, step: QuantStepRow) -> float:
+        """Run one step and write its result. Return the seconds until its next try; 0 if it has none."""
         key = job.key_of(step)
-        if step.object_key not in ("", key):
-            await self._variants.remove_object(step.object_key)
-        if not await _until_written(lambda: self._rows.begin(job, step, object_key=key)):
-            return
-        workspace = Workspace(self._settings.home, job.row.job_id)
+        stale = step.object_key if step.object_key != key else ""
+        tries = await _until_written(lambda: self._rows.begin(job, step, object_key=stale or key))
+        if not tries:
+            return 0
+        workspace, progress = Workspace(self._settings.home, job.row.job_id), StepProgress()
         try:
-            new = await asyncio.to_thread(workspace.prepare, spec_of(job))
-            if step.kind == StepKind.IMATRIX:
-                text = await _until_written(lambda: self._jobs.calibration_text(job.row.job_id))
-                await asyncio.to_thread(workspace.keep_calibration, text or CALIBRATION.read_text(encoding="utf-8"))
+            if stale:
+                # The row keeps the key of an earlier attempt until its object is gone.
+                await self._variants.remove_object(stale)
+                await _until_written(lambda: self._rows.begin(job, step, object_key=key))
+            new = await self._prepared(job, step, workspace)
+        except MeshError as error:
+            outcome = Outcome(OUTAGE, reason=name_of(error.reason), message=error.message)
+            return await self._settle(job, step, outcome, progress, tries)
         except OSError as error:
             outcome = Outcome(OUTAGE, message=f"the folder of the job cannot be used: {error.strerror}")
-            await self._settle(job, step, outcome, StepProgress())
-            return
+            return await self._settle(job, step, outcome, progress, tries)
         if new and step.kind != StepKind.FETCH:
             log.warning("the folder of a job is gone: it starts again from its source", job_id=job.row.job_id)
             await _until_written(lambda: self._rows.restart(job))
-            return
+            return 0
         log.info("step begins", job_id=job.row.job_id, step=step.kind, type=step.type)
-        progress = StepProgress()
         outcome = await self._outcome(job, step, progress)
-        await self._settle(job, step, outcome, progress)
+        wait = await self._settle(job, step, outcome, progress, tries)
         if outcome.code == DONE and step.kind == StepKind.PUBLISH:
             # Its bytes are in the bucket now, and the row has their key.
             workspace.variant(step.type).unlink(missing_ok=True)
+        return wait
+
+    async def _prepared(self, job: Job, step: QuantStepRow, workspace: Workspace) -> bool:
+        """Make the folder of a job ready for a step. Return whether the folder is new. Raises OSError."""
+        new = await asyncio.to_thread(workspace.prepare, spec_of(job))
+        if step.state != StepState.RUNNING:
+            # Only an interrupted step may have a result that the service has missed.
+            await asyncio.to_thread(workspace.forget_result, step.kind, step.type)
+        if step.kind == StepKind.IMATRIX:
+            text = await _until_written(lambda: self._jobs.calibration_text(job.row.job_id))
+            await asyncio.to_thread(workspace.keep_calibration, text or CALIBRATION.read_text(encoding="utf-8"))
+        return new
 
     async def _outcome(self, job: Job, step: QuantStepRow, progress: StepProgress) -> Outcome:
         self._running = (job, step, progress)
@@ -121,15 +143,19 @@ class JobRuns:
         finally:
             self._running = None
 
-    async def _settle(self, job: Job, step: QuantStepRow, outcome: Outcome, progress: StepProgress) -> None:
+    async def _settle(
+        self, job: Job, step: QuantStepRow, outcome: Outcome, progress: StepProgress, tries: int
+    ) -> float:
+        """Write the result of a step. Return the seconds until its next try; 0 if it has none."""
         if outcome.code == DONE:
             await _until_written(lambda: to_completion(self._rows.succeed(job, step, outcome, progress)))
-            return
-        again = step.tries + 1 < outcome.max_tries
+            return 0
+        again = tries < outcome.max_tries
         log.warning(
             "step failed", job_id=job.row.job_id, step=step.kind, type=step.type, again=again, error=outcome.words()
         )
         await _until_written(lambda: to_completion(self._rows.fail(job, step, outcome, again=again)))
+        return backoff(tries) if again else 0
 
 
 async def _until_written(step: Callable[[], Awaitable[T]]) -> T:

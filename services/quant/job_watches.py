@@ -10,7 +10,7 @@ Invariant: a change during a read is read again, never missed. A watch reads the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from llamesh.kit.change_feed import RETRY_SECONDS
 from llamesh.kit.database import is_unavailable
@@ -45,18 +45,22 @@ class JobWatches:
         """
         with self._limit.counted(subject, uid), self._changes.watch(job_id) as changed:
             changed.add([(await self._jobs.get(job_id)).row.job_id] if job_id else await self._jobs.ids())
-            synced = False
+            # The jobs that are read without a pause: those of the start. A job that changes meanwhile is behind them.
+            left, synced = len(changed), False
             last: WatchQuantJobsResponse | None = None
             while True:
-                while ids := changed.take(_BLOCK):
-                    found = await self._read(ids)
-                    for each in ids:
-                        response = self._response(each, found.get(each), logs=bool(job_id))
-                        if response != last:
-                            yield response
-                        last = response
-                        if job_id and not (each in found and found[each].active):
-                            return
+                ids = changed.take(_BLOCK)
+                found = await self._read(ids)
+                for each in ids:
+                    response = self._response(each, found.get(each), logs=bool(job_id))
+                    if response != last:
+                        yield response
+                    last = response
+                    if job_id and not (each in found and found[each].active):
+                        return
+                left -= len(ids)
+                if left > 0:
+                    continue
                 if not synced:
                     yield WatchQuantJobsResponse(synced=True)
                     synced = True
@@ -69,7 +73,7 @@ class JobWatches:
             return WatchQuantJobsResponse(removed_job_id=job_id)
         return WatchQuantJobsResponse(job=job_message(job, self._worker.progress(job_id), logs=logs))
 
-    async def _read(self, ids: Sequence[str]) -> dict[str, Job]:
+    async def _read(self, ids: Sequence[str]) -> Mapping[str, Job]:
         """Return the jobs that exist. Waits while the database is unavailable: the jobs that were sent last stay valid."""
         while True:
             try:

@@ -8,11 +8,12 @@ Invariant: for one name and type there is at most one model, and at most one act
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
@@ -20,11 +21,17 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.quant.job_changes import JobChanges
 from services.quant.plan import is_published, steps_of
+from services.quant.resets import go_on
 from services.quant.states import ACTIVE, JobState, StepKind, StepState
 from services.quant.tables import QuantJobRow, QuantModelRow, QuantStepRow
 from services.quant.variant_objects import variant_key, variant_uuid
 
-_LISTING = Listing("quant jobs", BY_TIME)
+# A job may have 60 steps, and each takes time of the process that serves all callers.
+_LISTING = Listing("quant jobs", BY_TIME, largest=100)
+MAX_ACTIVE = 100
+"""Maximum number of jobs of one user that have not ended."""
+RESUMABLE = timedelta(hours=24)
+"""Time for which the files of the job that failed last are kept, unless another job begins or the disk is short."""
 _ORDER = (QuantJobRow.create_time, QuantJobRow.job_id)
 
 
@@ -64,22 +71,33 @@ class Jobs:
     async def create(self, wanted: QuantJobRow) -> Job:
         """Insert a job with its steps, or return the job that was created with the same request_id of its owner.
 
-        Raises REQUEST_ID_REUSED, and QUANT_MODEL_EXISTS if a variant exists or is being made.
+        Raises REQUEST_ID_REUSED, TOO_MANY_JOBS, and QUANT_MODEL_EXISTS if a variant exists or is being made.
         """
         wanted.job_id = self._new_id()
         async with self._creating:
-            return await self._repeated(wanted) or await self._insert(wanted)
+            repeated = await self.repeated(wanted.owner_uid, wanted.request_id, wanted.request_digest)
+            return repeated or await self._insert(wanted)
 
-    async def _repeated(self, wanted: QuantJobRow) -> Job | None:
-        if not wanted.request_id:
+    async def repeated(self, owner_uid: str, request_id: str, digest: str) -> Job | None:
+        """Return the job that a request has created before; None if it is new. Raises REQUEST_ID_REUSED if that was another request."""
+        if not request_id:
             return None
-        async with self._database.read() as session:
-            first = await _first_of(session, wanted)
+        async with self._database.begin() as session:
+            first = await session.scalar(
+                select(QuantJobRow).where(QuantJobRow.owner_uid == owner_uid, QuantJobRow.request_id == request_id)
+            )
+            if first is not None and first.request_digest != digest:
+                raise MeshError(
+                    Reason.ERROR_REASON_REQUEST_ID_REUSED,
+                    f"the request_id {request_id!r} has started the job {first.job_id} with another request",
+                    {"requestId": request_id, "jobId": first.job_id},
+                )
             return await _whole(session, first) if first else None
 
     async def _insert(self, wanted: QuantJobRow) -> Job:
         async with self._changes.writing(self._database, wanted.job_id) as session:
             await _refuse_present(session, wanted.name, wanted.types)
+            await _refuse_too_many(session, wanted.owner_uid)
             wanted.create_time = wanted.update_time = self._clock()
             session.add(wanted)
             steps = steps_of(wanted.types, checkpoint=bool(wanted.source), importance_matrix=wanted.importance_matrix)
@@ -111,8 +129,8 @@ class Jobs:
         async with self._database.begin() as session:
             found = (await session.scalars(page.select(select(QuantJobRow), _ORDER, backwards=True))).all()
             rows, token = page.cut(found, lambda row: (row.create_time, row.job_id))
-            steps = await _steps_of(session, [row.job_id for row in rows])
-        return [Job(row, [step for step in steps if step.job_id == row.job_id]) for row in rows], token
+            steps = await _steps_by_job(session, [row.job_id for row in rows])
+        return [Job(row, steps[row.job_id]) for row in rows], token
 
     async def ids(self) -> Sequence[str]:
         """Return the ids of all jobs, newest first."""
@@ -122,10 +140,10 @@ class Jobs:
 
     async def of_ids(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Return the jobs of these ids that exist."""
-        async with self._database.read() as session:
+        async with self._database.begin() as session:
             rows = (await session.scalars(select(QuantJobRow).where(QuantJobRow.job_id.in_(job_ids)))).all()
-            steps = await _steps_of(session, job_ids)
-        return {row.job_id: Job(row, [step for step in steps if step.job_id == row.job_id]) for row in rows}
+            steps = await _steps_by_job(session, job_ids)
+        return {row.job_id: Job(row, steps[row.job_id]) for row in rows}
 
     async def calibration_text(self, job_id: str) -> str:
         """Return the text that a job was given for its importance matrix; empty if it was given none."""
@@ -139,6 +157,15 @@ class Jobs:
             return (
                 await session.scalars(select(QuantJobRow).where(QuantJobRow.state.in_(ACTIVE)).order_by(*_ORDER))
             ).all()
+
+    async def resumable(self) -> str:
+        """Return the id of the job that failed last, if its retry may go on where it failed; empty if there is none."""
+        query = select(QuantJobRow.job_id).where(
+            QuantJobRow.state.in_((JobState.FAILED, JobState.PARTIAL)),
+            QuantJobRow.update_time > self._clock() - RESUMABLE,
+        )
+        async with self._database.read() as session:
+            return await session.scalar(query.order_by(QuantJobRow.update_time.desc()).limit(1)) or ""
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job. Idempotent, and without effect on a job that has ended. Raises QUANT_JOB_NOT_FOUND."""
@@ -154,17 +181,21 @@ class Jobs:
             return job
 
     async def retry(self, job_id: str) -> Job:
-        """Restart a job that ended without all its types. Idempotent. Raises QUANT_JOB_NOT_FOUND and QUANT_MODEL_EXISTS."""
+        """Restart a job that ended without all its types. Idempotent.
+
+        Raises QUANT_JOB_NOT_FOUND, QUANT_MODEL_EXISTS and TOO_MANY_JOBS.
+        """
         async with self._creating, self._changes.writing(self._database, job_id) as session:
             row = await _locked(session, job_id)
             job = await _whole(session, row)
             if job.active or row.state == JobState.SUCCEEDED:
                 return job
             await _refuse_present(session, row.name, [each for each in row.types if not is_published(job.steps, each)])
+            await _refuse_too_many(session, row.owner_uid)
             row.state = JobState.QUEUED
             row.attempt += 1
             row.update_time = self._clock()
-            start_again(job.steps)
+            go_on(job.steps)
             return job
 
     async def delete(self, job_id: str) -> Job:
@@ -189,32 +220,15 @@ class Jobs:
             return job
 
 
-def start_again(steps: Sequence[QuantStepRow]) -> None:
-    """Reset the steps of the source and of all types that are not published."""
-    for step in steps:
-        if step.type and is_published(steps, step.type):
-            continue
-        step.state = StepState.WAITING
-        step.done = step.total = step.tries = 0
-        step.error_reason = step.error_message = step.log = ""
-        step.result = {}
-        step.start_time = step.end_time = None
-
-
-async def _first_of(session: AsyncSession, wanted: QuantJobRow) -> QuantJobRow | None:
-    """Return the job of this owner's request_id; REQUEST_ID_REUSED if the request was another one."""
-    first = await session.scalar(
-        select(QuantJobRow).where(
-            QuantJobRow.owner_uid == wanted.owner_uid, QuantJobRow.request_id == wanted.request_id
-        )
-    )
-    if first is not None and first.request_digest != wanted.request_digest:
+async def _refuse_too_many(session: AsyncSession, owner_uid: str) -> None:
+    """Raise TOO_MANY_JOBS if a user has as many jobs that have not ended as one may have."""
+    query = select(func.count()).where(QuantJobRow.state.in_(ACTIVE), QuantJobRow.owner_uid == owner_uid)
+    if (await session.scalar(query) or 0) >= MAX_ACTIVE:
         raise MeshError(
-            Reason.ERROR_REASON_REQUEST_ID_REUSED,
-            f"the request_id {wanted.request_id!r} has started the job {first.job_id} with another request",
-            {"requestId": wanted.request_id, "jobId": first.job_id},
+            Reason.ERROR_REASON_TOO_MANY_JOBS,
+            f"{MAX_ACTIVE} of your jobs have not ended, which is the most that one user may have",
+            {"limit": str(MAX_ACTIVE)},
         )
-    return first
 
 
 async def _refuse_present(session: AsyncSession, name: str, types: Sequence[str]) -> None:
@@ -252,12 +266,16 @@ async def _locked(session: AsyncSession, job_id: str) -> QuantJobRow:
 
 
 async def _whole(session: AsyncSession, row: QuantJobRow) -> Job:
-    return Job(row, await _steps_of(session, [row.job_id]))
+    return Job(row, (await _steps_by_job(session, [row.job_id]))[row.job_id])
 
 
-async def _steps_of(session: AsyncSession, job_ids: Sequence[str]) -> Sequence[QuantStepRow]:
+async def _steps_by_job(session: AsyncSession, job_ids: Sequence[str]) -> Mapping[str, Sequence[QuantStepRow]]:
+    """Return the steps of jobs in their order; none for a job that does not exist."""
     query = select(QuantStepRow).where(QuantStepRow.job_id.in_(job_ids))
-    return (await session.scalars(query.order_by(QuantStepRow.job_id, QuantStepRow.position))).all()
+    found = defaultdict[str, list[QuantStepRow]](list)
+    for step in await session.scalars(query.order_by(QuantStepRow.job_id, QuantStepRow.position)):
+        found[step.job_id].append(step)
+    return found
 
 
 def _not_found(job_id: str) -> MeshError:

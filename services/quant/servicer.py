@@ -70,7 +70,11 @@ class QuantServicer(QuantServiceServicer):
 
     async def CreateQuantJob(self, request: CreateQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
-        settings, options = self._settings, request.options
+        settings, options, identity = self._settings, request.options, caller()
+        owner_uid, digest = identity.uid or identity.subject, _digest(request)
+        # Before the checks: the job itself may have taken the room that they ask for.
+        if (repeated := await self._jobs.repeated(owner_uid, request.request_id, digest)) is not None:
+            return self._message(repeated)
         submission.check_types(request.types, importance_matrix=options.importance_matrix)
         submission.check_installation(options, settings)
         source = await self._sources.find(request.model_uuid, request.source)
@@ -78,7 +82,6 @@ class QuantServicer(QuantServiceServicer):
         submission.check_source(model, allow_requantize=options.allow_requantize)
         needed = submission.needed_bytes(model, request.types, converted=source.converted)
         submission.check_space(needed, submission.space_for_jobs(settings))
-        identity = caller()
         job = await self._jobs.create(
             QuantJobRow(
                 **source.recorded,
@@ -93,9 +96,9 @@ class QuantServicer(QuantServiceServicer):
                 state=JobState.QUEUED,
                 attempt=1,
                 owner=identity.subject,
-                owner_uid=identity.uid or identity.subject,
+                owner_uid=owner_uid,
                 request_id=request.request_id,
-                request_digest=_digest(request),
+                request_digest=digest,
             )
         )
         self._worker.wake()

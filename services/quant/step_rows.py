@@ -14,7 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.database import Database
 from llamesh.kit.errors import Reason
 from services.quant.job_changes import JobChanges
-from services.quant.jobs import Job, start_again
+from services.quant.jobs import Job
+from services.quant.plan import next_of
+from services.quant.resets import start_again
 from services.quant.states import ACTIVE, JobState, StepKind, StepState
 from services.quant.step_process import MAX_LOG, Outcome, StepProgress
 from services.quant.tables import QuantJobRow, QuantModelRow, QuantStepRow
@@ -31,18 +33,21 @@ class StepRows:
         self._changes = changes
         self._clock = clock
 
-    async def begin(self, job: Job, step: QuantStepRow, *, object_key: str = "") -> bool:
-        """Write that a step runs. An interrupted step does not count as another try. `object_key` is the object that it may publish."""
+    async def begin(self, job: Job, step: QuantStepRow, *, object_key: str = "") -> int:
+        """Write that a step runs, and return the number of this try, from 1; 0 if the job was cancelled or restarted meanwhile.
+
+        An interrupted step does not count as another try. `object_key` is the object that it may publish.
+        """
         async with self._changes.writing(self._database, job.row.job_id) as session:
             row = await self._current(session, job, step)
             if row is None:
-                return False
+                return 0
             row.tries += row.state != StepState.RUNNING
             row.state = StepState.RUNNING
             row.done = row.total = 0
             row.object_key = object_key
             row.start_time, row.end_time = self._clock(), None
-            return True
+            return row.tries
 
     async def progress(self, job: Job, step: QuantStepRow, done: int, total: int) -> None:
         """Write the progress of a step."""
@@ -61,7 +66,7 @@ class StepRows:
             row.done, row.total = progress.done, progress.total
             row.result = outcome.result
             row.error_reason = row.error_message = ""
-            row.log, row.end_time = outcome.log[-MAX_LOG:], self._clock()
+            row.log, row.end_time = _printable(outcome.log)[-MAX_LOG:], self._clock()
             if row.kind == StepKind.PUBLISH:
                 await session.merge(self._model_of(job, row))
                 row.object_key = ""
@@ -71,7 +76,12 @@ class StepRows:
         async with self._changes.writing(self._database, job.row.job_id) as session:
             row = await self._current(session, job, step)
             if row is not None:
-                row.done, row.total, row.tries, row.log = progress.done, progress.total, tries, log[:MAX_LOG]
+                row.done, row.total, row.tries, row.log = (
+                    progress.done,
+                    progress.total,
+                    tries,
+                    _printable(log)[:MAX_LOG],
+                )
 
     async def fail(self, job: Job, step: QuantStepRow, outcome: Outcome, *, again: bool = False) -> None:
         """End a step with an error, or with `again` let it wait for its next try."""
@@ -80,10 +90,21 @@ class StepRows:
             if row is None:
                 return
             row.state = StepState.WAITING if again else StepState.FAILED
-            row.error_reason, row.error_message = _reason_of(outcome), outcome.words()[:_MAX_MESSAGE]
-            row.log, row.end_time = outcome.log[-MAX_LOG:], self._clock()
+            row.error_reason, row.error_message = _reason_of(outcome), _printable(outcome.words())[:_MAX_MESSAGE]
+            row.log, row.end_time = _printable(outcome.log)[-MAX_LOG:], self._clock()
             if not again:
                 await self._skip_after(session, row)
+
+    async def give_up(self, job_id: str, attempt: int, words: str) -> None:
+        """Fail the next step of a job, for a reason that is none of the step."""
+        async with self._changes.writing(self._database, job_id) as session:
+            job = await session.get(QuantJobRow, job_id, with_for_update=True)
+            step = next_of(await _steps(session, job_id))
+            if job is None or job.state not in ACTIVE or job.attempt != attempt or isinstance(step, JobState):
+                return
+            step.state, step.end_time = StepState.FAILED, self._clock()
+            step.error_reason, step.error_message = "INTERNAL", words
+            await self._skip_after(session, step)
 
     async def restart(self, job: Job) -> None:
         """Reset a job to its source, because its folder is gone; published types stay."""
@@ -148,6 +169,11 @@ class StepRows:
             report=verified["report"],
             create_time=self._clock(),
         )
+
+
+def _printable(text: str) -> str:
+    """Return the output of a program without control characters: databases refuse some, and terminals obey others."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)
 
 
 def _reason_of(outcome: Outcome) -> str:

@@ -58,7 +58,9 @@ class Variants:
         row = await self.get(model_uuid)
         await self.remove_object(row.object_key)
         async with self._database.begin() as session:
-            await session.execute(delete(QuantModelRow).where(QuantModelRow.model_uuid == model_uuid))
+            # Another call may have removed the model meanwhile, and a job may have made a newer one of the same name.
+            same = (QuantModelRow.model_uuid == model_uuid, QuantModelRow.object_key == row.object_key)
+            await session.execute(delete(QuantModelRow).where(*same))
         return row
 
     async def locate(self, model_uuid: str) -> tuple[QuantModelRow, str]:

@@ -1,9 +1,9 @@
 """The worker: runs the jobs whose rows are active, and cleans up after ended jobs.
 
-Level-triggered: `_follow_rows` compares the rows with the running jobs, starts the oldest active ones, cancels a run whose row has changed
-(cancelled, deleted, restarted), and removes what ended jobs have left, objects that they published without a record among it.
-It is woken by a call that changed a row and by the end of a run; otherwise it runs every POLL_SECONDS, so a missed wake-up costs seconds.
-After a restart, an interrupted job is found like all others.
+Level-triggered: `_follow_rows` compares the rows with the running jobs, cancels a run whose row has changed (cancelled, deleted,
+restarted), and starts others; users take turns. It is woken by a call that changed a row and by the end of a run; otherwise it runs every
+POLL_SECONDS, so a missed wake-up costs seconds. After a restart, an interrupted job is found like all others. `_settle` removes what ended
+jobs have left elsewhere, objects without a record among it; it may take long, so it is a task of its own.
 
 Invariant: at most `Runs.at_once` jobs run, each once. What an ended job has left is removed only after its run has ended.
 """
@@ -11,18 +11,23 @@ Invariant: at most `Runs.at_once` jobs run, each once. What an ended job has lef
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection
 from typing import Protocol
 
-from llamesh.background import BackgroundTask, sleep_or
+from llamesh.background import BackgroundTask, backoff, sleep_or
+from llamesh.kit.errors import MeshError
 from llamesh.kit.logs import log, report_failure
 from services.quant.jobs import Jobs
 from services.quant.step_process import StepProgress
 from services.quant.step_rows import StepRows
+from services.quant.turns import next_job
 from services.quant.variants import Variants
 
 POLL_SECONDS = 5.0
 """Seconds between two reads of the rows without a wake-up, and between two writes of progress."""
+MAX_FAILURES = 5
+"""Number of times that a run may fail in a row for a reason that is none of its steps, such as a bug or a value that no row takes."""
 
 
 class Runs(Protocol):
@@ -31,11 +36,17 @@ class Runs(Protocol):
     at_once: int
     """Jobs that may run at the same time."""
 
-    async def run(self, job_id: str, attempt: int) -> None:
-        """Run a job until it has ended or its row has changed. Cancelled if the row has changed, and at the end of the service."""
+    async def run(self, job_id: str, attempt: int) -> float:
+        """Run a job until it has ended or its row has changed. If it has to wait for its next try, return the seconds until then.
+
+        Cancelled if the row has changed, and at the end of the service.
+        """
 
     async def clear(self, active: Collection[str]) -> None:
-        """Remove what jobs that are not active have left outside their rows. Idempotent."""
+        """Remove at once what jobs that are not active have left on this machine. Idempotent."""
+
+    async def settle(self) -> None:
+        """Clean up elsewhere after jobs that have ended. Idempotent; may take long."""
 
     def progress(self, job_id: str) -> StepProgress | None:
         """Return the progress of the running step of a job, if it is newer than its row."""
@@ -53,13 +64,20 @@ class JobWorker:
         self._runs = runs
         self._variants = variants
         self._wake = asyncio.Event()
-        self._running: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._running: dict[tuple[str, int], asyncio.Task[float]] = {}
         """The runs, by job and attempt."""
+        self._waiting: dict[tuple[str, int], asyncio.TimerHandle] = {}
+        """The runs that wait for their next try; they leave their place to other jobs."""
+        self._failures = Counter[tuple[str, int]]()
+        """How often in a row a run has failed for a reason that is none of its steps."""
+        self._served: dict[str, int] = {}
+        self._turn = 0
         self._background = [
             BackgroundTask(
                 "follow jobs", self._follow_rows, report_failure, every=POLL_SECONDS, sleep=sleep_or(self._wake)
             ),
             BackgroundTask("write progress", runs.write_progress, report_failure, every=POLL_SECONDS),
+            BackgroundTask("clean up after jobs", self._settle, report_failure, every=POLL_SECONDS),
         ]
 
     def wake(self) -> None:
@@ -79,27 +97,61 @@ class JobWorker:
         """Stop the runs; the next process goes on with their jobs."""
         await asyncio.gather(*(task.close() for task in self._background))
         await self._stop(list(self._running))
+        for timer in self._waiting.values():
+            timer.cancel()
 
     async def _follow_rows(self) -> None:
         self._wake.clear()
-        active = [(row.job_id, row.attempt) for row in await self._jobs.active()]
-        await self._stop([run for run in self._running if run not in active])
-        await self._clear([job_id for job_id, _ in active])
-        for run in active:
-            if len(self._running) < self._runs.at_once and run not in self._running:
-                self._start(run)
+        active = await self._jobs.active()
+        current = {(row.job_id, row.attempt) for row in active}
+        await self._stop([run for run in self._running if run not in current])
+        for run in [run for run in self._waiting if run not in current]:
+            self._waiting.pop(run).cancel()
+        await self._runs.clear([row.job_id for row in active])
+        while len(self._running) < self._runs.at_once:
+            row = next_job(active, {job_id for job_id, _ in (*self._running, *self._waiting)}, self._served)
+            if row is None:
+                break
+            self._turn += 1
+            self._served[row.owner_uid] = self._turn
+            self._start((row.job_id, row.attempt))
 
     def _start(self, run: tuple[str, int]) -> None:
         task = self._running[run] = asyncio.create_task(self._runs.run(*run))
         task.add_done_callback(lambda task: self._ended(run, task))
 
-    def _ended(self, run: tuple[str, int], task: asyncio.Task[None]) -> None:
+    def _ended(self, run: tuple[str, int], task: asyncio.Task[float]) -> None:
         del self._running[run]
-        if not task.cancelled() and (error := task.exception()):
-            # The job is still active, so a later pass starts it again. Not at once: a bug would then make it restart without a pause.
-            log.error("run of a job failed", error=str(error), exc_info=error)
+        if task.cancelled():
             return
+        if error := task.exception():
+            self._failures[run] += 1
+            log.error("run of a job failed", job_id=run[0], error=str(error), exc_info=error)
+            if self._failures[run] < MAX_FAILURES:
+                self._wait(run, backoff(self._failures[run]))
+            else:
+                self._running[run] = asyncio.create_task(self._given_up(run, error))
+                self._running[run].add_done_callback(lambda task: self._ended(run, task))
+            return
+        self._failures.pop(run, None)
+        if seconds := task.result():
+            self._wait(run, seconds)
         self._wake.set()
+
+    def _wait(self, run: tuple[str, int], seconds: float) -> None:
+        """Let a run begin again after some seconds."""
+
+        def again() -> None:
+            self._waiting.pop(run, None)
+            self._wake.set()
+
+        self._waiting[run] = asyncio.get_running_loop().call_later(seconds, again)
+
+    async def _given_up(self, run: tuple[str, int], error: BaseException) -> float:
+        """Fail the next step of a job whose run fails again and again."""
+        self._failures.pop(run, None)
+        await self._rows.give_up(*run, f"the Quant service failed: {type(error).__name__}")
+        return 0
 
     async def _stop(self, runs: Collection[tuple[str, int]]) -> None:
         """End runs and wait for their end."""
@@ -108,9 +160,13 @@ class JobWorker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _clear(self, active: Collection[str]) -> None:
-        """Remove what ended jobs have left, and objects without a model."""
-        await self._runs.clear(active)
+    async def _settle(self) -> None:
+        """Remove what ended jobs have left elsewhere. What cannot be removed now is tried again by a later pass."""
+        await self._runs.settle()
         for step in await self._rows.unrecorded():
-            await self._variants.remove_object(step.object_key)
+            try:
+                await self._variants.remove_object(step.object_key)
+            except MeshError as error:
+                log.warning("object of an ended job is not removed", object=step.object_key, error=error.message)
+                continue
             await self._rows.forget_object(step)

@@ -6,14 +6,18 @@ Invariant: a file has its final name only if it is complete. Only this module de
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llamesh.disk_space import free_bytes
 from llamesh.durability import sync
 from llamesh.private_files import write_private
+
+_OF_A_JOB = re.compile(r"job_[0-9a-f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,14 @@ class Workspace:
         """Return the description that `prepare` wrote. Raises OSError."""
         return JobSpec.read(self._spec.read_text(encoding="utf-8"))
 
+    def is_too_large(self) -> bool:
+        """Whether the files take more than half of what is free on their disk: then other jobs need the room. Links take none."""
+        try:
+            found = [path.stat() for path in self.folder.rglob("*") if path.is_file()]
+        except OSError:
+            return True
+        return 2 * sum(each.st_size for each in found if each.st_nlink == 1) > free_bytes(self.folder)
+
     def remove(self) -> None:
         """Remove the folder. Idempotent."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -133,6 +145,10 @@ class Workspace:
         """Write the result of a step, so that the step is not repeated if the service misses its end."""
         write_private(self._result(kind, of_type), json.dumps(dict(result)).encode())
 
+    def forget_result(self, kind: str, of_type: str) -> None:
+        """Remove the result of a step, so that the step is done again. Raises OSError."""
+        self._result(kind, of_type).unlink(missing_ok=True)
+
     @property
     def _spec(self) -> Path:
         return self.folder / "job.json"
@@ -147,9 +163,9 @@ def root_of(home: Path) -> Path:
 
 
 def job_folders(home: Path) -> list[str]:
-    """Return the ids of the jobs that have a folder."""
+    """Return the ids of the jobs that have a folder. Folders with other names are not ours."""
     try:
-        return sorted(path.name for path in root_of(home).iterdir() if path.is_dir())
+        return sorted(path.name for path in root_of(home).iterdir() if path.is_dir() and _OF_A_JOB.fullmatch(path.name))
     except FileNotFoundError:
         return []
 

@@ -63,13 +63,13 @@ class ArgoRuns:
     async def write_progress(self) -> None:
         """Do nothing: see `progress`."""
 
-    async def run(self, job_id: str, attempt: int) -> None:
-        """Follow a job until it has ended or its row has changed."""
+    async def run(self, job_id: str, attempt: int) -> float:
+        """Follow a job until it has ended or its row has changed. Returns 0."""
         failures = 0
         while (job := await self._current(job_id, attempt)) is not None:
             try:
                 if await self._pass(job):
-                    return
+                    return 0
                 failures = 0
             except (ClusterOutageError, MeshError) as error:
                 if isinstance(error, MeshError) and not is_outage(error):
@@ -77,8 +77,12 @@ class ArgoRuns:
                 failures += 1
                 await self._tell(job, str(error))
             await asyncio.sleep(backoff(failures) or self._poll_seconds)
+        return 0
 
     async def clear(self, active: Collection[str]) -> None:
+        """Do nothing: the cluster has the files of the jobs."""
+
+    async def settle(self) -> None:
         """Stop the workflows of ended jobs, and write down what they left."""
         for job_id in await self._workflows.unsettled():
             job = await self._jobs.find(job_id)

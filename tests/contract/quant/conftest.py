@@ -125,9 +125,19 @@ class Quant:
         return list((self.settings.home / "quant").glob("*"))
 
     async def tidy(self, models: int) -> None:
-        """Wait until nothing is left but the published models with their descriptions, which are as their records say."""
+        """Wait until nothing is left but the published models with their descriptions, which are as their records say.
+
+        The folder of the job that failed last may be left too: its retry goes on there.
+        """
+        listed = await self.call("ListQuantJobs", quant_pb2.ListQuantJobsRequest())
+        failed = {quant_pb2.QUANT_JOB_STATE_FAILED, quant_pb2.QUANT_JOB_STATE_PARTIAL}
+        kept = [
+            job.job_id
+            for job in sorted(listed.jobs, key=lambda job: job.update_time.ToDatetime())
+            if job.state in failed
+        ]
         async with asyncio.timeout(PATIENCE):
-            while self.folders() or len(self.objects()) != 2 * models:
+            while {path.name for path in self.folders()} - set(kept[-1:]) or len(self.objects()) != 2 * models:
                 await asyncio.sleep(0.05)
         published = await self.models()
         assert len(published) == models

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import grpc
 import pytest
 
+from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1 import quant_pb2
+from services.quant.step_rows import StepRows
+from services.quant.tables import QuantStepRow
+from services.quant.variants import Variants
+from tests.contract.patience import PATIENCE
 from tests.contract.quant.conftest import Quant, states
 from tests.contract.rich_status import read_refusal
 
@@ -160,3 +166,92 @@ async def test_a_variant_too_far_from_its_source_is_not_published(quant: Quant) 
     assert job.error.reason == "VARIANT_UNSOUND"
     assert "KL divergence" in job.error.message
     await quant.tidy(0)
+
+
+async def test_a_retry_goes_on_at_the_step_that_failed(quant: Quant) -> None:
+    quant.fault.write_text("refuse Q8_0")
+    job = await quant.ended((await quant.create("Q8_0")).job_id)
+    fetched = job.steps[0].end_time
+    assert [path.name for path in quant.folders()] == [job.job_id]
+    quant.fault.unlink()
+    await quant.call("RetryQuantJob", quant_pb2.RetryQuantJobRequest(job_id=job.job_id))
+    job = await quant.ended(job.job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED
+    assert job.steps[0].end_time == fetched
+    await quant.tidy(1)
+    assert not quant.folders()
+
+
+async def test_the_files_of_a_failed_job_go_with_its_record_or_with_the_next_job(quant: Quant) -> None:
+    quant.fault.write_text("refuse Q8_0")
+    first = await quant.ended((await quant.create("Q8_0")).job_id)
+    second = await quant.ended((await quant.create("Q8_0")).job_id)
+    assert [path.name for path in quant.folders()] == [second.job_id]
+    # The folder of the first is gone: its retry starts at the source.
+    quant.fault.unlink()
+    await quant.call("RetryQuantJob", quant_pb2.RetryQuantJobRequest(job_id=first.job_id))
+    assert (await quant.ended(first.job_id)).state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED
+    await quant.call("DeleteQuantJob", quant_pb2.DeleteQuantJobRequest(job_id=second.job_id))
+    await quant.tidy(1)
+    assert not quant.folders()
+
+
+async def test_a_folder_that_is_no_job_stays(quant: Quant) -> None:
+    other = quant.settings.home / "quant" / "mine"
+    other.mkdir(parents=True)
+    await quant.ended((await quant.create("Q8_0")).job_id)
+    async with asyncio.timeout(PATIENCE):
+        while [path.name for path in quant.folders()] != ["mine"]:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_request_is_answered_again_although_its_job_took_the_room(
+    quant: Quant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await quant.create("Q8_0", request_id="r-1")
+    monkeypatch.setattr("services.quant.submission.free_bytes", lambda path: 0)
+    assert (await quant.create("Q8_0", request_id="r-1")).job_id == job.job_id
+
+
+async def test_one_user_has_a_limited_number_of_jobs_that_have_not_ended(
+    quant: Quant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.quant.jobs.MAX_ACTIVE", 1)
+    quant.fault.write_text("hang")
+    first = await quant.create("Q8_0", request_id="r-1")
+    assert await refused(quant.create("Q4_0")) == "TOO_MANY_JOBS"
+    assert (await quant.create("Q8_0", request_id="r-1")).job_id == first.job_id
+    await quant.call("CancelQuantJob", quant_pb2.CancelQuantJobRequest(job_id=first.job_id))
+
+
+async def test_a_zero_byte_in_the_output_of_a_program_ends_the_job_in_words(quant: Quant) -> None:
+    quant.fault.write_text("zero Q8_0")
+    job = await quant.ended((await quant.create("Q8_0")).job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_FAILED
+    assert "a\ufffdb" in job.steps[1].log
+
+
+async def test_an_object_that_cannot_be_removed_stops_no_other_job(
+    quant: Quant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def denied(variants: Variants, key: str) -> None:
+        raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, "denied")
+
+    async def left(rows: StepRows) -> list[QuantStepRow]:
+        return [QuantStepRow(job_id="job_0", position=0, object_key="models/x.gguf")]
+
+    monkeypatch.setattr(Variants, "remove_object", denied)
+    monkeypatch.setattr(StepRows, "unrecorded", left)
+    job = await quant.ended((await quant.create("Q8_0")).job_id)
+    assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED
+
+
+async def test_a_run_that_fails_for_no_step_ends_the_job(quant: Quant, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("services.quant.worker.backoff", lambda failures: 0.01)
+    monkeypatch.setattr(StepRows, "succeed", broken)
+    job = await quant.ended((await quant.create("Q8_0")).job_id)
+    assert (job.state, job.error.reason) == (quant_pb2.QUANT_JOB_STATE_FAILED, "INTERNAL")
+    assert "RuntimeError" in job.error.message
