@@ -25,6 +25,9 @@ ADDRESSES = "https://HOST/PATH/FILE.gguf, hf:OWNER/REPO:Q4_K_M, ollama:NAME:TAG,
 FORMS = f"{ADDRESSES}, or the path of a file: ./FILE.gguf"
 """What the command takes, for messages. A service reads no path: it has another working directory."""
 
+_WITH_VERSION = ("hf", "ollama", "oci")
+"""Schemes of addresses that may have an @ before a revision or a digest. Their parsers quote nothing that stands before another @."""
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
 _SHORT = ("hf", "ollama", "quant")
 """Schemes without //."""
 _WITHOUT_SLASH = ("ollama", "quant")
@@ -68,9 +71,37 @@ def canonical(word: str, hub_hosts: Collection[str] = HUB_HOSTS) -> str:
     return str(read_hub_page(word)) if _is_hub_page(word, hub_hosts) else word
 
 
+def names_user(word: str) -> bool:
+    """Whether a word has, or may be meant to have, a user name or a password before its host: they must not be recorded or shown.
+
+    True also for a password that should have been escaped (`https://user:a/b@host`), which no parser finds.
+    """
+    scheme, _, rest = word.strip().partition(":")
+    if word.startswith("/") or scheme.lower() in _WITH_VERSION or likely_registry_address(word):
+        return False
+    host, _, path = rest.removeprefix("//").partition("/")
+    port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else "0"
+    return "@" in host or ("@" in path and not port.isdigit())
+
+
+def shown_address(address: str) -> str:
+    """Return an address that was refused as it may be shown: without query and fragment; empty if it may name a user.
+
+    An `@` is shown only where it is a part of a valid address: before a revision or a digest.
+    """
+    if "@" in address:
+        try:
+            address = canonical(address) if address.partition(":")[0].lower() in _WITH_VERSION else ""
+        except ValueError:
+            return ""
+    return _QUERY.sub("", address)
+
+
 def likely(word: str) -> str:
     """Return the address that an invalid word probably means; empty if there is none."""
     word = word.strip()
+    if names_user(word):
+        return ""
     found = _SCHEME.fullmatch(word)
     if found and (scheme := _likely_scheme(found["scheme"].lower(), may_be_name="/" not in word)):
         return _written(scheme, found["rest"])

@@ -147,7 +147,8 @@ def _read_oci(rest: str) -> RegistryAddress:
     if not slash or not path or not _HOST.fullmatch(host):
         raise ValueError(_EXPECTED_OCI)
     if not any(sign in host for sign in ".:") and host != "localhost":
-        raise ValueError(f"{host} is no host of a registry: did you mean oci://{DOCKER_HUB}/{rest}?")
+        meant = _read_oci(f"{DOCKER_HUB}/{rest}")
+        raise ValueError(f"{host} is no host of a registry: did you mean {meant}?")
     name, tag, digest, layer = _fields(path, _EXPECTED_OCI)
     if name != name.lower():
         raise ValueError(
@@ -167,12 +168,13 @@ def _fields(rest: str, expected: str) -> tuple[str, str, str, str]:
     found = _REST.fullmatch(rest)
     if found is None:
         raise ValueError(expected)
+    # First the digest, because the message about a tag quotes it: the text before an @ without a digest may be a password.
+    digest, layer = _digest(found["digest"], expected), _digest(found["layer"], expected)
     tag = _LATEST if found["tag"] is None else found["tag"]
     if not _TAG.fullmatch(tag):
         raise ValueError(
             f"{tag[:100]!r} is no tag: it has 1 to 128 letters, digits, dots, hyphens and underscores; {expected}"
         )
-    digest, layer = _digest(found["digest"], expected), _digest(found["layer"], expected)
     return found["name"], _LATEST if digest else tag, digest, layer
 
 

@@ -1,9 +1,9 @@
 """Model files of this machine: validates a path and links the file into the mesh's import folder.
 
 A mesh on this machine reads files below LLAMESH_HOME/import only. `handed_over` links the file, or all parts of a model, into
-`import/handed-over` (copies if the file is on another file system) and removes the links when the fetch has ended; if the command ends
-earlier, the download service removes them. Invariant: a link's path depends on the identity and the time of change of the files, so that
-the same files are the same source, and changed files are another one.
+`import/handed-over` (copies if the file is on another file system) and removes the links when the fetch has ended, unless another command
+has used them too (`handed_folder`); if the command ends earlier, the download service removes them. Invariant: a link's path depends on the
+names, the identity and the time of change of the files, so that the same files are the same source, and changed files are another one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import hashlib
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import size
+from llamesh.cli.handed_folder import HandedFolder
 from llamesh.cli.printing import note
 from llamesh.client.profile import Profile, on_this_machine
 from llamesh.local_mesh import running_here
@@ -38,8 +38,6 @@ _OF_CHECKPOINTS = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja"
 """Suffixes of the files of a checkpoint that a conversion may read. The mesh chooses among them."""
 _SAME_WEIGHTS = "consolidated"
 """How files begin that have the weights once more, in another form."""
-_LARGE = 256 * 2**20
-"""Size in bytes from which a copy is announced, because it takes long."""
 
 
 def is_path(word: str) -> bool:
@@ -155,26 +153,24 @@ def handed_over_folder(path: Path, profile: Profile) -> Iterator[HandedOver]:
 
 @contextmanager
 def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: str) -> Iterator[HandedOver]:
-    """Link files into a folder of the mesh, by their paths there, and remove them at the end unless the mesh may still read them."""
+    """Link files into a folder of the mesh, by their paths there.
+
+    At the end they are removed, unless the mesh may still read them or another command has used the folder.
+    """
     home = home_for(profile, path)
     if path.is_relative_to((home / "import").resolve()):
         yield HandedOver(path.as_uri())
         return
-    from shutil import rmtree
-
-    stats = map(Path.stat, files.values())
-    words = "-".join(f"{each.st_dev}-{each.st_ino}-{each.st_size}-{each.st_mtime_ns}" for each in stats)
+    stats = ((name, file.stat()) for name, file in files.items())
+    words = "-".join(f"{name}-{it.st_dev}-{it.st_ino}-{it.st_size}-{it.st_mtime_ns}" for name, it in stats)
     words += f"-{purpose}"
-    folder = handed_over_directory(home) / hashlib.sha256(words.encode()).hexdigest()[:16]
+    place = handed_over_directory(home) / hashlib.sha256(words.encode()).hexdigest()[:16]
+    folder = HandedFolder(place)
     try:
-        for name, file in files.items():
-            _place(file.resolve(), folder / name)
-    except BaseException as error:
-        rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise _not_placed(path, home, error) from error
-        raise
-    handed = HandedOver((folder / path.name).as_uri())
+        folder.place(files)
+    except OSError as error:
+        raise _not_placed(path, home, error) from error
+    handed = HandedOver((place / path.name).as_uri())
     try:
         yield handed
     except BaseException as error:
@@ -182,9 +178,7 @@ def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: st
         raise
     finally:
         if not handed.kept:
-            rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                folder.parent.rmdir()
+            folder.remove()
 
 
 def parts_beside(path: Path) -> list[Path]:
@@ -256,39 +250,6 @@ def home_for(profile: Profile, path: Path) -> Path:
         hint="give an https address, or copy the file there and name it as that machine does: file:///folder/model.gguf",
         code=Exit.USAGE,
     )
-
-
-def _place(path: Path, target: Path) -> None:
-    """Link a file, or copy it if it cannot be linked."""
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if target.exists() and target.samefile(path):
-        return
-    # A copy that an earlier command left may be incomplete.
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(path)
-    except OSError as error:
-        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}:
-            raise
-        length = path.stat().st_size
-        if length >= _LARGE:
-            note(f"copying {path.name} ({size(length)}) to the disk of the mesh")
-        _copy(path, target)
-
-
-def _copy(path: Path, target: Path) -> None:
-    """Copy a file; the file system shares the blocks if it can."""
-    with path.open("rb") as source, target.open("xb") as copy:
-        try:
-            while os.copy_file_range(source.fileno(), copy.fileno(), 2**30):
-                pass
-        except (AttributeError, OSError):
-            source.seek(0)
-            copy.seek(0)
-            copy.truncate()
-            from shutil import copyfileobj
-
-            copyfileobj(source, copy, 2**20)
 
 
 def _not_placed(path: Path, home: Path, error: OSError) -> CommandError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ from cyclopts import App, Parameter
 from llamesh.cli.calibration import calibration_text
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.job_progress import JobProgress, kind_of, now, state_of
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.quality import divergence, same_top_token
@@ -19,13 +19,12 @@ from llamesh.cli.sources import quantisable
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
-    from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantJob, QuantStep
+    from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantJob
 
 jobs = App(name="jobs", help="Jobs that make quantised variants.")
 variants = App(name="variants", help="Quantised variants that jobs have published.")
 JobId = Annotated[str, Parameter(help="The id of the job.")]
 VariantId = Annotated[str, Parameter(help="The id of the variant.")]
-_KIND = "QUANT_STEP_KIND_"
 
 
 def _state(job: QuantJob) -> str:
@@ -34,41 +33,20 @@ def _state(job: QuantJob) -> str:
     return word(quant_pb2.QuantJobState, job.state, "QUANT_JOB_STATE_")
 
 
-def _step_state(step: QuantStep) -> str:
-    from llamesh.v1 import quant_pb2
-
-    return word(quant_pb2.QuantStepState, step.state, "QUANT_STEP_STATE_")
-
-
-def _kind(step: QuantStep) -> str:
-    from llamesh.v1 import quant_pb2
-
-    return word(quant_pb2.QuantStepKind, step.kind, _KIND).lower()
-
-
-def _now(job: QuantJob) -> str:
-    """Describe the current step of a job and its progress."""
-    step = next((step for step in job.steps if _step_state(step) == "RUNNING"), None)
-    if step is None:
-        return ""
-    done = f" {100 * step.done // step.total}%" if step.total else ""
-    return f"{_kind(step)} {step.type}".strip() + done
-
-
 JOB = (
     Column("JOB", lambda job: job.job_id),
     Column("MODEL", lambda job: job.model_uuid or job.source),
     Column("TYPES", lambda job: ", ".join(job.types)),
     Column("STATE", _state),
-    Column("NOW", _now),
+    Column("NOW", now),
     Column("WHY", lambda job: job.error.message, below=True),
     Column("STARTED", lambda job: when(job.create_time), wide=True),
     Column("OWNER", lambda job: job.owner, wide=True),
 )
 STEP = (
-    Column("STEP", _kind),
+    Column("STEP", kind_of),
     Column("TYPE", lambda step: step.type),
-    Column("STATE", _step_state),
+    Column("STATE", state_of),
     Column("TRIES", lambda step: step.tries),
     Column("WHY", lambda step: step.error.message, below=True),
 )
@@ -173,7 +151,7 @@ def _estimated(found: EstimateQuantJobResponse, output: Output) -> int:
 def _waited(mesh: Client, job_id: str, output: Output) -> int:
     """Wait for a job and show what it has published. Ctrl-C ends the waiting only, and says how to go on."""
     try:
-        job = mesh.quant.wait(job_id, _Said())
+        job = mesh.quant.wait(job_id, JobProgress())
     except KeyboardInterrupt:
         note(f"the job {job_id} goes on: `llamesh jobs` shows it, `llamesh jobs cancel {job_id}` ends it")
         raise
@@ -182,27 +160,10 @@ def _waited(mesh: Client, job_id: str, output: Output) -> int:
         show_list(made, output, VARIANT)
     if _state(job) == "SUCCEEDED":
         return Exit.OK
-    failed = [f"{_kind(step)} {step.type}: {text(step.error.message)}" for step in job.steps if step.error.reason]
+    failed = [f"{kind_of(step)} {step.type}: {text(step.error.message)}" for step in job.steps if step.error.reason]
     raise CommandError(
         f"the job {job_id} is {_state(job)}", parts=failed, hint=job.error.remedy or f"llamesh jobs retry {job_id}"
     )
-
-
-class _Said:
-    """Prints each step of a job once, on standard error."""
-
-    def __init__(self) -> None:
-        self._last = ""
-
-    def __call__(self, job: QuantJob) -> None:
-        """Look at a job as it is now."""
-        now = _now(job)
-        if sys.stderr.isatty():
-            sys.stderr.write(f"\r{text(now)}\x1b[K")
-            sys.stderr.flush()
-        elif now and now.split(" ")[:2] != self._last.split(" ")[:2]:
-            note(f"{job.job_id}  {now}")
-        self._last = now
 
 
 @jobs.default

@@ -24,7 +24,7 @@ from llamesh.cli.local_files import (
 from llamesh.cli.lookups import find_model
 from llamesh.client.profile import Profile
 from llamesh.locations import expanded
-from llamesh.model_addresses import FORMS, is_address, likely
+from llamesh.model_addresses import FORMS, is_address, likely, names_user
 from llamesh.nearest import nearest
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def _file(source: str) -> Path | None:
 def no_source(word: str, known: Sequence[str] | None = None) -> CommandError:
     """Return the refusal of an unknown word, with the nearest valid form. `known` are the valid names; None: a name is not valid here."""
     what = "neither an address nor a file" if known is None else "no model of the mesh, no address and no file"
+    # What a command prints is kept in logs, as of CI.
+    shown = "the address with a user name" if names_user(word) else word
     parts = [f"the mesh has: {', '.join(dict.fromkeys(known[:MAX_SHOWN]))}"] if known else []
     hint = f"give {FORMS}"
     if name := nearest(word, known or ()):
@@ -96,7 +98,7 @@ def no_source(word: str, known: Sequence[str] | None = None) -> CommandError:
         hint = f"did you mean {local}?"
     elif re.fullmatch(r"[\w.-]+", word):
         hint = f"give {FORMS}; https://huggingface.co/models?library=gguf&search={quote(word)} finds models"
-    return CommandError(f"{word} is {what}", parts=parts, hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
+    return CommandError(f"{shown} is {what}", parts=parts, hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
 
 
 def _file_nearby(word: str) -> str:

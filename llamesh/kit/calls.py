@@ -55,6 +55,8 @@ class _Call:
         current_request_id.set(self.request_id)
         self.refusal: MeshError | None = None
         self.identity: Identity | None = None
+        self._target: dict[str, object] = {}
+        """What the call is about; empty until the request was validated, so that its values have the form of the contract."""
         self._claims = cast("str | None", metadata.get(CLAIMS_HEADER))
         self._from_outside = FRONT_DOOR_HEADER in metadata
         self._conditional = CONDITION_HEADER in metadata
@@ -127,6 +129,7 @@ class _Call:
         if self._conditional and not self.method.has_etag:
             raise invalid_field("If-Match", "this call has no etag to compare it with: send the call without If-Match")
         validate(request)
+        self._target = {name: getattr(request, name) for name in self.method.target}
 
     async def fail(self, error: BaseException) -> None:
         """End the call with the status of an error. An error that is not a MeshError is a bug: callers see only the request id."""
@@ -159,6 +162,7 @@ class _Call:
             ms=round(seconds * 1000, 2),
             request_id=self.request_id,
             subject=self.identity.subject if self.identity else None,
+            **self._target,
             **extra,
         )
 

@@ -5,8 +5,10 @@ Invariant: the contract is the only source: neither handlers nor Envoy have a li
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
+from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 
 from llamesh.kit.errors import MeshError, Reason
@@ -30,6 +32,9 @@ class RpcMethod:
     has_etag: bool = True
     """Whether its request has an `etag`, which If-Match sets. If it has none, a call with If-Match is refused."""
 
+    target: tuple[str, ...] = ()
+    """Fields of its request that name what the call is about: those in the path of its route. Their values are in the call's log line."""
+
     @property
     def demands(self) -> bool:
         """Whether it requires a right of its caller."""
@@ -46,7 +51,20 @@ def method_of(name: str) -> RpcMethod:
     access = options.Extensions[options_pb2.access]
     read_only = options.idempotency_level == descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
     quiet = read_only and (access.internal or access.anonymous)
-    return RpcMethod(name, access, quiet, read_only, has_etag="etag" in found.input_type.fields_by_name)
+    return RpcMethod(
+        name,
+        access,
+        quiet,
+        read_only,
+        has_etag="etag" in found.input_type.fields_by_name,
+        target=_fields_of_path(options.Extensions[annotations_pb2.http]),
+    )
+
+
+def _fields_of_path(route: http_pb2.HttpRule) -> tuple[str, ...]:
+    """Return the fields in the path of a route; none for a method without a route."""
+    kind = route.WhichOneof("pattern")
+    return tuple(re.findall(r"\{(\w+)\}", getattr(route, kind))) if kind else ()
 
 
 def authorise(

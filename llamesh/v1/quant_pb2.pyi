@@ -682,7 +682,7 @@ class QuantReport(google.protobuf.message.Message):
     tensors: builtins.int
     """Tensors of the file."""
     compared_tensors: builtins.int
-    """Tensors that a second build of llama.cpp made again from the source, with the same result."""
+    """Tensors that a second build of llama.cpp made again from the source: the variant has the same bytes, or an error that is at most 2 % greater."""
     measured_tokens: builtins.int
     """Tokens that were measured; 0: not measured."""
     kl_divergence: builtins.float

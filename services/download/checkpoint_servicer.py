@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 
 from llamesh.kit.calls import Context
+from llamesh.model_addresses import shown_address
 from llamesh.v1.checkpoint_pb2 import (
     Checkpoint,
     GetCheckpointRequest,
@@ -44,10 +45,13 @@ class CheckpointServicer(CheckpointServiceServicer):
 
 @contextmanager
 def _errors(source: str) -> Iterator[None]:
-    """Raise the MeshError of a source's error: UNAVAILABLE only if another try may help. The path of a folder is not shown."""
+    """Raise the MeshError of a source's error: UNAVAILABLE only if another try may help.
+
+    The error shows neither the path of a folder nor credentials.
+    """
     try:
         yield
     except SourceError as error:
-        shown = source.rstrip("/").rpartition("/")[2] if source.startswith(("file:", "/")) else source
+        shown = source.rstrip("/").rpartition("/")[2] if source.startswith(("file:", "/")) else shown_address(source)
         missing = 400 <= error.status < 500 and not error.transient
         raise transfer_error(SourceRefusedError(str(error), rule="missing") if missing else error, shown) from error

@@ -25,6 +25,7 @@ from services.download.sources import (
     SourceObject,
     SourceRefusedError,
 )
+from services.download.sources.addresses import refuse_user
 from services.download.sources.checkpoint_files import checkpoint_files, is_of_checkpoint, is_pickle
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -112,6 +113,7 @@ class Checkpoints:
 
     def _hub_address(self, source: str) -> HubAddress | None:
         """Return the address of a repository; None for a folder. Raises SourceRefusedError."""
+        refuse_user(source)
         try:
             address = canonical(source)
             if address.startswith("hf:"):

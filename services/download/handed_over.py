@@ -7,18 +7,23 @@ has not ended, or that was linked a moment ago, stays.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Collection
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from llamesh.file_holds import RemovalLock
 from llamesh.kit.logs import log
 
 SWEEP_SECONDS = 60.0
 """Seconds between two searches for unused files."""
 GRACE_SECONDS = 300.0
 """Seconds for which a file without a transfer or a job stays: its command may be about to start one."""
+MAX_ENTRIES = 10_000
+"""Maximum number of entries of a folder that are looked at. A checkpoint has some hundred."""
 
 
 def remove_unused(directory: Path, sources: Collection[str], now: float | None = None) -> list[Path]:
@@ -27,16 +32,32 @@ def remove_unused(directory: Path, sources: Collection[str], now: float | None =
     used = {Path(unquote(urlsplit(source).path)).parent for source in sources if source.startswith("file:")}
     removed = []
     for folder in sorted(directory.iterdir()) if directory.is_dir() else ():
-        if folder not in used and now - _changed(folder) > GRACE_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder not in used and _removed(folder, now):
             log.info("handed over file removed", folder=folder.name)
             removed.append(folder)
     return removed
 
 
-def _changed(folder: Path) -> float:
-    """Return when the folder or a file in it was last linked or written."""
+def _removed(folder: Path, now: float) -> bool:
+    """Remove a folder, unless it was changed a moment ago or a command brings files into it now. Return whether it was removed."""
+    lock = RemovalLock.of(folder)
+    if lock is None:
+        return False
     try:
-        return max(item.stat().st_ctime for item in (folder, *folder.iterdir()))
+        if now - _changed(folder) <= GRACE_SECONDS:
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        return True
+    finally:
+        lock.end()
+
+
+def _changed(folder: Path) -> float:
+    """Return when the folder or anything below it was last linked or written, in seconds since 1970; infinity if that is not known."""
+    try:
+        # The files of a checkpoint lie in a folder of their own.
+        below = islice(folder.rglob("*"), MAX_ENTRIES)
+        return max(item.lstat().st_ctime for item in (folder, *below))
     except OSError:
-        return 0.0
+        # An entry gets another name when its copy is complete.
+        return math.inf

@@ -7,14 +7,14 @@ too. A name may be that of a file (`x.gguf`, as default names are): `run` then t
 from __future__ import annotations
 
 from llamesh.kit.errors import invalid_field
-from llamesh.model_addresses import SCHEMES, is_address
+from llamesh.model_addresses import SCHEMES, is_address, shown_address
 from llamesh.names import served_name
 
 
 def check_name(field: str, name: str) -> None:
     """Raise INVALID_FIELD if a name looks like an address or a path."""
     if not _may_be_name(name):
-        words = f"{name} looks like an address or a path: take a name such as words, qwen:latest or org/words"
+        words = f"{shown_address(name) or 'the name'} looks like an address or a path: take a name such as words, qwen:latest or org/words"
         raise invalid_field(field, words)
 
 

@@ -5,10 +5,10 @@ Invariant: an address is checked before it is recorded, and the message of a ref
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.model_addresses import shown_address
 from llamesh.v1.download_pb2 import StartDownloadRequest
 from services.download.integrity import Integrity
 from services.download.model_names import check_name, default_name
@@ -17,8 +17,6 @@ from services.download.tables import MAX_SUBJECT, NO_FILE, TransferRow
 from services.download.transfer_requests import TransferRequest
 from services.download.transfers import Transfers
 from services.download.verification import source_refusal
-
-_SECRETS = re.compile(r"(?<=//)[^/@]*@|[?#].*", re.DOTALL)
 
 
 class Starts:
@@ -72,7 +70,7 @@ class Starts:
         try:
             return self._source.check(address)
         except SourceRefusedError as error:
-            raise source_refusal(error, _SECRETS.sub("", address), field) from error
+            raise source_refusal(error, shown_address(address), field) from error
 
     def _quant_source(self, model_uuid: str) -> str:
         """Return the source of a model for which no source was given."""

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf import descriptor_pool
 
 from llamesh.kit.config import Settings
+from llamesh.kit.methods import method_of
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc, options_pb2, server_pb2
 from tests.contract.rich_status import refused
 
@@ -141,6 +142,28 @@ def test_every_method_of_the_mesh_declares_its_access() -> None:
         for service in file.services_by_name.values():
             for method in service.methods:
                 assert method.GetOptions().HasExtension(options_pb2.access), method.full_name
+
+
+@pytest.mark.parametrize(
+    ("call", "fields"),
+    [
+        ("DownloadService/StartDownload", ("model_uuid",)),
+        ("DownloadService/CancelDownload", ("model_uuid",)),
+        ("DownloadService/DeleteDownload", ("model_uuid",)),
+        ("QuantService/CancelQuantJob", ("job_id",)),
+        ("QuantService/RetryQuantJob", ("job_id",)),
+        ("QuantService/DeleteQuantJob", ("job_id",)),
+        ("QuantService/DeleteQuantModel", ("model_uuid",)),
+        ("GatewayService/Stop", ("server_uuid",)),
+        ("GatewayService/DeleteUser", ("username",)),
+        ("GatewayService/ListUsers", ()),
+        ("CatalogueService/LocateModel", ()),
+    ],
+)
+def test_what_a_call_is_about_is_known_from_the_path_of_its_route(call: str, fields: tuple[str, ...]) -> None:
+    for name in ("gateway", "download", "quant"):
+        importlib.import_module(f"llamesh.v1.{name}_pb2")
+    assert method_of(f"/llamesh.v1.{call}").target == fields
 
 
 async def test_a_condition_that_a_call_cannot_keep_is_refused_over_grpc(gateway, as_caller) -> None:

@@ -129,6 +129,7 @@ async def test_each_call_logs_one_line_with_caller_and_duration_and_no_secret(st
         "code": "FAILED_PRECONDITION",
         "request_id": "r-1",
         "subject": "ada",
+        "model_uuid": "m1",
         "error": "MODEL_NOT_READY: still being fetched",
     }
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.local_files import handed_over, is_path, model_file
+from llamesh.cli.local_files import HandedOver, handed_over, handed_over_folder, is_path, model_file
 from llamesh.cli.sources import no_source
 from llamesh.client import errors
 from llamesh.client.profile import Profile
@@ -39,9 +41,30 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny"
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(b"weights")
+    return path
+
+
 def handed_folders(home: Path) -> list[Path]:
     directory = handed_over_directory(home)
     return list(directory.iterdir()) if directory.exists() else []
+
+
+def path_of(handed: HandedOver) -> Path:
+    return Path(unquote(urlsplit(handed.url).path))
+
+
+def other_disk(*_: object) -> None:
+    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_a_file_is_linked_for_the_fetch_and_not_left_behind(home: Path, model: Path) -> None:
@@ -100,9 +123,6 @@ def test_a_fetch_that_has_ended_is_not_said_to_go_on(
 
 
 def test_a_file_of_another_disk_is_copied(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def other_disk(*_: object) -> None:
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-
     monkeypatch.setattr(Path, "hardlink_to", other_disk)
     with handed_over(model, LOCAL, purpose=""):
         (copy,) = handed_folders(home)[0].iterdir()
@@ -112,9 +132,6 @@ def test_a_file_of_another_disk_is_copied(home: Path, model: Path, monkeypatch: 
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(home: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(Path, "hardlink_to", full)
     with pytest.raises(CommandError, match="No space left") as refused, handed_over(model, LOCAL, purpose=""):
         pass
@@ -222,6 +239,59 @@ def test_an_unknown_name_lists_the_models_of_the_mesh_and_where_others_are_found
     assert "no model of the mesh" not in no_source("llama3.2").cause
 
 
+def test_a_command_leaves_the_files_of_an_earlier_one(home: Path, model: Path) -> None:
+    with handed_over(model, LOCAL, purpose="") as first:
+        first.kept = True
+    with handed_over(model, LOCAL, purpose="") as second:
+        assert second.url == first.url
+    assert path_of(first).samefile(model)
+
+
+def test_a_command_leaves_the_files_that_a_later_one_uses(home: Path, model: Path) -> None:
+    with handed_over(model, LOCAL, purpose=""), handed_over(model, LOCAL, purpose="") as later:
+        later.kept = True
+    assert path_of(later).samefile(model)
+
+
+def test_a_refused_job_leaves_the_checkpoint_of_the_one_before(home: Path, checkpoint: Path) -> None:
+    with handed_over_folder(checkpoint, LOCAL) as accepted:
+        accepted.kept = True
+    with pytest.raises(errors.MeshError), handed_over_folder(checkpoint, LOCAL):
+        raise errors.of_reason("QUANT_MODEL_EXISTS", "the job makes this model already")
+    assert (path_of(accepted) / "config.json").samefile(checkpoint / "config.json")
+
+
+def test_a_copy_that_the_mesh_may_read_is_not_written_again(
+    home: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "hardlink_to", other_disk)
+    with handed_over(model, LOCAL, purpose="") as first:
+        first.kept = True
+    before = path_of(first).stat()
+    with handed_over(model, LOCAL, purpose=""):
+        assert path_of(first).stat() == before
+
+
+def test_a_copy_that_fails_leaves_the_files_of_an_earlier_command(
+    home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with handed_over_folder(checkpoint, LOCAL) as first:
+        first.kept = True
+    (path_of(first) / "config.json").unlink()
+    monkeypatch.setattr(Path, "hardlink_to", full)
+    with pytest.raises(CommandError, match="No space left"), handed_over_folder(checkpoint, LOCAL):
+        pass
+    assert [file.name for file in path_of(first).iterdir()] == ["model.safetensors"]
+
+
+def test_renamed_files_of_a_checkpoint_are_another_source(home: Path, checkpoint: Path) -> None:
+    with handed_over_folder(checkpoint, LOCAL) as first:
+        first.kept = True
+    (checkpoint / "model.safetensors").rename(checkpoint / "weights.safetensors")
+    with handed_over_folder(checkpoint, LOCAL) as second:
+        assert second.url != first.url
+
+
 def test_the_download_service_removes_the_files_of_a_killed_command(tmp_path: Path) -> None:
     for name in ("read", "left"):
         (tmp_path / name).mkdir()
@@ -232,3 +302,30 @@ def test_the_download_service_removes_the_files_of_a_killed_command(tmp_path: Pa
     assert remove_unused(tmp_path, active, now + GRACE_SECONDS + 5) == [tmp_path / "left"]
     assert (tmp_path / "read" / "x y.gguf").exists()
     assert remove_unused(tmp_path / "nowhere", active) == []
+
+
+def test_files_of_a_checkpoint_stay_if_one_of_them_was_written_a_moment_ago(tmp_path: Path) -> None:
+    folder = tmp_path / "handed"
+    copy = folder / "tiny" / "model.safetensors"
+    copy.parent.mkdir(parents=True)
+    copy.touch()
+    earlier = max(folder.stat().st_ctime, copy.parent.stat().st_ctime)
+    while copy.stat().st_ctime <= earlier:
+        copy.write_bytes(b"more")
+    assert remove_unused(tmp_path, [], (earlier + copy.stat().st_ctime) / 2 + GRACE_SECONDS) == []
+    assert remove_unused(tmp_path, [], copy.stat().st_ctime + GRACE_SECONDS + 1) == [folder]
+
+
+def test_a_folder_stays_while_a_command_brings_files_into_it(
+    home: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[Path] = []
+
+    def link(target: Path, source: Path) -> None:
+        removed.extend(remove_unused(handed_over_directory(home), [], time.time() + 2 * GRACE_SECONDS))
+        os.link(source, target)
+
+    monkeypatch.setattr(Path, "hardlink_to", link)
+    with handed_over(model, LOCAL, purpose="") as file:
+        assert path_of(file).samefile(model)
+    assert removed == []

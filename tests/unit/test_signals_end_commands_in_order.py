@@ -103,10 +103,9 @@ def test_a_model_that_is_copied_to_the_mesh_leaves_nothing(home: Path, tmp_path:
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))
     prepare = """
 from pathlib import Path
-from llamesh.cli import local_files
+from llamesh.cli import handed_folder, local_files
 
 def links(path, target):
-    target.parent.mkdir(parents=True)
     target.touch()
     waits()
 
@@ -117,7 +116,7 @@ def copy():
         raise AssertionError
 main.run = lambda _: copy()
 """
-    code = COMMAND.format(prepare=prepare, place="local_files._place = links; main.unused")
+    code = COMMAND.format(prepare=prepare, place="handed_folder._place = links; main.unused")
     with halfway(code, str(home), str(tmp_path / "m.gguf")) as process:
         assert list((home / "import" / "handed-over").rglob("*.gguf"))
         process.send_signal(number)

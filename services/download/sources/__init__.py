@@ -9,7 +9,7 @@ from dataclasses import replace
 from llamesh.hub_addresses import HUB_HOSTS
 from llamesh.model_addresses import ADDRESSES, canonical, likely
 from llamesh.part_names import first_part, whole_name
-from services.download.sources.addresses import AddressRules
+from services.download.sources.addresses import AddressRules, refuse_user
 from services.download.sources.file import FileSource
 from services.download.sources.https import HttpsSource
 from services.download.sources.hub import HubSource
@@ -68,6 +68,7 @@ class Sources:
 
     def check(self, source: str) -> CheckedSource:
         """See Source. The address of any part of a model in parts becomes that of the first."""
+        refuse_user(source)
         try:
             address = first_part(canonical(source, self._hub_hosts))
         except ValueError as error:

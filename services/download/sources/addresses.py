@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from llamesh.kit.logs import log
+from llamesh.model_addresses import names_user
 from services.download.sources.source import SourceError, SourceRefusedError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -45,6 +46,12 @@ def _embedded(address: Address) -> ipaddress.IPv4Address | None:
     if address in _NAT64 or address in _IPV4_COMPATIBLE:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
+
+
+def refuse_user(source: str) -> None:
+    """Raise SourceRefusedError if an address names a user, whatever its scheme is. The message quotes nothing of the address."""
+    if names_user(source):
+        raise SourceRefusedError("an address with a user name or password would be recorded", rule="credentials")
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:

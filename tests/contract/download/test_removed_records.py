@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 
 from llamesh.v1 import download_pb2 as pb
 from services.download.tables import TransferRow, TransferState
 from services.download.transfers import Transfers
+from tests.contract.conftest import AsCaller
 from tests.contract.download.conftest import TINY, Service, import_file
 from tests.contract.model_source import ModelServer, model_bytes
 from tests.contract.patience import PATIENCE
@@ -56,6 +58,23 @@ async def test_a_download_that_has_not_ended_is_not_removed(service: Service, we
     assert "Cancel it first" in refusal.remedy
     web.go_on.set()
     assert (await service.state("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_whoever_manages_the_mesh_may_end_and_remove_a_download_and_the_log_says_who_did(
+    service: Service, web: ModelServer, as_caller: AsCaller
+) -> None:
+    web.files["a.gguf"] = TINY
+    web.hold_after["a.gguf"] = 1
+    await service.start("m1", web.url("a.gguf"))
+    service.caller = as_caller("bob", "manage")
+    with structlog.testing.capture_logs() as lines:
+        await service.cancel("m1")
+        await removed(service, "m1")
+    calls = [line for line in lines if line["event"] == "call"]
+    assert [(line["method"].rpartition("/")[2], line["subject"], line["model_uuid"]) for line in calls] == [
+        ("CancelDownload", "bob", "m1"),
+        ("DeleteDownload", "bob", "m1"),
+    ]
 
 
 async def test_a_removed_record_is_gone_for_good_if_it_has_no_model(service: Service, web: ModelServer) -> None:

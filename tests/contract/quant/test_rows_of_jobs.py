@@ -1,0 +1,118 @@
+"""The rows of jobs: a run of an earlier attempt changes nothing, and a row that names an object without a record stays."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from itertools import count
+
+import pytest
+
+from llamesh.kit.config import Settings
+from llamesh.kit.database import Database, open_database
+from llamesh.kit.errors import MeshError, name_of
+from services.quant.job_changes import JobChanges
+from services.quant.jobs import Job, Jobs
+from services.quant.states import JobState, StepState
+from services.quant.step_process import DONE, REFUSED, Outcome, StepProgress
+from services.quant.step_rows import StepRows
+from services.quant.tables import QuantJobRow, QuantStepRow
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+KEY = f"models/{'0' * 64}-{'1' * 16}.gguf"
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    opened = open_database(settings, "quant")
+    await opened.migrate("services.quant")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def jobs(database: Database) -> Jobs:
+    numbers = count(1)
+    return Jobs(database, lambda: NOW, JobChanges(), lambda: f"job_{next(numbers)}")
+
+
+@pytest.fixture
+def rows(database: Database) -> StepRows:
+    return StepRows(database, lambda: NOW, JobChanges())
+
+
+async def submitted(jobs: Jobs) -> Job:
+    return await jobs.create(
+        QuantJobRow(
+            model_uuid="tiny-f16",
+            source_sha256="0" * 64,
+            name="tiny",
+            types=["Q8_0"],
+            allow_requantize=False,
+            pure=False,
+            calibration_text="",
+            max_kl_divergence=0,
+            state=JobState.QUEUED,
+            attempt=1,
+            owner="ada",
+            owner_uid="usr_ada",
+            request_id="",
+            request_digest="",
+        )
+    )
+
+
+async def seen(jobs: Jobs, job_id: str) -> tuple[object, ...]:
+    """Everything that a run may change."""
+    job = await jobs.get(job_id)
+    steps = [(step.state, step.done, step.tries, step.log, step.error_message, step.result) for step in job.steps]
+    return job.row.state, job.row.attempt, steps
+
+
+TRANSITIONS: dict[str, Callable[[StepRows, Job, QuantStepRow], Awaitable[object]]] = {
+    "begin": lambda rows, job, step: rows.begin(job, step),
+    "progress": lambda rows, job, step: rows.progress(job, step, 1, 2),
+    "report": lambda rows, job, step: rows.report(job, step, StepProgress(1, 2), tries=2, log="late"),
+    "succeed": lambda rows, job, step: rows.succeed(job, step, Outcome(DONE, result={"size": 1}), StepProgress(1, 1)),
+    "fail": lambda rows, job, step: rows.fail(job, step, Outcome(REFUSED, message="late")),
+    "end": lambda rows, job, _: rows.end(job, JobState.FAILED),
+}
+
+
+@pytest.mark.parametrize("transition", TRANSITIONS)
+async def test_a_run_of_an_earlier_attempt_changes_nothing(jobs: Jobs, rows: StepRows, transition: str) -> None:
+    first = await submitted(jobs)
+    await jobs.cancel(first.row.job_id)
+    await jobs.retry(first.row.job_id)
+    before = await seen(jobs, first.row.job_id)
+    await TRANSITIONS[transition](rows, first, first.steps[0])
+    assert await seen(jobs, first.row.job_id) == before
+    again = await jobs.get(first.row.job_id)
+    await TRANSITIONS[transition](rows, again, again.steps[0])
+    assert await seen(jobs, first.row.job_id) != before
+
+
+async def test_a_run_of_an_earlier_attempt_does_not_reset_the_steps_of_the_next(jobs: Jobs, rows: StepRows) -> None:
+    first = await submitted(jobs)
+    await jobs.cancel(first.row.job_id)
+    again = await jobs.retry(first.row.job_id)
+    await rows.begin(again, again.steps[0])
+    await rows.restart(first)
+    assert (await jobs.get(first.row.job_id)).steps[0].state == StepState.RUNNING
+
+
+async def test_a_job_whose_row_names_an_object_without_a_record_is_removed_only_after_the_object(
+    jobs: Jobs, rows: StepRows
+) -> None:
+    job = await submitted(jobs)
+    await rows.begin(job, job.steps[-1], object_key=KEY)
+    await jobs.cancel(job.row.job_id)
+    with pytest.raises(MeshError, match="being cleaned up") as refused:
+        await jobs.delete(job.row.job_id)
+    assert name_of(refused.value.reason) == "QUANT_JOB_NOT_ENDED"
+    (left,) = await rows.unrecorded()
+    assert left.object_key == KEY
+    await rows.forget_object(left)
+    await jobs.delete(job.row.job_id)
+    with pytest.raises(MeshError, match="there is no job"):
+        await jobs.get(job.row.job_id)
