@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ def _convert(checkpoint: Path, name: str, target: Path) -> None:
             raise StepRefusedError("STORE_UNAVAILABLE", full) from error
         words = error.strerror or "a write ended early"
         raise StepOutageError("STORE_UNAVAILABLE", f"the converted file cannot be written: {words}") from error
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        # Also SafetensorsError and TensorsRefusedError; the writer trusts what it is given.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        # Also SafetensorsError and TensorsRefusedError; the writer trusts what it is given, and packs numbers that may not fit.
         raise StepRefusedError("QUANT_REFUSED", shown(error, longest=300)) from error
 
 
