@@ -22,7 +22,6 @@ from services.quant.workspace import Workspace
 _PARTS = 4
 _MAX_ERROR_FACTOR = 1.02
 """The bytes of two builds may differ if the error grows by at most this factor."""
-_BLOCK_OF_K = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +128,9 @@ def seed_of(job_id: str, of_type: str) -> int:
 
 
 def fallbacks(tensors: Any, of_type: str) -> list[str]:
-    """Return the tensors whose rows do not divide into the blocks of a K or IQ type, so that llama.cpp chose another type."""
-    if "_K" not in of_type and not of_type.startswith("IQ"):
-        return []
-    return [info.name for info in tensors if len(info.shape) > 1 and info.shape[0] % _BLOCK_OF_K]
+    """Return the tensors whose rows do not divide into the blocks of a type, so that llama.cpp chose another type."""
+    block = tensor_rows.block_of(of_type)
+    return [info.name for info in tensors if len(info.shape) > 1 and info.shape[0] % block]
 
 
 def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]:
