@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamesh.kit.config import Settings
-from llamesh.names import LIFELINE
 from llamesh.processes import exit_words
+from services.quant.states import StepKind
+from services.quant.step_environment import step_environment
+from services.quant.workspace import Workspace
 
 STEP_SECONDS = 24 * 3600.0
 """Deadline of one step. The longest step, the measurement of a large model on a few cores, takes hours."""
@@ -78,18 +80,15 @@ class StepProcess:
     """The program of one step of a job."""
 
     def __init__(self, settings: Settings, kind: str, job_id: str, of_type: str) -> None:
+        self._settings = settings
+        self._kind = kind
+        self._workspace = Workspace(settings.home, job_id)
         self._words = (kind, job_id, *([of_type] if of_type else []))
-        self._environment = {name: value for name, value in os.environ.items() if name != LIFELINE} | {
-            "LLAMESH_HOME": str(settings.home),
-            "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin,
-            "LLAMA_IMATRIX_BIN": settings.llama_imatrix_bin,
-            "LLAMA_CONVERT_BIN": settings.llama_convert_bin,
-        }
         self._log: deque[str] = deque(maxlen=_LINES)
         self._report: dict[str, Any] = {}
 
     async def run(self, on_progress: Callable[[int, int], None], seconds: float = STEP_SECONDS) -> Outcome:
-        """Run the program to its end. A program that exceeds the deadline is killed, which counts as refused."""
+        """Run the program to its end. A program that exceeds the deadline is killed, which counts as refused. Raises OSError."""
         process = await asyncio.create_subprocess_exec(
             # -P: the folder in which the mesh was started may have a folder `services` of another project.
             *(sys.executable, "-P", "-m", "services.quant.step", *self._words),
@@ -97,7 +96,7 @@ class StepProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env=self._environment,
+            env=step_environment(self._settings, os.environ, uses_bucket=self._uses_bucket()),
         )
         assert process.stdout is not None
         assert process.stderr is not None
@@ -120,6 +119,10 @@ class StepProcess:
             message=str(error.get("message", "")),
             log="\n".join(self._log),
         )
+
+    def _uses_bucket(self) -> bool:
+        """Whether the step reads or writes a bucket itself: `fetch` only if it cannot ask the download service for the model."""
+        return self._kind == StepKind.PUBLISH or (self._kind == StepKind.FETCH and bool(self._workspace.spec().objects))
 
     async def _listen(self, stream: asyncio.StreamReader, on_progress: Callable[[int, int], None]) -> None:
         async for line in _lines(stream, 1 << 20):

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from llamesh.kit.config import Settings
-from llamesh.kit.config_loading import load_settings
 from services.quant.states import StepKind
 from services.quant.step import report
 from services.quant.step_process import CRASHED, DONE, OUTAGE, REFUSED
@@ -40,7 +39,8 @@ def main(words: list[str]) -> int:
     kind, job_id, of_type = words[0], words[1], "".join(words[2:])
     _lower_priority()
     _end_with_service()
-    settings = load_settings()
+    # The service gives each step the settings that it needs. A file of settings has secrets that it does not need.
+    settings = Settings(_env_file=None)  # type: ignore[call-arg]
     workspace = Workspace(settings.home, job_id)
     try:
         result = _done(kind, of_type, workspace, settings)
