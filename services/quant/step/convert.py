@@ -51,7 +51,7 @@ def convert(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     except GgufError as error:
         raise StepRefusedError("MODEL_INVALID", f"the converted file is not sound: {error}") from error
     if own:
-        _check_runs(source, workspace)
+        _check_runs(source, metadata.vocabulary_size, workspace)
     shutil.rmtree(workspace.checkpoint, ignore_errors=True)
     return {"size": metadata.file_bytes, "quantisation": metadata.quantisation}
 
@@ -148,12 +148,12 @@ def _convert_with_program(workspace: Workspace, target: Path, program: str) -> N
         raise StepRefusedError("QUANTISATION_FAILED", "llama.cpp's converter has written nothing")
 
 
-def _check_runs(source: Path, workspace: Workspace) -> None:
+def _check_runs(source: Path, vocabulary: int, workspace: Workspace) -> None:
     """Raise StepRefusedError unless llama.cpp can run the converted model, if this machine can find it out.
 
     `verify` uses the predictions that this makes.
     """
-    if measurement.memory_missing([source]):
+    if measurement.memory_missing([source], vocabulary):
         return
     try:
         measurement.cached_predictions(source, workspace.measured_source)

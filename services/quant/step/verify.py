@@ -53,7 +53,12 @@ def verify(workspace: Workspace, of_type: str) -> dict[str, Any]:
         "matrix_sha256": (workspace.result(StepKind.IMATRIX, "") or {}).get("sha256", ""),
     }
     limit = spec.max_kl_divergence or QUANTISATIONS[of_type].max_kl
-    report |= measured(workspace, of_type, limit)
+    report |= measured(workspace, source.metadata.vocabulary_size, of_type, limit)
+    if report.get("not_measured") and spec.max_kl_divergence:
+        # The caller asked for a proof. The limit of a type is llamesh's own, and the other checks have passed.
+        raise StepRefusedError(
+            "QUANT_REFUSED", f"max_kl_divergence is set, and the variant was not measured: {report['not_measured']}"
+        )
     report_progress(3, _PARTS)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -133,9 +138,9 @@ def fallbacks(tensors: Any, of_type: str) -> list[str]:
     return [info.name for info in tensors if len(info.shape) > 1 and info.shape[0] % block]
 
 
-def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]:
+def measured(workspace: Workspace, vocabulary: int, of_type: str, limit: float) -> dict[str, Any]:
     """Return the measured fields of the report. Raises StepRefusedError if the variant differs too much from its source."""
-    if short := measurement.memory_missing(workspace.sources):
+    if short := measurement.memory_missing(workspace.sources, vocabulary):
         return {"not_measured": short}
     try:
         tokens, source = measurement.cached_predictions(workspace.sources[0], workspace.measured_source)
