@@ -6,7 +6,7 @@ Invariant: the file is read without trust. No code that it names is run, and eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,8 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Class of the model in `architectures`, and the architecture as llama.cpp names it."""
+CODE_FILES = ("config.json", "tokenizer_config.json")
+"""The files in which a checkpoint names code of its own."""
 _STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 WIDTHS: Mapping[str, int] = MappingProxyType({"F32": 4, "F16": 2, "BF16": 2})
 """Bytes of a weight in the types that are converted."""
@@ -104,6 +106,14 @@ def refuse_unusable(config: Any) -> None:
         raise CheckpointRefusedError(
             "quantised", "its weights are quantised already: take the checkpoint that they were made from"
         )
+
+
+def uses_own_converter(program: str, documents: Iterable[Any]) -> bool:
+    """Return whether llamesh's own converter takes a checkpoint: always if no other `program` is set, and if the checkpoint names code.
+
+    `documents` are its parsed CODE_FILES. Other converters would run the code.
+    """
+    return not program or any(isinstance(each, Mapping) and bool(each.get("auto_map")) for each in documents)
 
 
 def stored_type(config: Mapping[str, Any]) -> str:

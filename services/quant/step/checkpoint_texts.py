@@ -9,7 +9,14 @@ from typing import Any
 
 import gguf
 
-from services.quant.checkpoint_config import CheckpointConfig, CheckpointRefusedError, read_config, shown
+from services.quant.checkpoint_config import (
+    CODE_FILES,
+    CheckpointConfig,
+    CheckpointRefusedError,
+    read_config,
+    shown,
+    uses_own_converter,
+)
 from services.quant.step.report import StepRefusedError
 from services.quant.step.vocabulary import Vocabulary, VocabularyRefusedError, read_vocabulary
 
@@ -41,11 +48,10 @@ def read_texts(checkpoint: Path) -> CheckpointTexts:
     return CheckpointTexts(config, vocabulary, special)
 
 
-def brings_code(checkpoint: Path) -> bool:
-    """Return whether a checkpoint in a folder names code of its own."""
-    names = ("config.json", "tokenizer_config.json")
-    documents = [read_json(checkpoint / name) for name in names if (checkpoint / name).exists()]
-    return any(isinstance(each, dict) and bool(each.get("auto_map")) for each in documents)
+def converted_here(checkpoint: Path, program: str) -> bool:
+    """Return whether llamesh's own converter takes the checkpoint in a folder. `program` is another one, if it is set."""
+    documents = [read_json(checkpoint / name) for name in CODE_FILES if (checkpoint / name).exists()]
+    return uses_own_converter(program, documents)
 
 
 def read_json(path: Path) -> Any:

@@ -20,7 +20,7 @@ from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.kit.gguf.types import FILE_TYPES
 from services.quant.checkpoint_config import CheckpointConfig, shown
 from services.quant.step import measurement
-from services.quant.step.checkpoint_texts import CheckpointTexts, brings_code, read_texts
+from services.quant.step.checkpoint_texts import CheckpointTexts, converted_here, read_texts
 from services.quant.step.llama_program import ProgressMarks, full_disk, program_at, run_program
 from services.quant.step.llama_tensors import LlamaTensor, converted
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
@@ -34,8 +34,7 @@ def convert(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Convert the checkpoint, and remove its files. Return the size and the type of the GGUF file."""
     source, unfinished = workspace.source_part(1, 1), workspace.unfinished_source
     program = settings.llama_convert_bin
-    # Other converters would run the code that a checkpoint brings.
-    own = not program or brings_code(workspace.checkpoint)
+    own = converted_here(workspace.checkpoint, program)
     if not source.exists():
         try:
             if own:
