@@ -146,6 +146,8 @@ def measured(workspace: Workspace, vocabulary: int, of_type: str, limit: float) 
         tokens, source = measurement.cached_predictions(workspace.sources[0], workspace.measured_source)
     except measurement.NotMeasurableError as error:
         return {"not_measured": str(error)}
+    # The step is not silent for the time of both models.
+    report_progress(2, _PARTS)
     try:
         others, variant = measurement.predictions(workspace.variant(of_type))
     except measurement.NotMeasurableError as error:
