@@ -20,6 +20,7 @@ from typing import Any
 from llamesh.kit.config import Settings
 from services.quant.states import StepKind
 from services.quant.step import report
+from services.quant.step.step_lock import take_lock
 from services.quant.step_process import CRASHED, DONE, OUTAGE, REFUSED
 from services.quant.workspace import Workspace
 
@@ -43,6 +44,8 @@ def main(words: list[str]) -> int:
     settings = Settings(_env_file=None)  # type: ignore[call-arg]
     workspace = Workspace(settings.home, job_id)
     try:
+        # Held until this process ends.
+        take_lock(workspace.lock(kind, of_type))
         result = _done(kind, of_type, workspace, settings)
     except report.StepRefusedError as error:
         report.report_error(error.reason, str(error))
