@@ -31,6 +31,8 @@ _MAX = (1 << 31) - 1
 """llama.cpp keeps the whole numbers of a GGUF file in 32 bits, and some of them with a sign."""
 MAX_HEAD_WIDTH = 1024
 """Maximum length of a head. Real models have up to 256."""
+MAX_HEADS = 1024
+"""Maximum number of heads, each of which llama.cpp computes with memory of its own. Real models have up to 128."""
 MAX_ROWS = 1 << 18
 """Maximum number of rows of the heads of one attention together. The largest real models have 2^14."""
 MAX_VOCABULARY = 1 << 19
@@ -136,11 +138,11 @@ def read_config(config: Any) -> CheckpointConfig:
             raise CheckpointRefusedError(
                 "config", f"{field} {shown(config[field])} in its config.json is not converted"
             )
-    width, heads = numbers.whole("hidden_size"), numbers.whole("num_attention_heads")
+    width, heads = numbers.whole("hidden_size"), numbers.whole("num_attention_heads", maximum=MAX_HEADS)
     head_width = numbers.whole("head_dim", width // heads, maximum=MAX_HEAD_WIDTH)
     if head_width % 2:
         raise CheckpointRefusedError("config", f"heads of {head_width} numbers cannot be rotated: head_dim is odd")
-    kv_heads = numbers.whole("num_key_value_heads", heads)
+    kv_heads = numbers.whole("num_key_value_heads", heads, maximum=MAX_HEADS)
     if max(heads, kv_heads) * head_width > MAX_ROWS:
         raise CheckpointRefusedError("config", f"its heads have more than {MAX_ROWS} rows together")
     rope = _rope(config)

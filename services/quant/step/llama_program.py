@@ -20,7 +20,7 @@ from llamesh.disk_space import free_bytes
 from llamesh.processes import exit_words
 from llamesh.sizes import size
 from llamesh.tether import kill_with_parent
-from services.quant.step.failure_messages import translate
+from services.quant.step.failure_messages import NO_MEMORY, translate
 from services.quant.step.report import StepCrashedError, StepRefusedError, report_progress
 from services.quant.step_environment import plain_variables
 
@@ -86,9 +86,11 @@ def run_program(
         return
     if full := full_disk(folder):
         raise StepRefusedError("STORE_UNAVAILABLE", full)
-    if code < 0:
+    said_last = translate(list(last))
+    # llama.cpp may abort where it gets no memory. Another try would get as much.
+    if code < 0 and said_last != NO_MEMORY:
         raise StepCrashedError(f"{what} {exit_words(code)}")
-    reason = translate(list(last)) or f"{what} {exit_words(code)}{usual_reason and ': perhaps '}{usual_reason}"
+    reason = said_last or f"{what} {exit_words(code)}{usual_reason and ': perhaps '}{usual_reason}"
     raise StepRefusedError("QUANTISATION_FAILED", reason)
 
 

@@ -90,6 +90,8 @@ def predictions(path: Path) -> tuple[Any, Any]:
         context.decode(batch)
         half = range(len(tokens) // 2, len(tokens))
         logits = numpy.stack([numpy.asarray(context.get_logits_ith(place), numpy.float32) for place in half])
+    except MemoryError:
+        raise
     except Exception as error:
         raise NotMeasurableError(f"llama.cpp cannot run it: {error}") from error
     return numpy.array(tokens[half.start :]), _log_probabilities(logits)
