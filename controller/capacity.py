@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
-from controller.footprint import Claim, MachineMemory, free, promised, shared_weights
+from controller.footprint import Claim, free, promised, shared_weights
 from llamesh.kit.holders import Holder
+from llamesh.kit.machine_memory import MachineMemory
 from llamesh.v1.controller_pb2 import Capacity, MemoryHolder, NodeCapacity, SharedWeights
 
 

@@ -17,14 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-
-@dataclass(frozen=True, slots=True)
-class MachineMemory:
-    """Memory of this machine, or of the container that the controller runs in, in bytes."""
-
-    total_bytes: int
-    available_bytes: int
-    """Memory that the system could give to a program now. Pages of files count as available, mapped or not."""
+from llamesh.kit.machine_memory import MachineMemory
 
 
 @dataclass(frozen=True, slots=True)

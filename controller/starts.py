@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from controller.footprint import Claim, Footprint, MachineMemory, free, freed, needed, released, shared_weights
+from controller.footprint import Claim, Footprint, free, freed, needed, released, shared_weights
 from controller.runtimes import Engine, EnginePhase
 from llamesh.kit.holders import Holder, in_words, largest
+from llamesh.kit.machine_memory import MachineMemory
 from llamesh.sizes import size
 
 SLOW_START_SECONDS = 60.0

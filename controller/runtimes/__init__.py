@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from controller.footprint import MachineMemory
 from controller.model_files import ModelFile
+from llamesh.kit.machine_memory import MachineMemory
 
 
 class EnginePhase(enum.Enum):

@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 
 from google.protobuf import json_format
 
-from controller.footprint import MachineMemory
 from controller.model_files import Availability, ModelFile, ModelFiles
 from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec, probe
 from controller.runtimes.backlogs import Backlogs
@@ -27,7 +26,6 @@ from controller.runtimes.engine_process import EngineProcess
 from controller.runtimes.enginelog import EngineLogs
 from controller.runtimes.environment import engine_environment
 from controller.runtimes.liveness import ProbeSettings
-from controller.runtimes.machine_memory import RecentMemory
 from controller.runtimes.records import EngineRecord, EngineRecords, new_record, orphan_record, with_process
 from controller.runtimes.start_limit import default_limit
 from llamesh.background import BackgroundTask
@@ -35,6 +33,7 @@ from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
 from llamesh.kit.lifeline import inherited_lifeline
 from llamesh.kit.logs import log, report_failure
+from llamesh.kit.machine_memory import MachineMemory, RecentMemory
 from llamesh.kit.occupancy import ConnectionTable
 from llamesh.kit.redaction import redactor
 from llamesh.locations import make_private

@@ -6,7 +6,7 @@ Invariant: the file is read without trust. No code that it names is run, and eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -22,19 +22,31 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Class of the model in `architectures`, and the architecture as llama.cpp names it."""
+CODE_FILES = ("config.json", "tokenizer_config.json")
+"""The files in which a checkpoint names code of its own."""
 _STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 WIDTHS: Mapping[str, int] = MappingProxyType({"F32": 4, "F16": 2, "BF16": 2})
 """Bytes of a weight in the types that are converted."""
-_MAX = 1 << 31
+_MAX = (1 << 31) - 1
+"""llama.cpp keeps the whole numbers of a GGUF file in 32 bits, and some of them with a sign."""
+MAX_HEAD_WIDTH = 1024
+"""Maximum length of a head. Real models have up to 256."""
+MAX_HEADS = 1024
+"""Maximum number of heads, each of which llama.cpp computes with memory of its own. Real models have up to 128."""
+MAX_ROWS = 1 << 18
+"""Maximum number of rows of the heads of one attention together. The largest real models have 2^14."""
+MAX_VOCABULARY = 1 << 19
+"""Maximum number of tokens, each of which is held in memory. The largest real vocabularies have 2^18."""
 _YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "extrapolation_factor": 1}
 """What llama.cpp takes for the other numbers of YaRN. A checkpoint with others is refused."""
 _YARN_OTHERS = ("attention_factor", "attn_factor", "mscale", "mscale_all_dim")
+_TRAINED_CONTEXT = "original_max_position_embeddings"
 _ROPE_NUMBERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "default": (),
         "linear": ("factor",),
-        "yarn": ("factor", "original_max_position_embeddings"),
-        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+        "yarn": ("factor", _TRAINED_CONTEXT),
+        "llama3": ("factor", "low_freq_factor", "high_freq_factor", _TRAINED_CONTEXT),
     }
 )
 """The numbers that each scaling of positions needs."""
@@ -98,6 +110,14 @@ def refuse_unusable(config: Any) -> None:
         )
 
 
+def uses_own_converter(program: str, documents: Iterable[Any]) -> bool:
+    """Return whether llamesh's own converter takes a checkpoint: always if no other `program` is set, and if the checkpoint names code.
+
+    `documents` are its parsed CODE_FILES. Other converters would run the code.
+    """
+    return not program or any(isinstance(each, Mapping) and bool(each.get("auto_map")) for each in documents)
+
+
 def stored_type(config: Mapping[str, Any]) -> str:
     """Return the type of most weights: BF16, F16 or F32. F16 if the checkpoint does not say."""
     return _STORED.get(str(config.get("dtype") or config.get("torch_dtype")), "F16")
@@ -118,10 +138,13 @@ def read_config(config: Any) -> CheckpointConfig:
             raise CheckpointRefusedError(
                 "config", f"{field} {shown(config[field])} in its config.json is not converted"
             )
-    width, heads = numbers.whole("hidden_size"), numbers.whole("num_attention_heads")
-    head_width = numbers.whole("head_dim", width // heads)
+    width, heads = numbers.whole("hidden_size"), numbers.whole("num_attention_heads", maximum=MAX_HEADS)
+    head_width = numbers.whole("head_dim", width // heads, maximum=MAX_HEAD_WIDTH)
     if head_width % 2:
         raise CheckpointRefusedError("config", f"heads of {head_width} numbers cannot be rotated: head_dim is odd")
+    kv_heads = numbers.whole("num_key_value_heads", heads, maximum=MAX_HEADS)
+    if max(heads, kv_heads) * head_width > MAX_ROWS:
+        raise CheckpointRefusedError("config", f"its heads have more than {MAX_ROWS} rows together")
     rope = _rope(config)
     scaling = _scaling(rope)
     if scaling.kind == "llama3" and architecture != "llama":
@@ -132,10 +155,10 @@ def read_config(config: Any) -> CheckpointConfig:
         width=width,
         feed_forward=numbers.whole("intermediate_size"),
         heads=heads,
-        kv_heads=numbers.whole("num_key_value_heads", heads),
+        kv_heads=kv_heads,
         head_width=head_width,
         context=numbers.whole("max_position_embeddings"),
-        vocabulary=numbers.whole("vocab_size", maximum=1 << 20),
+        vocabulary=numbers.whole("vocab_size", maximum=MAX_VOCABULARY),
         rms_epsilon=numbers.real("rms_norm_eps", 1e-6),
         rope_base=_Numbers(rope).real("rope_theta", numbers.real("rope_theta", 10_000.0)),
         rope=scaling,
@@ -169,7 +192,9 @@ def _scaling(rope: Mapping[str, Any]) -> RopeScaling:
     if kind not in _ROPE_NUMBERS:
         raise CheckpointRefusedError("config", f"its scaling of positions {shown(kind)} is not converted")
     given = _Numbers(rope, "rope_scaling.")
-    numbers = {name: given.real(name) for name in _ROPE_NUMBERS[kind]}
+    numbers = {
+        name: given.whole(name) if name == _TRAINED_CONTEXT else given.real(name) for name in _ROPE_NUMBERS[kind]
+    }
     if kind == "llama3" and numbers["high_freq_factor"] <= numbers["low_freq_factor"]:
         raise CheckpointRefusedError(
             "config", "rope_scaling.high_freq_factor in its config.json is not above low_freq_factor"

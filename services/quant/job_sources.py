@@ -24,10 +24,19 @@ from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import GgufMetadata, Model
-from services.quant.checkpoint_config import WIDTHS, CheckpointRefusedError, read_config, refuse_unusable, stored_type
+from services.quant.checkpoint_config import (
+    CODE_FILES,
+    WIDTHS,
+    CheckpointRefusedError,
+    read_config,
+    refuse_unusable,
+    stored_type,
+    uses_own_converter,
+)
 
 MAX_CONFIG_BYTES = 1 << 20
-"""Maximum size of a config.json. Real ones have some kilobytes."""
+"""Maximum size of a file that is read when a job is submitted. Most have some kilobytes; a longer tokenizer_config.json is read
+when the checkpoint is fetched, before its weights."""
 _NO_ID = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -74,17 +83,17 @@ class JobSources:
                 wanted = GetCatalogueModelRequest(model_uuid=model_uuid)
                 return JobSource(await self._catalogue.GetCatalogueModel(wanted, **call_options()))
             checkpoint = await self._checkpoints.GetCheckpoint(GetCheckpointRequest(source=source), **call_options())
-            config = await self._config(checkpoint)
+            documents = {name: await self._document(checkpoint, name) for name in CODE_FILES}
         try:
-            return JobSource(self._converted(checkpoint, config), checkpoint)
+            return JobSource(self._converted(checkpoint, documents), checkpoint)
         except CheckpointRefusedError as error:
             words = f"{checkpoint.shown_source} cannot be converted: {error}"
             raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": error.rule}) from error
 
-    async def _config(self, checkpoint: Checkpoint) -> Any:
-        """Return the parsed config.json; None if it is no JSON or too long."""
-        file = next(each for each in checkpoint.files if each.name == "config.json")
-        if file.size_bytes > MAX_CONFIG_BYTES:
+    async def _document(self, checkpoint: Checkpoint, name: str) -> Any:
+        """Return a parsed file; None if it is missing, no JSON, or too long."""
+        file = next((each for each in checkpoint.files if each.name == name), None)
+        if file is None or file.size_bytes > MAX_CONFIG_BYTES:
             return None
         request = ReadCheckpointRequest(source=checkpoint.source, name=file.name, version=file.version)
         call, data = self._checkpoints.ReadCheckpoint(request, **call_options()), bytearray()
@@ -99,17 +108,17 @@ class JobSources:
         except (ValueError, RecursionError):
             return None
 
-    def _converted(self, checkpoint: Checkpoint, config: Any) -> Model:
-        """Return the model that the conversion will give. Raises CheckpointRefusedError."""
+    def _converted(self, checkpoint: Checkpoint, documents: Mapping[str, Any]) -> Model:
+        """Return the model that the conversion will give. `documents` are the parsed CODE_FILES. Raises CheckpointRefusedError."""
+        config = documents["config.json"]
         refuse_unusable(config)
         program = self._settings.llama_convert_bin
         if program and shutil.which(program) is None:
             raise CheckpointRefusedError("converter", f"LLAMA_CONVERT_BIN is {program}, which is not a program")
-        if config.get("auto_map") or not program:
-            # Only llamesh's own converter takes a checkpoint that brings code.
+        if uses_own_converter(program, documents.values()):
             read_config(config)
-        if not program and all(file.name != "tokenizer.json" for file in checkpoint.files):
-            raise CheckpointRefusedError("tokenizer", "it has no tokenizer.json")
+            if all(file.name != "tokenizer.json" for file in checkpoint.files):
+                raise CheckpointRefusedError("tokenizer", "it has no tokenizer.json")
         kind = stored_type(config)
         weights = math.ceil(weight_bytes(checkpoint.files) / WIDTHS[kind])
         return Model(

@@ -21,11 +21,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamesh.kit.config import Settings
-from llamesh.names import LIFELINE
 from llamesh.processes import exit_words
+from services.quant.states import StepKind
+from services.quant.step_environment import step_environment
+from services.quant.workspace import Workspace
 
 STEP_SECONDS = 24 * 3600.0
 """Deadline of one step. The longest step, the measurement of a large model on a few cores, takes hours."""
+MAX_SILENCE_SECONDS = 4 * 3600.0
+"""Maximum time without output. The prediction of a text by a large model on a few cores, the longest silence, takes an hour or two."""
 DONE, REFUSED, CRASHED, OUTAGE = 0, 1, 70, 75
 """Exit codes of a step's program; see ADR 36."""
 MAX_CRASH_TRIES = 3
@@ -78,18 +82,24 @@ class StepProcess:
     """The program of one step of a job."""
 
     def __init__(self, settings: Settings, kind: str, job_id: str, of_type: str) -> None:
+        self._settings = settings
+        self._kind = kind
+        self._workspace = Workspace(settings.home, job_id)
         self._words = (kind, job_id, *([of_type] if of_type else []))
-        self._environment = {name: value for name, value in os.environ.items() if name != LIFELINE} | {
-            "LLAMESH_HOME": str(settings.home),
-            "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin,
-            "LLAMA_IMATRIX_BIN": settings.llama_imatrix_bin,
-            "LLAMA_CONVERT_BIN": settings.llama_convert_bin,
-        }
         self._log: deque[str] = deque(maxlen=_LINES)
         self._report: dict[str, Any] = {}
 
-    async def run(self, on_progress: Callable[[int, int], None], seconds: float = STEP_SECONDS) -> Outcome:
-        """Run the program to its end. A program that exceeds the deadline is killed, which counts as refused."""
+    async def run(
+        self,
+        on_progress: Callable[[int, int], None],
+        seconds: float = STEP_SECONDS,
+        silence_seconds: float = MAX_SILENCE_SECONDS,
+    ) -> Outcome:
+        """Run the program to its end. Raises OSError.
+
+        A program that exceeds the deadline is killed, which counts as refused. One that is silent for too long is killed, which counts as a
+        crash, because it may have been stopped or wait for a lost answer.
+        """
         process = await asyncio.create_subprocess_exec(
             # -P: the folder in which the mesh was started may have a folder `services` of another project.
             *(sys.executable, "-P", "-m", "services.quant.step", *self._words),
@@ -97,15 +107,26 @@ class StepProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env=self._environment,
+            env=step_environment(self._settings, os.environ, uses_bucket=self._uses_bucket()),
         )
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            async with asyncio.timeout(seconds):
-                await asyncio.gather(self._listen(process.stdout, on_progress), self._read(process.stderr))
+            async with asyncio.timeout(seconds), asyncio.timeout(silence_seconds) as silence:
+
+                def heard() -> None:
+                    # A part may still come after the time is up.
+                    if not silence.expired():
+                        silence.reschedule(asyncio.get_running_loop().time() + silence_seconds)
+
+                await asyncio.gather(
+                    self._listen(process.stdout, heard, on_progress), self._read(process.stderr, heard)
+                )
                 code = await process.wait()
         except TimeoutError:
+            if silence.expired():
+                message = f"its program reported nothing for {silence_seconds / 3600:g} hours"
+                return Outcome(CRASHED, message=message, log="\n".join(self._log))
             return Outcome(REFUSED, message=f"it took longer than {seconds / 3600:g} hours", log="\n".join(self._log))
         finally:
             # Also after the program has ended: its descendants may still run.
@@ -121,8 +142,14 @@ class StepProcess:
             log="\n".join(self._log),
         )
 
-    async def _listen(self, stream: asyncio.StreamReader, on_progress: Callable[[int, int], None]) -> None:
-        async for line in _lines(stream, 1 << 20):
+    def _uses_bucket(self) -> bool:
+        """Whether the step reads or writes a bucket itself: `fetch` only if it cannot ask the download service for the model."""
+        return self._kind == StepKind.PUBLISH or (self._kind == StepKind.FETCH and bool(self._workspace.spec().objects))
+
+    async def _listen(
+        self, stream: asyncio.StreamReader, heard: Callable[[], None], on_progress: Callable[[int, int], None]
+    ) -> None:
+        async for line in _lines(stream, 1 << 20, heard):
             try:
                 report = json.loads(line)
             except ValueError:
@@ -135,15 +162,16 @@ class StepProcess:
             else:
                 self._report.update(report)
 
-    async def _read(self, stream: asyncio.StreamReader) -> None:
-        async for line in _lines(stream, _MAX_LINE):
+    async def _read(self, stream: asyncio.StreamReader, heard: Callable[[], None]) -> None:
+        async for line in _lines(stream, _MAX_LINE, heard):
             self._log.append(line)
 
 
-async def _lines(stream: asyncio.StreamReader, longest: int) -> AsyncIterator[str]:
-    """Yield the lines of a stream, each cut to its first `longest` bytes."""
+async def _lines(stream: asyncio.StreamReader, longest: int, heard: Callable[[], None]) -> AsyncIterator[str]:
+    """Yield the lines of a stream, each cut to its first `longest` bytes. Call `heard` for each part that comes."""
     rest = b""
     while block := await stream.read(_BLOCK):
+        heard()
         *whole, rest = (rest + block).split(b"\n")
         rest = rest[:longest]
         for line in whole:

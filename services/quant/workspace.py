@@ -106,6 +106,10 @@ class Workspace:
         """Path of the source model's predictions for the corpus: the same for all types."""
         return self.folder / "source.npy"
 
+    def lock(self, kind: str, of_type: str) -> Path:
+        """Path of the lock of a step: its program holds it while it runs."""
+        return self.folder / f"{kind}{of_type and '-'}{of_type}.lock"
+
     def prepare(self, spec: JobSpec) -> bool:
         """Make the folder and write the description of the job. Return whether the folder is new. Raises OSError."""
         new = not self._spec.exists()

@@ -14,11 +14,9 @@ import grpc
 import pytest
 
 from controller.declared_store import DeclaredServers
-from controller.footprint import MachineMemory
 from controller.model_files import ModelFile, ModelFiles
 from controller.reconcile import Reconciler
 from controller.runtimes import Engine, EngineExit, EngineLoad, EnginePhase, LaunchSpec
-from controller.runtimes.machine_memory import machine_memory
 from controller.runtimes.start_limit import default_limit
 from controller.servicer import ControllerServicer
 from controller.status_cache import StatusCache
@@ -27,6 +25,7 @@ from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.errors import DETAILS_KEY, MeshError, Reason
+from llamesh.kit.machine_memory import MachineMemory, machine_memory
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server

@@ -11,6 +11,7 @@ import numpy
 import pytest
 
 from services.quant.checkpoint_config import read_config
+from services.quant.step import llama_tensors
 from services.quant.step.llama_tensors import TensorsRefusedError, converted, interleaved, rope_factors
 from services.quant.step.safetensors_files import StoredTensor, read_checkpoint_tensors
 from tests.checkpoints import write_safetensors
@@ -154,6 +155,19 @@ def test_a_tensor_that_does_not_fit_is_named(
 ) -> None:
     with pytest.raises(TensorsRefusedError, match=said):
         converted(read_config(SMALL), stored(_shapes() | {name: shape}))
+
+
+def test_the_factors_of_a_rotation_are_not_made_for_weights_of_another_shape(
+    stored: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their number follows from config.json alone, which nothing else has proved."""
+    made: list[int] = []
+    monkeypatch.setattr(llama_tensors, "rope_factors", lambda config: made.append(config.head_width))
+    config = read_config(SMALL | {"architectures": ["LlamaForCausalLM"], "head_dim": 1024, "rope_scaling": LLAMA_3})
+    shapes = {name: shape for name, shape in _shapes().items() if "q_proj" not in name and "k_proj" not in name}
+    with pytest.raises(TensorsRefusedError):
+        converted(config, stored(shapes))
+    assert made == []
 
 
 def test_the_scaling_of_llama_3_divides_low_frequencies_only() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from controller.capacity import capacity
-from controller.footprint import Claim, Footprint, MachineMemory
-from controller.runtimes.machine_memory import RecentMemory, machine_memory
+from controller.footprint import Claim, Footprint
+from llamesh.kit.machine_memory import MachineMemory, RecentMemory, machine_memory
 
 GIB = 1 << 30
 

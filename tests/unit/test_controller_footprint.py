@@ -7,7 +7,6 @@ import pytest
 from controller.footprint import (
     Claim,
     Footprint,
-    MachineMemory,
     free,
     freed,
     needed,
@@ -16,6 +15,7 @@ from controller.footprint import (
     released,
     shared_weights,
 )
+from llamesh.kit.machine_memory import MachineMemory
 
 GIB = 1 << 30
 RESERVE = GIB

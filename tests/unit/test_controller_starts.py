@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from controller.footprint import Claim, Footprint, MachineMemory
+from controller.footprint import Claim, Footprint
 from controller.runtimes import Engine, EnginePhase
 from controller.runtimes.start_limit import MAX_STARTS, default_limit
 from controller.starts import (
@@ -21,6 +21,7 @@ from controller.starts import (
     StartScheduler,
     decide,
 )
+from llamesh.kit.machine_memory import MachineMemory
 
 GIB = 1 << 30
 SMALL, LARGE = Footprint("small", GIB), Footprint("large", 20 * GIB)

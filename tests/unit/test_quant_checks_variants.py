@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,22 @@ def test_tensors_whose_rows_do_not_divide_into_blocks_are_counted(source: Path) 
     matrices = [tensor for tensor in tensors if len(tensor.shape) > 1 and tensor.shape[0] % 256]
     assert len(fallbacks(tensors, "Q4_K_M")) == len(matrices) > 0
     assert fallbacks(tensors, "Q4_0") == []
+
+
+@pytest.mark.parametrize(
+    ("of_type", "like"), [("IQ4_NL", "IQ4_NL"), ("Q4_K_M", "_K"), ("IQ4_XS", "IQ4_XS"), ("Q8_0", "Q8_0")]
+)
+def test_a_fallback_is_a_tensor_that_llama_cpp_gave_another_type(
+    source: Path, tmp_path: Path, of_type: str, like: str
+) -> None:
+    """The rows of this model divide into blocks of 32, and not into blocks of 256."""
+    pytest.importorskip("cyllama", reason="llama.cpp's own quantiser is not installed: extra quant")
+    variant = tmp_path / "variant.gguf"
+    words = (sys.executable, "-m", "services.quant.step.quantiser", str(source), str(variant), of_type, "1")
+    subprocess.run(words, check=True, capture_output=True)
+    matrices = [tensor for tensor in opened(variant).tensors.values() if len(tensor.shape) > 1]
+    given = [tensor.name for tensor in matrices if like in tensor.type]
+    assert fallbacks(matrices, of_type) == ([] if given else [tensor.name for tensor in matrices])
 
 
 def test_the_divergence_is_that_of_the_definition() -> None:

@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from llamesh.kit.config import Settings
-from llamesh.kit.config_loading import load_settings
+from llamesh.kit.machine_memory import machine_memory
+from llamesh.sizes import size
 from services.quant.states import StepKind
 from services.quant.step import report
+from services.quant.step.memory_limit import limit_memory, limit_of
+from services.quant.step.step_lock import take_lock
 from services.quant.step_process import CRASHED, DONE, OUTAGE, REFUSED
 from services.quant.workspace import Workspace
 
@@ -40,9 +43,14 @@ def main(words: list[str]) -> int:
     kind, job_id, of_type = words[0], words[1], "".join(words[2:])
     _lower_priority()
     _end_with_service()
-    settings = load_settings()
+    # The service gives each step the settings that it needs. A file of settings has secrets that it does not need.
+    settings = Settings(_env_file=None)  # type: ignore[call-arg]
     workspace = Workspace(settings.home, job_id)
+    limit = limit_of(machine_memory())
+    limit_memory(limit)
     try:
+        # Held until this process ends.
+        take_lock(workspace.lock(kind, of_type))
         result = _done(kind, of_type, workspace, settings)
     except report.StepRefusedError as error:
         report.report_error(error.reason, str(error))
@@ -50,8 +58,12 @@ def main(words: list[str]) -> int:
     except (report.StepOutageError, report.StepCrashedError) as error:
         report.report_error(error.reason, str(error))
         return OUTAGE if isinstance(error, report.StepOutageError) else CRASHED
+    except MemoryError:
+        refusal = f"the step needs more than {size(limit)} of memory, which is all that it may have on this machine"
+        report.report_error("QUANT_REFUSED", refusal)
+        return REFUSED
     except Exception:
-        # A bug, or a machine without memory. Python's own exit code would mean that the step is refused.
+        # A bug. Python's own exit code would mean that the step is refused.
         traceback.print_exc()
         return CRASHED
     report.report_result(result)

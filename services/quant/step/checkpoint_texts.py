@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
 
-from services.quant.checkpoint_config import CheckpointConfig, CheckpointRefusedError, read_config, shown
+from services.quant.checkpoint_config import (
+    CODE_FILES,
+    CheckpointConfig,
+    CheckpointRefusedError,
+    read_config,
+    shown,
+    uses_own_converter,
+)
 from services.quant.step.report import StepRefusedError
+from services.quant.step.untrusted_json import MAX_MARKS, check_bounds, parse_json
 from services.quant.step.vocabulary import Vocabulary, VocabularyRefusedError, read_vocabulary
 
 
@@ -29,6 +36,7 @@ def read_texts(checkpoint: Path) -> CheckpointTexts:
         config = read_config(read_json(checkpoint / "config.json"))
         vocabulary = read_vocabulary(read_json(checkpoint / "tokenizer.json"), config.vocabulary)
         byte_pairs = vocabulary.kind == "gpt2"
+        _check_bounds(checkpoint)
         special = gguf.SpecialVocab(checkpoint, load_merges=byte_pairs, n_vocab=config.vocabulary)
     except (CheckpointRefusedError, VocabularyRefusedError) as error:
         raise StepRefusedError("QUANT_REFUSED", str(error)) from error
@@ -41,18 +49,26 @@ def read_texts(checkpoint: Path) -> CheckpointTexts:
     return CheckpointTexts(config, vocabulary, special)
 
 
-def brings_code(checkpoint: Path) -> bool:
-    """Return whether a checkpoint in a folder names code of its own."""
-    names = ("config.json", "tokenizer_config.json")
-    documents = [read_json(checkpoint / name) for name in names if (checkpoint / name).exists()]
-    return any(isinstance(each, dict) and bool(each.get("auto_map")) for each in documents)
+def _check_bounds(checkpoint: Path) -> None:
+    """Raise ValueError if a file is too large for the reader of special tokens, which has no bounds of its own."""
+    for path in checkpoint.glob("*.json"):
+        check_bounds(path.read_bytes())
+    merges = checkpoint / "merges.txt"
+    if merges.exists() and merges.read_bytes().count(b"\n") > MAX_MARKS:
+        raise ValueError(f"{merges.name} has more than {MAX_MARKS:,} lines")
+
+
+def converted_here(checkpoint: Path, program: str) -> bool:
+    """Return whether llamesh's own converter takes the checkpoint in a folder. `program` is another one, if it is set."""
+    documents = [read_json(checkpoint / name) for name in CODE_FILES if (checkpoint / name).exists()]
+    return uses_own_converter(program, documents)
 
 
 def read_json(path: Path) -> Any:
     """Return a parsed JSON file of a checkpoint. Raises StepRefusedError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise StepRefusedError("QUANT_REFUSED", f"the checkpoint has no {path.name}") from None
-    except (ValueError, RecursionError) as error:
-        raise StepRefusedError("QUANT_REFUSED", f"{path.name} is no JSON") from error
+    except ValueError as error:
+        raise StepRefusedError("QUANT_REFUSED", f"{path.name} cannot be read: {error}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.kit.gguf.types import FILE_TYPES
 from services.quant.checkpoint_config import CheckpointConfig, shown
 from services.quant.step import measurement
-from services.quant.step.checkpoint_texts import CheckpointTexts, brings_code, read_texts
+from services.quant.step.checkpoint_texts import CheckpointTexts, converted_here, read_texts
 from services.quant.step.llama_program import ProgressMarks, full_disk, program_at, run_program
 from services.quant.step.llama_tensors import LlamaTensor, converted
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress
@@ -33,8 +34,7 @@ def convert(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Convert the checkpoint, and remove its files. Return the size and the type of the GGUF file."""
     source, unfinished = workspace.source_part(1, 1), workspace.unfinished_source
     program = settings.llama_convert_bin
-    # Other converters would run the code that a checkpoint brings.
-    own = not program or brings_code(workspace.checkpoint)
+    own = converted_here(workspace.checkpoint, program)
     if not source.exists():
         try:
             if own:
@@ -50,7 +50,7 @@ def convert(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     except GgufError as error:
         raise StepRefusedError("MODEL_INVALID", f"the converted file is not sound: {error}") from error
     if own:
-        _check_runs(source, workspace)
+        _check_runs(source, metadata.vocabulary_size, workspace)
     shutil.rmtree(workspace.checkpoint, ignore_errors=True)
     return {"size": metadata.file_bytes, "quantisation": metadata.quantisation}
 
@@ -66,8 +66,8 @@ def _convert(checkpoint: Path, name: str, target: Path) -> None:
             raise StepRefusedError("STORE_UNAVAILABLE", full) from error
         words = error.strerror or "a write ended early"
         raise StepOutageError("STORE_UNAVAILABLE", f"the converted file cannot be written: {words}") from error
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        # Also SafetensorsError and TensorsRefusedError; the writer trusts what it is given.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        # Also SafetensorsError and TensorsRefusedError; the writer trusts what it is given, and packs numbers that may not fit.
         raise StepRefusedError("QUANT_REFUSED", shown(error, longest=300)) from error
 
 
@@ -147,12 +147,12 @@ def _convert_with_program(workspace: Workspace, target: Path, program: str) -> N
         raise StepRefusedError("QUANTISATION_FAILED", "llama.cpp's converter has written nothing")
 
 
-def _check_runs(source: Path, workspace: Workspace) -> None:
+def _check_runs(source: Path, vocabulary: int, workspace: Workspace) -> None:
     """Raise StepRefusedError unless llama.cpp can run the converted model, if this machine can find it out.
 
     `verify` uses the predictions that this makes.
     """
-    if measurement.memory_missing([source]):
+    if measurement.memory_missing([source], vocabulary):
         return
     try:
         measurement.cached_predictions(source, workspace.measured_source)

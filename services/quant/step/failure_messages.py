@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from llamesh.installation import install_command
 
 TOO_SHORT = "the text is too short for an importance matrix: it needs 1,024 tokens, about 5,000 letters"
+NO_MEMORY = "the memory of this machine does not suffice"
 _MEANINGS = (
+    (r"bad_alloc|(?:unable|failed) to allocate|insufficient memory|[Cc]annot allocate memory|MemoryError", NO_MEMORY),
     (
         r"requires an imatrix|missing importance matrix",
         "the type needs an importance matrix of this tensor, which the text has not given: set importance_matrix, or use a longer text",

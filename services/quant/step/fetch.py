@@ -9,14 +9,16 @@ import asyncio
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError, read_gguf
+from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError, object_store
 from llamesh.kit.own_places import models_place
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
@@ -25,8 +27,11 @@ from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import JobSpec, StoredPart, Workspace, finish
 
+T = TypeVar("T")
+
 _LOCATE_SECONDS = 6 * 3600.0
 """Deadline of the download service, which may have to copy the model from an object store first."""
+_REPORT_SECONDS = 60.0
 _BLOCK = 1 << 22
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP)
 
@@ -71,7 +76,8 @@ async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
     async with channel(settings, "download") as own:
         with asking("download"):
             request = LocateModelRequest(model_uuid=model_uuid)
-            return await CatalogueServiceStub(own).LocateModel(request, **call_options(_LOCATE_SECONDS))
+            call = CatalogueServiceStub(own).LocateModel(request, **call_options(_LOCATE_SECONDS))
+            return await _reported(call)
 
 
 def _objects(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Path]]:
@@ -93,9 +99,23 @@ async def _copied(objects: Sequence[StoredPart], settings: Settings) -> Sequence
         cache_bytes=settings.cache_bytes,
     )
     try:
-        return [await store.local_path(each.key, size=each.size) for each in objects]
+        return [await _reported(store.local_path(each.key, size=each.size)) for each in objects]
     finally:
         await store.close()
+
+
+async def _reported(copying: Awaitable[T]) -> T:
+    """Await a copy that is made elsewhere or by the store, with limits of its own, and report again and again that the step lives."""
+
+    async def report() -> None:
+        report_progress(0, 0)
+
+    task = BackgroundTask("report a copy", report, report_failure, every=_REPORT_SECONDS)
+    task.start()
+    try:
+        return await copying
+    finally:
+        await task.close()
 
 
 def _bring(parts: Sequence[tuple[StoredPart, Path]], workspace: Workspace) -> None:

@@ -20,7 +20,7 @@ from llamesh.kit.errors import MeshError
 from llamesh.v1.checkpoint_pb2 import CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from services.quant.job_sources import digest_of, weight_bytes
-from services.quant.step.checkpoint_texts import read_texts
+from services.quant.step.checkpoint_texts import converted_here, read_texts
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import Workspace, finish
 
@@ -49,11 +49,12 @@ async def _fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         if digest_of(found.files) != spec.source_sha256:
             raise StepRefusedError("CONTENT_MISMATCH", "the checkpoint was changed since the job was submitted")
         total, before = sum(file.size_bytes for file in found.files), 0
-        checked = bool(settings.llama_convert_bin)
+        checked = False
         for file in found.files:
             target = workspace.checkpoint / file.name
             if file.name.endswith(".safetensors") and not checked:
-                read_texts(workspace.checkpoint)
+                if converted_here(workspace.checkpoint, settings.llama_convert_bin):
+                    read_texts(workspace.checkpoint)
                 checked = True
             if not target.exists():
                 await _bring(stub, spec.source, file, target, partial(_report, before, total))

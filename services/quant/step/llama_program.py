@@ -20,8 +20,9 @@ from llamesh.disk_space import free_bytes
 from llamesh.processes import exit_words
 from llamesh.sizes import size
 from llamesh.tether import kill_with_parent
-from services.quant.step.failure_messages import translate
+from services.quant.step.failure_messages import NO_MEMORY, translate
 from services.quant.step.report import StepCrashedError, StepRefusedError, report_progress
+from services.quant.step_environment import plain_variables
 
 _NOISE = re.compile(r"^llama_model_loader: - (kv|type)|^\[\s*\d+")
 _REASON = re.compile(r"fail|error|requir|disabled")
@@ -31,9 +32,6 @@ _MAX_LINE = 500
 _BLOCK = 1 << 12
 _MAX_REST = 1 << 16
 """Maximum number of characters of an unfinished line that are kept. A program may write its whole progress into one line."""
-_KEPT = frozenset(
-    {"PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV"}
-)
 _MIN_FREE = 64 << 20
 """If the disk has less free space than this, a failed write counts as a full disk."""
 
@@ -71,7 +69,7 @@ def run_program(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if name in _KEPT} | variables,
+        env=plain_variables(os.environ) | variables,
     )
     assert process.stdout is not None
     last: deque[str] = deque(maxlen=30)
@@ -88,9 +86,11 @@ def run_program(
         return
     if full := full_disk(folder):
         raise StepRefusedError("STORE_UNAVAILABLE", full)
-    if code < 0:
+    said_last = translate(list(last))
+    # llama.cpp may abort where it gets no memory. Another try would get as much.
+    if code < 0 and said_last != NO_MEMORY:
         raise StepCrashedError(f"{what} {exit_words(code)}")
-    reason = translate(list(last)) or f"{what} {exit_words(code)}{usual_reason and ': perhaps '}{usual_reason}"
+    reason = said_last or f"{what} {exit_words(code)}{usual_reason and ': perhaps '}{usual_reason}"
     raise StepRefusedError("QUANTISATION_FAILED", reason)
 
 

@@ -53,6 +53,8 @@ class TensorsRefusedError(ValueError):
 def converted(config: CheckpointConfig, stored: Mapping[str, StoredTensor]) -> list[LlamaTensor]:
     """Return the tensors of the GGUF file. Raises TensorsRefusedError."""
     found = [_tensor(config, names, each) for names, each in _named(config, stored)]
+    # First: it is the weights that prove the numbers of config.json.
+    _check_complete(config, {tensor.name: tensor.shape for tensor in found})
     if factors := rope_factors(config):
         found.append(
             LlamaTensor(
@@ -62,7 +64,6 @@ def converted(config: CheckpointConfig, stored: Mapping[str, StoredTensor]) -> l
                 lambda: numpy.array(factors, numpy.float32),
             )
         )
-    _check_complete(config, {tensor.name: tensor.shape for tensor in found})
     return found
 
 

@@ -14,12 +14,16 @@ from typing import Any
 import numpy
 
 from llamesh.cores import usable_cores
+from llamesh.kit.machine_memory import machine_memory
 from llamesh.sizes import size
 from services.quant.workspace import finish
 
 MAX_TOKENS = 512
 """Maximum number of tokens of the text that are read."""
-_MEMORY = Path("/proc/meminfo")
+_ARRAYS = 10
+"""Arrays that exist at once, with a number for each token of the vocabulary and each measured one of the text: llama.cpp's logits of the
+whole text, twice, the predictions of both models, and what is computed of them."""
+_FLOAT_BYTES = 4
 CORPUS = Path(__file__).resolve().parent.parent / "corpus.txt"
 
 
@@ -86,25 +90,18 @@ def predictions(path: Path) -> tuple[Any, Any]:
         context.decode(batch)
         half = range(len(tokens) // 2, len(tokens))
         logits = numpy.stack([numpy.asarray(context.get_logits_ith(place), numpy.float32) for place in half])
+    except MemoryError:
+        raise
     except Exception as error:
         raise NotMeasurableError(f"llama.cpp cannot run it: {error}") from error
     return numpy.array(tokens[half.start :]), _log_probabilities(logits)
 
 
-def memory_missing(paths: Sequence[Path]) -> str:
-    """Return why the memory does not suffice to run a model in these files; empty if it does."""
-    needed = sum(path.stat().st_size for path in paths)
-    left = _available_memory()
-    return f"the source needs {size(needed)} of memory, {size(left)} are available" if left < needed else ""
-
-
-def _available_memory() -> int:
-    """Return the bytes of memory that programs may still allocate; a number too large to be a limit if there is no /proc."""
-    try:
-        lines = _MEMORY.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return 1 << 62
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+def memory_missing(paths: Sequence[Path], vocabulary: int) -> str:
+    """Return why the memory does not suffice to measure a model in these files, with this number of tokens; empty if it does."""
+    needed = sum(path.stat().st_size for path in paths) + _ARRAYS * MAX_TOKENS // 2 * vocabulary * _FLOAT_BYTES
+    left = machine_memory().available_bytes
+    return f"measuring it needs {size(needed)} of memory, {size(left)} are available" if left < needed else ""
 
 
 def _log_probabilities(logits: Any) -> Any:

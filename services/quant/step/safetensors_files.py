@@ -9,7 +9,6 @@ bounded by the limit of a header.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +20,10 @@ import numpy
 
 from llamesh.kit.gguf import MAX_TENSORS
 from services.quant.checkpoint_config import WIDTHS, shown
+from services.quant.step.untrusted_json import parse_json
 
-MAX_HEADER_BYTES = 16 << 20
-"""Maximum length of a header. Real files with thousands of tensors have less than one MiB."""
+MAX_HEADER_BYTES = 4 << 20
+"""Maximum length of a header: 256 bytes for each of MAX_TENSORS. Real files with thousands of tensors have less than one MiB."""
 _MAX_DIMENSIONS = 4
 NUMPY_TYPES: Mapping[str, str] = MappingProxyType({"F32": "<f4", "F16": "<f2", "BF16": "<u2"})
 """How numpy reads and writes the weights of a type; BF16, which it has not, as 16-bit whole numbers."""
@@ -74,9 +74,9 @@ def read_tensors(path: Path) -> list[StoredTensor]:
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise SafetensorsError(f"{path.name}: no safetensors file, or a header of {length} bytes")
         try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError) as error:
-            raise SafetensorsError(f"{path.name}: its header is no JSON") from error
+            header = parse_json(file.read(length))
+        except ValueError as error:
+            raise SafetensorsError(f"{path.name}: its header cannot be read: {error}") from error
     if not isinstance(header, dict):
         raise SafetensorsError(f"{path.name}: its header is no JSON object")
     header.pop("__metadata__", None)

@@ -34,6 +34,13 @@ def sample_of(info: TensorInfo, seed: int) -> tuple[int, int, int]:
     return matrix, matrix * rows + seed % (rows - count + 1), count
 
 
+def block_of(of_type: str) -> int:
+    """Return the number of weights that a type of tensors or files stores together. A row has to divide into it."""
+    kind = gguf.GGMLQuantizationType.__members__.get(of_type)
+    # A type that only files have, such as Q4_K_M, mixes types with blocks of this size.
+    return gguf.GGML_QUANT_SIZES[kind][0] if kind is not None else gguf.QK_K
+
+
 def stored_rows(path: Path, info: TensorInfo, first: int, count: int) -> Any:
     """Return the bytes of some rows, one line for each row."""
     width = info.size // row_count(info)

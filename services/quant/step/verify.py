@@ -22,7 +22,6 @@ from services.quant.workspace import Workspace
 _PARTS = 4
 _MAX_ERROR_FACTOR = 1.02
 """The bytes of two builds may differ if the error grows by at most this factor."""
-_BLOCK_OF_K = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,12 @@ def verify(workspace: Workspace, of_type: str) -> dict[str, Any]:
         "matrix_sha256": (workspace.result(StepKind.IMATRIX, "") or {}).get("sha256", ""),
     }
     limit = spec.max_kl_divergence or QUANTISATIONS[of_type].max_kl
-    report |= measured(workspace, of_type, limit)
+    report |= measured(workspace, source.metadata.vocabulary_size, of_type, limit)
+    if report.get("not_measured") and spec.max_kl_divergence:
+        # The caller asked for a proof. The limit of a type is llamesh's own, and the other checks have passed.
+        raise StepRefusedError(
+            "QUANT_REFUSED", f"max_kl_divergence is set, and the variant was not measured: {report['not_measured']}"
+        )
     report_progress(3, _PARTS)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -129,20 +133,21 @@ def seed_of(job_id: str, of_type: str) -> int:
 
 
 def fallbacks(tensors: Any, of_type: str) -> list[str]:
-    """Return the tensors whose rows do not divide into the blocks of a K or IQ type, so that llama.cpp chose another type."""
-    if "_K" not in of_type and not of_type.startswith("IQ"):
-        return []
-    return [info.name for info in tensors if len(info.shape) > 1 and info.shape[0] % _BLOCK_OF_K]
+    """Return the tensors whose rows do not divide into the blocks of a type, so that llama.cpp chose another type."""
+    block = tensor_rows.block_of(of_type)
+    return [info.name for info in tensors if len(info.shape) > 1 and info.shape[0] % block]
 
 
-def measured(workspace: Workspace, of_type: str, limit: float) -> dict[str, Any]:
+def measured(workspace: Workspace, vocabulary: int, of_type: str, limit: float) -> dict[str, Any]:
     """Return the measured fields of the report. Raises StepRefusedError if the variant differs too much from its source."""
-    if short := measurement.memory_missing(workspace.sources):
+    if short := measurement.memory_missing(workspace.sources, vocabulary):
         return {"not_measured": short}
     try:
         tokens, source = measurement.cached_predictions(workspace.sources[0], workspace.measured_source)
     except measurement.NotMeasurableError as error:
         return {"not_measured": str(error)}
+    # The step is not silent for the time of both models.
+    report_progress(2, _PARTS)
     try:
         others, variant = measurement.predictions(workspace.variant(of_type))
     except measurement.NotMeasurableError as error:

@@ -339,6 +339,29 @@ async def test_a_checkpoint_that_brings_code_is_converted_by_llamesh_which_runs_
     assert not (tmp_path / "said").exists()
 
 
+@pytest.mark.parametrize("own_converter", ["program"], indirect=True)
+async def test_a_tokenizer_that_brings_code_is_refused_before_any_work(quant: Quant, repository: Repository) -> None:
+    """The other converter would run the code, and llamesh's own does not know the architecture."""
+    _change(repository, architectures=["Gemma9ForCausalLM"])
+    document = json.loads(repository.files["tokenizer_config.json"])
+    repository.files["tokenizer_config.json"] = json.dumps(document | {"auto_map": {"AutoTokenizer": "a.B"}}).encode()
+    reason, words = await _refused(quant, "hf:ada/Tiny")
+    assert (reason, "Gemma9ForCausalLM is not converted" in words) == ("QUANT_REFUSED", True)
+
+
+@pytest.mark.parametrize("own_converter", ["program"], indirect=True)
+async def test_a_tokenizer_with_code_and_a_long_file_is_refused_before_the_weights_come(
+    quant: Quant, hub: FakeHub, repository: Repository
+) -> None:
+    _change(repository, architectures=["Gemma9ForCausalLM"])
+    document = json.loads(repository.files["tokenizer_config.json"])
+    long = {"auto_map": {"AutoTokenizer": "a.B"}, "more": "x" * (1 << 20)}
+    repository.files["tokenizer_config.json"] = json.dumps(document | long).encode()
+    job = await quant.ended((await quant.create("Q8_0", model_uuid="", source="hf:ada/Tiny")).job_id)
+    assert (job.state, states(job)[0], job.error.reason) == (FAILED, "fetch FAILED", "QUANT_REFUSED")
+    assert not [path for path, _ in hub.asked if "/resolve/" in path and path.endswith(".safetensors")]
+
+
 async def test_a_tokenizer_that_cannot_be_converted_is_found_before_the_weights_come(
     quant: Quant, hub: FakeHub, repository: Repository
 ) -> None:

@@ -12,15 +12,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from controller.footprint import MachineMemory
 
 MAX_AGE_SECONDS = 0.25
 """Maximum age of a reading, in seconds."""
 _UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number of this size."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineMemory:
+    """Memory of this machine, or of the container that this process runs in, in bytes."""
+
+    total_bytes: int
+    available_bytes: int
+    """Memory that the system could give to a program now. Pages of files count as available, mapped or not."""
 
 
 def machine_memory(root: Path = Path("/")) -> MachineMemory:
