@@ -144,8 +144,9 @@ class S3Store:
 
     async def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
+        checked_key(key)
         with s3_errors(f"cannot look up {key}"):
-            found = await self.run(self.client.stat_object, self.name, checked_key(key))
+            found = await self.run(self.client.stat_object, self.name, key)
         return ObjectInfo(key=key, size=found.size or 0, modified=found.last_modified or self._clock())
 
     async def _size(self, key: str) -> int:
@@ -153,8 +154,9 @@ class S3Store:
 
     async def delete(self, key: str) -> None:
         """See ObjectStore. Removes the local copy as well."""
+        checked_key(key)
         with s3_errors(f"cannot delete {key}"):
-            await self.run(self.client.remove_object, self.name, checked_key(key))
+            await self.run(self.client.remove_object, self.name, key)
         self._cache.remove(key)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
@@ -252,9 +254,9 @@ class _Staged:
         if self.key not in ("", key):
             raise StoreError(f"{self.key} cannot be published as {key}")
         if not self.key:
-            source = CopySource(store.name, self._name)
+            checked_key(key)
             with s3_errors(f"cannot publish {key}"):
-                await store.run(store.client.copy_object, store.name, checked_key(key), source)
+                await store.run(store.client.copy_object, store.name, key, CopySource(store.name, self._name))
         info = await store.stat(key)
         if info.size != self._size:
             raise StoreUnavailableError(f"{key} was published with {info.size} bytes instead of {self._size}")

@@ -46,6 +46,9 @@ def s3_errors(what: str) -> Iterator[None]:
         raise StoreUnavailableError(f"{what}: the object store answers with HTTP status {error.status_code}") from error
     except InvalidResponseError as error:
         raise StoreUnavailableError(f"{what}: the server at MINIO_ENDPOINT is not an S3 server") from error
+    except ValueError as error:
+        # The client checks names before it sends a request, and those of new buckets more strictly than those of old ones.
+        raise StoreDeniedError(f"{what}: the S3 client refuses the request: check MINIO_BUCKET") from error
     except urllib3.exceptions.HTTPError as error:
         raise StoreUnavailableError(f"{what}: the object store {_transport_words(error)}") from error
 
