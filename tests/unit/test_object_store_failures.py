@@ -239,6 +239,18 @@ async def test_concurrent_requests_for_a_local_file_cause_one_download(s3: FakeS
     assert [method for method, path in s3.requests if "location" not in path] == asked
 
 
+async def test_a_delete_in_one_bucket_leaves_the_copy_that_another_bucket_shares(
+    s3: FakeS3, remote: S3Store, tmp_path: Path
+) -> None:
+    await put(remote, KEY, chunks())
+    path = await remote.local_path(KEY)
+    other = S3Store(s3.place().model_copy(update={"bucket": "variants"}), tmp_path / "cache")
+    await other.prepare()
+    await other.delete(KEY)
+    assert path.read_bytes() == CONTENT
+    await other.close()
+
+
 async def test_a_cancelled_waiter_does_not_stop_the_download_for_others(remote: S3Store) -> None:
     await put(remote, KEY, chunks())
     first, second = (asyncio.create_task(remote.local_path(KEY)) for _ in range(2))

@@ -153,11 +153,10 @@ class S3Store:
         return (await self.stat(key)).size
 
     async def delete(self, key: str) -> None:
-        """See ObjectStore. Removes the local copy as well."""
+        """See ObjectStore. The local copy stays: an object of another bucket may have its bytes, and an engine may be about to open it."""
         checked_key(key)
         with s3_errors(f"cannot delete {key}"):
             await self.run(self.client.remove_object, self.name, key)
-        self._cache.remove(key)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """See ObjectStore."""
