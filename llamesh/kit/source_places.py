@@ -47,6 +47,19 @@ class S3Place(BaseModel):
     region: str = "us-east-1"
 
 
+class StorePlace(S3Place):
+    """A bucket in which this mesh keeps models. It knows the names of its settings, for messages."""
+
+    server_settings: str = "MINIO_"
+    """Begin of the names of the settings with the address and the keys of its server."""
+    bucket_setting: str = "MINIO_BUCKET"
+
+    @property
+    def settings(self) -> str:
+        """Names of the settings with its address and its keys."""
+        return ", ".join(f"{self.server_settings}{name}" for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY"))
+
+
 class RegistryPlace(BaseModel):
     """A registry, with credentials to read it. Without a password, public repositories are read."""
 

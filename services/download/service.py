@@ -217,7 +217,7 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     hub = hub_of(settings)
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)
-    bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None
+    bucket = S3Bucket(rules, place, place.settings) if place else None
     models: QuantModels | None = QuantMember(quant_member) if settings.quant else None
     if settings.quant_service_url:
         models = QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from aiohttp import web
 from pydantic import SecretStr
 
-from llamesh.kit.source_places import S3Place
+from llamesh.kit.source_places import StorePlace
 from tests.unit.loopback import ALL_PATHS, serving
 from tests.unit.web_objects import answer
 
@@ -66,9 +66,9 @@ class FakeS3:
             "MINIO_SECRET_KEY": self.secret_key,
         }
 
-    def place(self) -> S3Place:
+    def place(self) -> StorePlace:
         """The bucket `models` of the server."""
-        return S3Place(
+        return StorePlace(
             endpoint=self.endpoint,
             bucket="models",
             access_key=SecretStr(self.access_key),

@@ -29,7 +29,7 @@ from llamesh.kit.objects import (
     put,
 )
 from llamesh.kit.objects.s3 import S3Store
-from llamesh.kit.objects.s3_errors import s3_errors
+from llamesh.kit.objects.s3_errors import S3Errors
 from llamesh.kit.objects.staging import StagingFile
 from tests.unit.fake_s3 import TIME, FakeS3, fake_s3
 
@@ -272,7 +272,7 @@ async def test_a_missing_bucket_is_created(s3: FakeS3, remote: S3Store) -> None:
 
 def test_what_an_s3_server_says_is_short_and_printable() -> None:
     said = "\x1b[2J\u202e" + "a" * 5000
-    with pytest.raises(StoreUnavailableError) as caught, s3_errors("cannot read x"):
+    with pytest.raises(StoreUnavailableError) as caught, S3Errors("MINIO_", "MINIO_BUCKET")("cannot read x"):
         raise S3Error(cast("Any", None), said, said, None, None, None)
     words = str(caught.value)
     assert words.isprintable()

@@ -24,7 +24,7 @@ from llamesh.kit.objects.store import (
     object_key,
     put,
 )
-from llamesh.kit.source_places import S3Place
+from llamesh.kit.source_places import StorePlace
 
 __all__ = [
     "DirectoryStore",
@@ -50,7 +50,7 @@ __all__ = [
 
 
 def object_store(
-    directory: Path, place: S3Place | None = None, *, cache_directory: Path, cache_bytes: int = 0
+    directory: Path, place: StorePlace | None = None, *, cache_directory: Path, cache_bytes: int = 0
 ) -> ObjectStore:
     """Create the store: the bucket of `place`, or `directory` if there is none.
 

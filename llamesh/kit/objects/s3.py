@@ -30,12 +30,12 @@ from llamesh.kit.clock import utc_now
 from llamesh.kit.logs import log
 from llamesh.kit.objects.node_cache import NodeCache
 from llamesh.kit.objects.parts import SUFFIX, ObjectOrigin
-from llamesh.kit.objects.s3_errors import s3_errors
+from llamesh.kit.objects.s3_errors import S3Errors
 from llamesh.kit.objects.s3_parts import S3Parts
 from llamesh.kit.objects.s3_transfer import ObjectReader, Upload
 from llamesh.kit.objects.staging import BLOCK, blocks
 from llamesh.kit.objects.store import ObjectInfo, StoreError, StoreUnavailableError, checked_key, is_key
-from llamesh.kit.source_places import S3Place
+from llamesh.kit.source_places import StorePlace
 
 _STAGING = "staging/"
 _MIN_PART = 16 << 20
@@ -54,12 +54,13 @@ class S3Store:
 
     def __init__(
         self,
-        place: S3Place,
+        place: StorePlace,
         cache_directory: Path,
         cache_bytes: int = 0,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.name = place.bucket
+        self.errors = S3Errors(place.server_settings, place.bucket_setting)
         self._clock = clock
         self._cache = NodeCache(cache_directory, self.read_object, self._size, limit=cache_bytes)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
@@ -81,7 +82,7 @@ class S3Store:
 
     async def prepare(self) -> None:
         """See ObjectStore. Removes staged objects that are older than 24 hours: S3 cannot tell whether a writer is dead."""
-        with s3_errors(f"cannot use bucket {self.name}"):
+        with self.errors(f"cannot use bucket {self.name}"):
             await self.run(self._prepare)
 
     def _prepare(self) -> None:
@@ -95,7 +96,7 @@ class S3Store:
 
     async def check(self) -> None:
         """See ObjectStore."""
-        with s3_errors(f"cannot use bucket {self.name}"):
+        with self.errors(f"cannot use bucket {self.name}"):
             await self.run(self._check)
 
     def _check(self) -> None:
@@ -113,7 +114,7 @@ class S3Store:
 
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> _Staged:
         """See ObjectStore. Uploads in parts; a failure or cancellation aborts the multipart upload."""
-        with s3_errors("cannot write to the object store"):
+        with self.errors("cannot write to the object store"):
             await self.run(self._check)
         name = f"{_STAGING}{secrets.token_hex(16)}"
         part_size = max(_MIN_PART, (expected_size or 0) // _MAX_PARTS)
@@ -130,7 +131,7 @@ class S3Store:
             )
         )
         try:
-            with s3_errors("cannot write to the object store"):
+            with self.errors("cannot write to the object store"):
                 await asyncio.shield(upload)
         except asyncio.CancelledError:
             source.abort()
@@ -145,7 +146,7 @@ class S3Store:
     async def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
         checked_key(key)
-        with s3_errors(f"cannot look up {key}"):
+        with self.errors(f"cannot look up {key}"):
             found = await self.run(self.client.stat_object, self.name, key)
         return ObjectInfo(key=key, size=found.size or 0, modified=found.last_modified or self._clock())
 
@@ -155,12 +156,12 @@ class S3Store:
     async def delete(self, key: str) -> None:
         """See ObjectStore. The local copy stays: an object of another bucket may have its bytes, and an engine may be about to open it."""
         checked_key(key)
-        with s3_errors(f"cannot delete {key}"):
+        with self.errors(f"cannot delete {key}"):
             await self.run(self.client.remove_object, self.name, key)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """See ObjectStore."""
-        with s3_errors("cannot list objects"):
+        with self.errors("cannot list objects"):
             page = await self.run(self._list, prefix)
         for info in page:
             yield info
@@ -182,7 +183,7 @@ class S3Store:
 
     async def read_object(self, path: str, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
         """Yield the bytes of a published or staged object from `offset`, `length` of them or all (0); ObjectNotFoundError."""
-        with s3_errors(f"cannot read {path}"):
+        with self.errors(f"cannot read {path}"):
             response = await self.run(self.client.get_object, self.name, path, offset=offset, length=length)
             try:
                 while block := await self.run(response.read, BLOCK):
@@ -204,9 +205,9 @@ class S3Store:
         return self._open(checked_key(key))
 
     def _open(self, name: str) -> BinaryIO:
-        with s3_errors(f"cannot open {name}"):
+        with self.errors(f"cannot open {name}"):
             size = self.client.stat_object(self.name, name).size or 0
-        return cast("BinaryIO", io.BufferedReader(ObjectReader(self.client, self.name, name, size), BLOCK))
+        return cast("BinaryIO", io.BufferedReader(ObjectReader(self, name, size), BLOCK))
 
     async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
         """See ObjectStore. Concurrent callers share one download."""
@@ -254,7 +255,7 @@ class _Staged:
             raise StoreError(f"{self.key} cannot be published as {key}")
         if not self.key:
             checked_key(key)
-            with s3_errors(f"cannot publish {key}"):
+            with store.errors(f"cannot publish {key}"):
                 await store.run(store.client.copy_object, store.name, key, CopySource(store.name, self._name))
         info = await store.stat(key)
         if info.size != self._size:
@@ -264,6 +265,6 @@ class _Staged:
     async def discard(self) -> None:
         store = self._store
         if not self._discarded:
-            with s3_errors("cannot remove a staged object"):
+            with store.errors("cannot remove a staged object"):
                 await store.run(store.client.remove_object, store.name, self._name)
             self._discarded = True

@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from llamesh.kit.completion import to_completion
 from llamesh.kit.objects.parted_upload import Bucket, PartedUpload
 from llamesh.kit.objects.parts import SUFFIX, PartLayout
-from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_multipart import Multipart
 from llamesh.kit.objects.store import ObjectNotFoundError, is_key
 
@@ -45,17 +44,17 @@ class S3Parts:
 
     async def create(self, name: str, layout: PartLayout) -> str:
         """See PartedObjects."""
-        with s3_errors("cannot write to the object store"):
+        with self._bucket.errors("cannot write to the object store"):
             return await to_completion(self._bucket.run(self._multipart.create, self._path(name)))
 
     async def open(self, name: str, upload: str, layout: PartLayout, recorded: Mapping[int, str]) -> PartedUpload:
         """See PartedObjects."""
         path = self._path(name)
         try:
-            with s3_errors("cannot read the parts of an upload"):
+            with self._bucket.errors("cannot read the parts of an upload"):
                 parts = await self._bucket.run(self._multipart.parts, path, upload)
         except ObjectNotFoundError:
-            with s3_errors("the upload is gone"):
+            with self._bucket.errors("the upload is gone"):
                 found = await self._bucket.run(self._bucket.client.stat_object, self._bucket.name, path)
             if found.size != layout.size:
                 raise
@@ -75,7 +74,7 @@ class S3Parts:
 
     async def remove(self, name: str, upload: str) -> None:
         """See PartedObjects."""
-        with s3_errors("cannot remove a staged object"):
+        with self._bucket.errors("cannot remove a staged object"):
             await to_completion(self._bucket.run(self._remove, self._path(name), upload))
 
     def _remove(self, path: str, upload: str) -> None:
@@ -87,7 +86,7 @@ class S3Parts:
 
     async def found(self) -> Sequence[tuple[str, str]]:
         """See PartedObjects."""
-        with s3_errors("cannot list uploads"):
+        with self._bucket.errors("cannot list uploads"):
             return await self._bucket.run(self._abandoned)
 
     def _abandoned(self) -> list[tuple[str, str]]:

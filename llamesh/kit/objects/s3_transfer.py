@@ -10,9 +10,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator
 
-from minio import Minio
-
-from llamesh.kit.objects.s3_errors import s3_errors
+from llamesh.kit.objects.parted_upload import Bucket
 from llamesh.kit.objects.store import StoreError
 
 
@@ -62,8 +60,7 @@ class Upload:
 class ObjectReader(io.RawIOBase):
     """A seekable file over one object; each read is one ranged request."""
 
-    def __init__(self, client: Minio, bucket: str, name: str, size: int) -> None:
-        self._client = client
+    def __init__(self, bucket: Bucket, name: str, size: int) -> None:
         self._bucket = bucket
         self._name = name
         self._size = size
@@ -92,8 +89,9 @@ class ObjectReader(io.RawIOBase):
         length = min(len(buffer), self._size - self._position)
         if length <= 0:
             return 0
-        with s3_errors(f"cannot read {self._name}"):
-            response = self._client.get_object(self._bucket, self._name, offset=self._position, length=length)
+        bucket = self._bucket
+        with bucket.errors(f"cannot read {self._name}"):
+            response = bucket.client.get_object(bucket.name, self._name, offset=self._position, length=length)
             try:
                 data = response.read()
             finally:
