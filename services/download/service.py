@@ -183,12 +183,17 @@ def _handed_over_files(settings: Settings, transfers: Transfers, quant: grpc.aio
 
 
 def store_of(settings: Settings) -> ObjectStore:
-    """Return the object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set."""
+    """Return the object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set.
+
+    Another mesh of the bucket is taken to have the same LLAMESH_DOWNLOAD_PAUSED_HOURS. A day is the margin between
+    the last part and the begin of a pause.
+    """
     return object_store(
         settings.home / "objects",
         models_place(settings),
         cache_directory=settings.home / "cache",
         cache_bytes=settings.cache_bytes,
+        kept=timedelta(hours=settings.download_paused_hours, days=1),
     )
 
 

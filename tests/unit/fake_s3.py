@@ -41,6 +41,8 @@ class FakeS3:
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.upload_keys: dict[str, str] = {}
         """Keys of all uploads that were begun."""
+        self.part_time = TIME
+        """When parts were written, as ListParts says."""
         self.page = 1000
         """Parts in one answer of ListParts."""
         self.requests: list[tuple[str, str]] = []
@@ -134,7 +136,7 @@ class FakeS3:
         numbers = sorted(number for number in self.uploads[upload] if number > after)
         entries = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{hashlib.md5(data).hexdigest()}</ETag>"
-            f"<Size>{len(data)}</Size></Part>"
+            f"<LastModified>{self.part_time:%Y-%m-%dT%H:%M:%S.000Z}</LastModified><Size>{len(data)}</Size></Part>"
             for number, data in ((number, self.uploads[upload][number]) for number in numbers[:most])
         )
         more = "true" if len(numbers) > most else "false"

@@ -5,6 +5,7 @@ under their key atomically; or they are uploaded under their key, if it is known
 content addresses made by `object_key`, never text of a user.
 """
 
+from datetime import timedelta
 from pathlib import Path
 
 from llamesh.kit.objects.directory import DirectoryStore
@@ -50,16 +51,22 @@ __all__ = [
 
 
 def object_store(
-    directory: Path, place: StorePlace | None = None, *, cache_directory: Path, cache_bytes: int = 0
+    directory: Path,
+    place: StorePlace | None = None,
+    *,
+    cache_directory: Path,
+    cache_bytes: int = 0,
+    kept: timedelta = timedelta(),
 ) -> ObjectStore:
     """Create the store: the bucket of `place`, or `directory` if there is none.
 
-    An S3 store keeps the local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for). Nothing is
-    opened: call `prepare()` before use.
+    An S3 store keeps the local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for). Another
+    mesh of the bucket may need an unfinished object for `kept` after its last write; at least a week is assumed. Nothing is opened: call
+    `prepare()` before use.
     """
     if place is None:
         return DirectoryStore(directory)
     # Imported only if needed: the S3 client takes 8 MB of memory.
     from llamesh.kit.objects.s3 import S3Store
 
-    return S3Store(place, cache_directory, cache_bytes)
+    return S3Store(place, cache_directory, cache_bytes, kept=kept)

@@ -49,7 +49,8 @@ T = TypeVar("T")
 class S3Store:
     """Objects in one bucket, with local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for).
 
-    `place.region` is not used: the client asks the server for it.
+    `kept`: time after its last write for which another mesh of the bucket may need an unfinished object. `place.region` is not used: the
+    client asks the server for it.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class S3Store:
         cache_directory: Path,
         cache_bytes: int = 0,
         clock: Callable[[], datetime] = utc_now,
+        kept: timedelta = timedelta(),
     ) -> None:
         self.name = place.bucket
         self.errors = S3Errors(place.server_settings, place.bucket_setting)
@@ -78,7 +80,7 @@ class S3Store:
             ),
         )
         self._reader = (server_of(place.endpoint, place.secure), place.access_key.get_secret_value())
-        self.parts = S3Parts(self, _STAGING, clock)
+        self.parts = S3Parts(self, _STAGING, clock, kept)
 
     async def prepare(self) -> None:
         """See ObjectStore. Removes staged objects that are older than 24 hours: S3 cannot tell whether a writer is dead."""

@@ -23,19 +23,23 @@ MIN_PART_BYTES = 5 << 20
 """Minimum size of a part in S3; the last part may be smaller."""
 MAX_PARTS = 9_000
 """S3 allows 10,000."""
-ABANDONED = timedelta(days=7)
-"""Age after which an upload without a record is removed. Another mesh with a database of its own may use the bucket."""
+MIN_KEPT = timedelta(days=7)
+"""Minimum time after its last part for which an upload without a record is kept: a mesh with a database of its own may use the bucket."""
 
 
 class S3Parts:
-    """The multipart uploads of a bucket: those with a token for their name are below `prefix`. `clock` returns the time in UTC."""
+    """The multipart uploads of a bucket: those with a token for their name are below `prefix`. `clock` returns the time in UTC.
+
+    `kept`: time after the last part for which another mesh may still need an upload, at least MIN_KEPT.
+    """
 
     in_place = True
 
-    def __init__(self, bucket: Bucket, prefix: str, clock: Callable[[], datetime]) -> None:
+    def __init__(self, bucket: Bucket, prefix: str, clock: Callable[[], datetime], kept: timedelta) -> None:
         self._bucket = bucket
         self._prefix = prefix
         self._clock = clock
+        self._kept = max(kept, MIN_KEPT)
         self._multipart = Multipart(bucket.client, bucket.name)
 
     def layout(self, size: int, part_size: int) -> PartLayout:
@@ -93,12 +97,13 @@ class S3Parts:
         entries = self._multipart.uploads("")
         for entry in self._bucket.client.list_objects(self._bucket.name, prefix=self._prefix, recursive=True):
             entries.append((entry.object_name or "", "", entry.last_modified))
-        before = self._clock() - ABANDONED
+        before = self._clock() - self._kept
         return [
             (path.removeprefix(self._prefix).removesuffix(SUFFIX), upload)
             for path, upload, since in entries
             if (path.startswith(self._prefix) and path.endswith(SUFFIX)) or is_key(path)
             if since is not None and since < before
+            if not upload or self._multipart.last_write(path, upload, since) < before
         ]
 
     def _path(self, name: str) -> str:
