@@ -17,6 +17,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
 from llamesh.kit.member_lease import member_lease
+from llamesh.kit.objects import SWEEP_SECONDS as STORE_SWEEP_SECONDS
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.own_places import models_place, quant_place
 from llamesh.kit.ownership import Owner, owner_of
@@ -94,7 +95,7 @@ async def run(member: Member) -> None:
             member, database, "store", store_owner(settings, owner), _other_store, release=not settings.minio_endpoint
         )
         await stack.enter_async_context(lease)
-        store = store_of(settings)
+        store = store_of(settings, owner)
         stack.push_async_callback(store.close)
         channels = {name: channel(settings, name) for name in ("gateway", "contract", "controller", "quant")}
         for each in channels.values():
@@ -166,7 +167,10 @@ async def run(member: Member) -> None:
         links = BackgroundTask(
             "remove links of models that are gone", delivery.sweep, report_failure, every=SWEEP_SECONDS
         )
-        for task in (headers, links, _handed_over_files(settings, transfers, channels["quant"])):
+        staged = BackgroundTask(
+            "sweep the object store", store.sweep, report_failure, every=STORE_SWEEP_SECONDS, immediately=False
+        )
+        for task in (headers, links, staged, _handed_over_files(settings, transfers, channels["quant"])):
             task.start()
             stack.push_async_callback(task.close)
         await member.serve()
@@ -182,7 +186,7 @@ def _handed_over_files(settings: Settings, transfers: Transfers, quant: grpc.aio
     return BackgroundTask("remove handed over files", remove, report_failure, every=HANDED_OVER_SECONDS)
 
 
-def store_of(settings: Settings) -> ObjectStore:
+def store_of(settings: Settings, owner: Owner) -> ObjectStore:
     """Return the object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set.
 
     Another mesh of the bucket is taken to have the same LLAMESH_DOWNLOAD_PAUSED_HOURS. A day is the margin between
@@ -193,6 +197,7 @@ def store_of(settings: Settings) -> ObjectStore:
         models_place(settings),
         cache_directory=settings.home / "cache",
         cache_bytes=settings.cache_bytes,
+        writer=owner.id,
         kept=timedelta(hours=settings.download_paused_hours, days=1),
     )
 

@@ -125,7 +125,8 @@ class FakeS3:
             f"<Upload><Key>{self.upload_keys[upload]}</Key><UploadId>{upload}</UploadId>"
             f"<Initiated>{TIME:%Y-%m-%dT%H:%M:%S.000Z}</Initiated></Upload>"
             for upload in self.uploads
-            if self.upload_keys[upload].startswith(prefix)
+            # As on MinIO: a prefix finds nothing.
+            if prefix in ("", self.upload_keys[upload])
         )
         return web.Response(
             text=f"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{entries}</ListMultipartUploadsResult>",

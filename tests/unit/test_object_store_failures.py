@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +30,7 @@ from llamesh.kit.objects import (
 from llamesh.kit.objects.s3 import S3Store
 from llamesh.kit.objects.s3_errors import S3Errors
 from llamesh.kit.objects.staging import StagingFile
-from tests.unit.fake_s3 import TIME, FakeS3, fake_s3
+from tests.unit.fake_s3 import FakeS3, fake_s3
 
 CONTENT = b"model" * 100_000
 KEY = object_key("models", hashlib.sha256(CONTENT).hexdigest(), ".gguf")
@@ -164,7 +163,7 @@ def s3() -> Iterator[FakeS3]:
 
 @pytest.fixture
 async def remote(s3: FakeS3, tmp_path: Path) -> AsyncIterator[S3Store]:
-    made = S3Store(s3.place(), tmp_path / "cache", clock=lambda: TIME + timedelta(hours=25))
+    made = S3Store(s3.place(), tmp_path / "cache")
     await made.prepare()
     yield made
     await made.close()
@@ -257,13 +256,6 @@ async def test_a_cancelled_waiter_does_not_stop_the_download_for_others(remote: 
     await asyncio.sleep(0)
     first.cancel()
     assert (await second).read_bytes() == CONTENT
-
-
-async def test_old_staged_objects_are_swept(s3: FakeS3, remote: S3Store) -> None:
-    await remote.stage(chunks())
-    assert len(s3.objects) == 1
-    await remote.prepare()
-    assert s3.objects == {}
 
 
 async def test_a_missing_bucket_is_created(s3: FakeS3, remote: S3Store) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from llamesh.kit.objects.directory import DirectoryStore
 from llamesh.kit.objects.parts import ObjectOrigin, PartedObject, PartedObjects, PartLayout
 from llamesh.kit.objects.store import (
+    SWEEP_SECONDS,
     ObjectChangedError,
     ObjectDamagedError,
     ObjectInfo,
@@ -28,6 +29,7 @@ from llamesh.kit.objects.store import (
 from llamesh.kit.source_places import StorePlace
 
 __all__ = [
+    "SWEEP_SECONDS",
     "DirectoryStore",
     "ObjectChangedError",
     "ObjectDamagedError",
@@ -57,16 +59,18 @@ def object_store(
     cache_directory: Path,
     cache_bytes: int = 0,
     kept: timedelta = timedelta(),
+    writer: str = "",
 ) -> ObjectStore:
     """Create the store: the bucket of `place`, or `directory` if there is none.
 
     An S3 store keeps the local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for). Another
-    mesh of the bucket may need an unfinished object for `kept` after its last write; at least a week is assumed. Nothing is opened: call
-    `prepare()` before use.
+    mesh of the bucket may need an unfinished object for `kept` after its last write; at least a week is assumed. `writer` identifies the
+    writer of staged bytes over its restarts: what it left when it was killed is removed at the next start. At most one process at a time is
+    a writer; "" is none in particular. Nothing is opened: call `prepare()` before use.
     """
     if place is None:
         return DirectoryStore(directory)
     # Imported only if needed: the S3 client takes 8 MB of memory.
     from llamesh.kit.objects.s3 import S3Store
 
-    return S3Store(place, cache_directory, cache_bytes, kept=kept)
+    return S3Store(place, cache_directory, cache_bytes, kept=kept, writer=writer)

@@ -1,9 +1,9 @@
 """An object store on an S3 server: MinIO or any other server with the same protocol.
 
-A staged object is an ordinary object under `staging/`, or a multipart upload that becomes one (`s3_parts.py`), which `scan` and the
-pattern of keys leave out. Publishing is a copy inside the server, which is atomic, so no byte passes through this process twice; an upload
-that was made under its key is not copied. The `minio` client blocks, so every call runs in the store's own threads: a long upload must not
-occupy the default threads of the event loop.
+A staged object is an ordinary object under `staging/` (`s3_staging.py`), or a multipart upload that becomes one (`s3_parts.py`), which
+`scan` and the pattern of keys leave out. Publishing is a copy inside the server, which is atomic, so no byte passes through this process
+twice; an upload that was made under its key is not copied. The `minio` client blocks, so every call runs in the store's own threads: a long
+upload must not occupy the default threads of the event loop.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import asyncio
 import contextlib
 import functools
 import io
-import secrets
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,18 +27,25 @@ from llamesh.disk_space import DiskSpace
 from llamesh.kit.clock import utc_now
 from llamesh.kit.logs import log
 from llamesh.kit.objects.node_cache import NodeCache
-from llamesh.kit.objects.parts import SUFFIX, ObjectOrigin
+from llamesh.kit.objects.parts import ObjectOrigin
 from llamesh.kit.objects.s3_errors import S3Errors
 from llamesh.kit.objects.s3_parts import S3Parts
-from llamesh.kit.objects.s3_transfer import ObjectReader, Upload
-from llamesh.kit.objects.staging import BLOCK, blocks
-from llamesh.kit.objects.store import ObjectInfo, StoreError, StoreUnavailableError, checked_key, is_key
+from llamesh.kit.objects.s3_staging import S3Staging
+from llamesh.kit.objects.s3_transfer import ObjectReader
+from llamesh.kit.objects.staging import BLOCK
+from llamesh.kit.objects.store import (
+    ObjectInfo,
+    StagedObject,
+    StoreError,
+    StoreUnavailableError,
+    checked_key,
+    is_key,
+)
 from llamesh.kit.source_places import StorePlace
 
 _STAGING = "staging/"
-_MIN_PART = 16 << 20
-_MAX_PARTS = 9_000
-_STALE = timedelta(hours=24)
+MIN_KEPT = timedelta(days=7)
+"""Minimum time after its last write for which an unfinished object that nothing here knows is kept: another mesh may use the bucket."""
 _THREADS = 16
 
 T = TypeVar("T")
@@ -49,8 +54,8 @@ T = TypeVar("T")
 class S3Store:
     """Objects in one bucket, with local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for).
 
-    `kept`: time after its last write for which another mesh of the bucket may need an unfinished object. `place.region` is not used: the
-    client asks the server for it.
+    `kept`: time after its last write for which another mesh of the bucket may need an unfinished object, at least MIN_KEPT. `writer`: see
+    `object_store`. `place.region` is not used: the client asks the server for it.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class S3Store:
         cache_bytes: int = 0,
         clock: Callable[[], datetime] = utc_now,
         kept: timedelta = timedelta(),
+        writer: str = "",
     ) -> None:
         self.name = place.bucket
         self.errors = S3Errors(place.server_settings, place.bucket_setting)
@@ -80,21 +86,16 @@ class S3Store:
             ),
         )
         self._reader = (server_of(place.endpoint, place.secure), place.access_key.get_secret_value())
+        kept = max(kept, MIN_KEPT)
         self.parts = S3Parts(self, _STAGING, clock, kept)
+        self._staging = S3Staging(self, _STAGING, writer, clock, kept)
 
     async def prepare(self) -> None:
-        """See ObjectStore. Removes staged objects that are older than 24 hours: S3 cannot tell whether a writer is dead."""
+        """See ObjectStore."""
         with self.errors(f"cannot use bucket {self.name}"):
-            await self.run(self._prepare)
-
-    def _prepare(self) -> None:
-        self._check()
-        self._cache.prepare()
-        for staged in self.client.list_objects(self.name, prefix=_STAGING, recursive=True):
-            if (staged.object_name or "").endswith(SUFFIX):
-                continue
-            if staged.object_name and staged.last_modified and self._clock() - staged.last_modified > _STALE:
-                self.client.remove_object(self.name, staged.object_name)
+            await self.run(self._check)
+            await self.run(self._cache.prepare)
+        await self.sweep()
 
     async def check(self) -> None:
         """See ObjectStore."""
@@ -114,36 +115,19 @@ class S3Store:
         """See ObjectStore."""
         return await self._cache.size()
 
-    async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> _Staged:
-        """See ObjectStore. Uploads in parts; a failure or cancellation aborts the multipart upload."""
+    async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> StagedObject:
+        """See ObjectStore."""
         with self.errors("cannot write to the object store"):
             await self.run(self._check)
-        name = f"{_STAGING}{secrets.token_hex(16)}"
-        part_size = max(_MIN_PART, (expected_size or 0) // _MAX_PARTS)
-        source = Upload(blocks(chunks), asyncio.get_running_loop())
-        upload = asyncio.ensure_future(
-            self.run(
-                self.client.put_object,
-                self.name,
-                name,
-                cast("BinaryIO", source),
-                length=-1,
-                part_size=part_size,
-                num_parallel_uploads=1,
-            )
-        )
-        try:
-            with self.errors("cannot write to the object store"):
-                await asyncio.shield(upload)
-        except asyncio.CancelledError:
-            source.abort()
-            with contextlib.suppress(Exception, FutureCancelledError):
-                await upload
-            # The upload may have completed before the cancellation.
-            with contextlib.suppress(Exception):
-                await self.run(self.client.remove_object, self.name, name)
-            raise
-        return _Staged(self, name, source.size, source.hash.hexdigest())
+        return await self._staging.stage(chunks, expected_size)
+
+    async def sweep(self) -> None:
+        """See ObjectStore."""
+        await self._staging.sweep()
+
+    async def remove_staged(self, writer: str) -> None:
+        """See ObjectStore."""
+        await self._staging.remove_of(writer)
 
     async def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
@@ -265,8 +249,6 @@ class _Staged:
         return info
 
     async def discard(self) -> None:
-        store = self._store
         if not self._discarded:
-            with store.errors("cannot remove a staged object"):
-                await store.run(store.client.remove_object, store.name, self._name)
+            await self._store._staging.discard(self._name)
             self._discarded = True

@@ -23,14 +23,12 @@ MIN_PART_BYTES = 5 << 20
 """Minimum size of a part in S3; the last part may be smaller."""
 MAX_PARTS = 9_000
 """S3 allows 10,000."""
-MIN_KEPT = timedelta(days=7)
-"""Minimum time after its last part for which an upload without a record is kept: a mesh with a database of its own may use the bucket."""
 
 
 class S3Parts:
     """The multipart uploads of a bucket: those with a token for their name are below `prefix`. `clock` returns the time in UTC.
 
-    `kept`: time after the last part for which another mesh may still need an upload, at least MIN_KEPT.
+    `kept`: time after the last part for which another mesh may still need an upload.
     """
 
     in_place = True
@@ -39,7 +37,7 @@ class S3Parts:
         self._bucket = bucket
         self._prefix = prefix
         self._clock = clock
-        self._kept = max(kept, MIN_KEPT)
+        self._kept = kept
         self._multipart = Multipart(bucket.client, bucket.name)
 
     def layout(self, size: int, part_size: int) -> PartLayout:

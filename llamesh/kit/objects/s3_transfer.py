@@ -1,60 +1,10 @@
-"""The two directions of bytes between the event loop and the blocking S3 client.
-
-`Upload` lets the client's thread read an asynchronous iterator; `ObjectReader` gives a seekable file whose reads are ranged requests.
-"""
+"""A seekable file over an object of S3, for code that reads files and blocks: each read is one ranged request."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import io
-from collections.abc import AsyncIterator
 
 from llamesh.kit.objects.parted_upload import Bucket
-from llamesh.kit.objects.store import StoreError
-
-
-class Upload:
-    """A file whose blocking `read`, called by the uploading thread, takes its bytes from an asynchronous iterator on the event loop."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], loop: asyncio.AbstractEventLoop) -> None:
-        self._chunks = chunks
-        self._loop = loop
-        self._left = b""
-        self.hash = hashlib.sha256()
-        """Hash of all bytes read so far."""
-        self._pulling: asyncio.Task[bytes] | None = None
-        self._aborted = False
-        self.size = 0
-
-    def read(self, size: int) -> bytes:
-        """Return exactly `size` bytes, fewer only at the end. Raises the errors of the iterator."""
-        parts = [self._left]
-        have = len(self._left)
-        while have < size:
-            block = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
-            if not block:
-                break
-            self.hash.update(block)
-            self.size += len(block)
-            parts.append(block)
-            have += len(block)
-        data = b"".join(parts)
-        self._left = data[size:]
-        return data[:size]
-
-    async def _next(self) -> bytes:
-        # Runs on the event loop as `abort` does, so that they cannot run at the same time.
-        if self._aborted:
-            raise StoreError("the upload was cancelled")
-        self._pulling = asyncio.current_task()
-        return await anext(self._chunks, b"")
-
-    def abort(self) -> None:
-        """Make the `read` that waits, and every later one, fail."""
-        self._aborted = True
-        if self._pulling is not None:
-            self._pulling.cancel()
 
 
 class ObjectReader(io.RawIOBase):
