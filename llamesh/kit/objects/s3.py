@@ -30,8 +30,8 @@ from llamesh.kit.objects.node_cache import NodeCache
 from llamesh.kit.objects.parts import ObjectOrigin
 from llamesh.kit.objects.s3_errors import S3Errors
 from llamesh.kit.objects.s3_parts import S3Parts
+from llamesh.kit.objects.s3_reader import ObjectReader
 from llamesh.kit.objects.s3_staging import S3Staging
-from llamesh.kit.objects.s3_transfer import ObjectReader
 from llamesh.kit.objects.staging import BLOCK
 from llamesh.kit.objects.store import (
     ObjectInfo,
