@@ -8,7 +8,16 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, NoDecode
 
 from llamesh.kit.config_types import BytesPerSecond, Directory, HostAndPort, Positive, Split, named
-from llamesh.kit.source_places import HUB, OLLAMA, HubEndpoint, OllamaRegistry, Registries, S3Places, WebAddress
+from llamesh.kit.source_places import (
+    HUB,
+    OLLAMA,
+    BucketName,
+    HubEndpoint,
+    OllamaRegistry,
+    Registries,
+    S3Places,
+    WebAddress,
+)
 
 
 class ModelSettings(BaseSettings):
@@ -17,7 +26,7 @@ class ModelSettings(BaseSettings):
     minio_endpoint: str = named(
         "MINIO_ENDPOINT", "", "host:port of an S3 server for models. Unset: a directory below LLAMESH_HOME."
     )
-    minio_bucket: str = named("MINIO_BUCKET", "inference-models", "Bucket for models.")
+    minio_bucket: BucketName = named("MINIO_BUCKET", "inference-models", "Bucket for models.")
     minio_secure: bool = named("MINIO_SECURE", False, "Use TLS to the S3 server.")
     minio_access_key: SecretStr = named("MINIO_ACCESS_KEY", SecretStr(""), "S3 access key.")
     minio_secret_key: SecretStr = named("MINIO_SECRET_KEY", SecretStr(""), "S3 secret key.")
@@ -36,7 +45,7 @@ class ModelSettings(BaseSettings):
     quant_minio_endpoint: str = named(
         "QUANT_MINIO_ENDPOINT", "", "host:port of the S3 server of the Quant service. Unset: that of MINIO_ENDPOINT."
     )
-    quant_minio_bucket: str = named("QUANT_MINIO_BUCKET", "llm-models", "Bucket of the Quant service.")
+    quant_minio_bucket: BucketName = named("QUANT_MINIO_BUCKET", "llm-models", "Bucket of the Quant service.")
     quant_minio_secure: bool = named("QUANT_MINIO_SECURE", False, "Use TLS to QUANT_MINIO_ENDPOINT.")
     quant_minio_access_key: SecretStr = named("QUANT_MINIO_ACCESS_KEY", SecretStr(""), "Its S3 access key.")
     quant_minio_secret_key: SecretStr = named("QUANT_MINIO_SECRET_KEY", SecretStr(""), "Its S3 secret key.")
@@ -85,7 +94,9 @@ class ModelSettings(BaseSettings):
     download_paused_hours: Annotated[Positive, Field(le=87_600)] = named(
         "LLAMESH_DOWNLOAD_PAUSED_HOURS",
         168.0,
-        "Hours for which the parts of a paused download are kept. After that the download stays paused, and begins anew once resumed.",
+        "Hours for which the parts of a paused download are kept. After that the download stays paused, and begins anew once resumed."
+        " Meshes that share a bucket need the same value. MinIO itself removes parts 24 hours after their download began, unless its"
+        " stale_uploads_expiry is longer.",
     )
     hf_endpoint: HubEndpoint = named(
         "HF_ENDPOINT", HUB, "Address of the Hugging Face Hub or of a mirror, for hf: sources."

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 from llamesh.kit.config import Settings
-from llamesh.kit.source_places import S3Place
+from llamesh.kit.source_places import StorePlace
 
 
-def models_place(settings: Settings) -> S3Place | None:
+def models_place(settings: Settings) -> StorePlace | None:
     """Return the bucket of the download service, on MINIO_ENDPOINT; None if it is not set: models are kept in a directory then."""
-    return _on_minio(settings, settings.minio_bucket)
+    return _on_minio(settings, settings.minio_bucket, "MINIO_BUCKET")
 
 
-def quant_place(settings: Settings) -> S3Place | None:
+def quant_place(settings: Settings) -> StorePlace | None:
     """Return the bucket of Quant: on the server of QUANT_MINIO_ENDPOINT, else on MINIO_ENDPOINT with its keys; None if neither is set."""
     if settings.quant_minio_endpoint:
-        return S3Place(
+        return StorePlace(
             endpoint=settings.quant_minio_endpoint,
             bucket=settings.quant_minio_bucket,
             access_key=settings.quant_minio_access_key,
             secret_key=settings.quant_minio_secret_key,
             secure=settings.quant_minio_secure,
+            server_settings="QUANT_MINIO_",
+            bucket_setting="QUANT_MINIO_BUCKET",
         )
-    return _on_minio(settings, settings.quant_minio_bucket)
+    return _on_minio(settings, settings.quant_minio_bucket, "QUANT_MINIO_BUCKET")
 
 
-def _on_minio(settings: Settings, bucket: str) -> S3Place | None:
+def _on_minio(settings: Settings, bucket: str, bucket_setting: str) -> StorePlace | None:
     if not settings.minio_endpoint:
         return None
-    return S3Place(
+    return StorePlace(
         endpoint=settings.minio_endpoint,
         bucket=bucket,
         access_key=settings.minio_access_key,
         secret_key=settings.minio_secret_key,
         secure=settings.minio_secure,
+        bucket_setting=bucket_setting,
     )

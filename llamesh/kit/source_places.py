@@ -23,6 +23,8 @@ REGISTRY_OF = {"docker.io": "registry-1.docker.io"}
 """Host of a registry that has another name in addresses."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,61}[A-Za-z0-9]", re.ASCII)
+_NO_BUCKET = re.compile(r"\.\.|\.-|-\.|(?:-s3alias|--ol-s3)$|^[0-9]{1,3}(?:\.[0-9]{1,3}){3}$", re.ASCII)
 _ENDPOINT = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 _EXAMPLE = '{"models": {"endpoint": "s3.example.com", "access_key": "...", "secret_key": "..."}}'
 
@@ -43,6 +45,19 @@ class S3Place(BaseModel):
     secret_key: SecretStr = SecretStr("")
     secure: bool = True
     region: str = "us-east-1"
+
+
+class StorePlace(S3Place):
+    """A bucket in which this mesh keeps models. It knows the names of its settings, for messages."""
+
+    server_settings: str = "MINIO_"
+    """Begin of the names of the settings with the address and the keys of its server."""
+    bucket_setting: str = "MINIO_BUCKET"
+
+    @property
+    def settings(self) -> str:
+        """Names of the settings with its address and its keys."""
+        return ", ".join(f"{self.server_settings}{name}" for name in ("ENDPOINT", "ACCESS_KEY", "SECRET_KEY"))
 
 
 class RegistryPlace(BaseModel):
@@ -102,7 +117,10 @@ def _place(name: str, given: object) -> S3Place:
         raise ValueError(f"the endpoint of the place {name} is not host or host:port")
     if bool(place.access_key.get_secret_value()) != bool(place.secret_key.get_secret_value()):
         raise ValueError(f"the place {name} needs both access_key and secret_key, or neither")
-    return place.model_copy(update={"bucket": place.bucket or name})
+    try:
+        return place.model_copy(update={"bucket": read_bucket(place.bucket or name)})
+    except ValueError as error:
+        raise ValueError(f"the bucket of the place {name}: {error}") from None
 
 
 def _registry(name: str, given: object) -> RegistryPlace:
@@ -116,6 +134,16 @@ def _registry(name: str, given: object) -> RegistryPlace:
     except ValueError as error:
         raise ValueError(f"the token_server of the registry {name}: {error}") from None
     return place.model_copy(update={"token_server": server})
+
+
+def read_bucket(text: str) -> str:
+    """Read the name of a bucket; ValueError with the rule unless the S3 client takes it. It takes old names with capitals too."""
+    if not _BUCKET.fullmatch(text) or _NO_BUCKET.search(text):
+        raise ValueError(
+            "it is not the name of a bucket, which has 3 to 63 letters, digits, dots and hyphens, begins and ends with a letter or a digit,"
+            " and is no IP address"
+        )
+    return text
 
 
 def read_web_address(text: str) -> str:
@@ -142,6 +170,8 @@ S3Places = Annotated[dict[str, S3Place], BeforeValidator(_read_if_text)]
 """Type of a setting with places of S3 servers by name."""
 Registries = Annotated[dict[str, RegistryPlace], BeforeValidator(_read_registries_if_text)]
 """Type of a setting with registries by host."""
+BucketName = Annotated[str, AfterValidator(read_bucket)]
+"""Type of a setting with the name of a bucket."""
 WebAddress = Annotated[str, AfterValidator(lambda text: read_web_address(text) if text else "")]
 """Type of a setting with the address of a web service; empty: none."""
 HubEndpoint = Annotated[str, AfterValidator(lambda text: read_web_address(text or HUB))]

@@ -37,7 +37,7 @@ def _questions(settings: Settings) -> Iterator[Callable[[], StoreReport]]:
     if settings.quant_service_url:
         yield partial(_quant, settings)
         if store := quant_place(settings):
-            yield partial(_bucket, "quant store", store, "QUANT_MINIO_ENDPOINT, QUANT_MINIO_BUCKET and its keys")
+            yield partial(_bucket, "quant store", store, f"{store.settings} and {store.bucket_setting}")
 
 
 def _pool() -> urllib3.PoolManager:

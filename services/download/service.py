@@ -17,6 +17,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
 from llamesh.kit.member_lease import member_lease
+from llamesh.kit.objects import SWEEP_SECONDS as STORE_SWEEP_SECONDS
 from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.own_places import models_place, quant_place
 from llamesh.kit.ownership import Owner, owner_of
@@ -94,7 +95,7 @@ async def run(member: Member) -> None:
             member, database, "store", store_owner(settings, owner), _other_store, release=not settings.minio_endpoint
         )
         await stack.enter_async_context(lease)
-        store = store_of(settings)
+        store = store_of(settings, owner)
         stack.push_async_callback(store.close)
         channels = {name: channel(settings, name) for name in ("gateway", "contract", "controller", "quant")}
         for each in channels.values():
@@ -166,7 +167,10 @@ async def run(member: Member) -> None:
         links = BackgroundTask(
             "remove links of models that are gone", delivery.sweep, report_failure, every=SWEEP_SECONDS
         )
-        for task in (headers, links, _handed_over_files(settings, transfers, channels["quant"])):
+        staged = BackgroundTask(
+            "sweep the object store", store.sweep, report_failure, every=STORE_SWEEP_SECONDS, immediately=False
+        )
+        for task in (headers, links, staged, _handed_over_files(settings, transfers, channels["quant"])):
             task.start()
             stack.push_async_callback(task.close)
         await member.serve()
@@ -182,13 +186,19 @@ def _handed_over_files(settings: Settings, transfers: Transfers, quant: grpc.aio
     return BackgroundTask("remove handed over files", remove, report_failure, every=HANDED_OVER_SECONDS)
 
 
-def store_of(settings: Settings) -> ObjectStore:
-    """Return the object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set."""
+def store_of(settings: Settings, owner: Owner) -> ObjectStore:
+    """Return the object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set.
+
+    Another mesh of the bucket is taken to have the same LLAMESH_DOWNLOAD_PAUSED_HOURS. A day is the margin between
+    the last part and the begin of a pause.
+    """
     return object_store(
         settings.home / "objects",
         models_place(settings),
         cache_directory=settings.home / "cache",
         cache_bytes=settings.cache_bytes,
+        writer=owner.id,
+        kept=timedelta(hours=settings.download_paused_hours, days=1),
     )
 
 
@@ -217,7 +227,7 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     hub = hub_of(settings)
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)
-    bucket = S3Bucket(rules, place, "QUANT_MINIO_ENDPOINT and its keys") if place else None
+    bucket = S3Bucket(rules, place, place.settings) if place else None
     models: QuantModels | None = QuantMember(quant_member) if settings.quant else None
     if settings.quant_service_url:
         models = QuantOverHttp(rules, settings.quant_service_url, settings.quant_service_token)

@@ -3,8 +3,9 @@
 In parts: the header is read first, so a file that is refused costs a small read. Then `parallel` tasks take the missing parts in order.
 Each reads its part, writes it, records it in the journal (`partial_objects`) and waits until it is hashed. If the process is killed, at
 most `parallel` parts that were read are not recorded and are read again. Under a limit of bandwidth all parts on their way advance at the
-same rate, so no more are read at once than the limit fills in a second. If source and store are one S3 server, it copies the parts, and
-the object is read once from the store to hash it (docs/adr/0042).
+same rate, so no more are read at once than the limit fills in a second. A file with larger parts than the settings ask for has fewer of
+them on their way. If source and store are one S3 server, it copies the parts, and the object is read once from the store to hash it
+(docs/adr/0042).
 
 Invariant: a part is recorded only when the store has it durably. A part is read from the object that was opened (`If-Match`), and the
 journal belongs to an object with the same ETag, size and revision, so parts of two objects are never mixed.
@@ -29,9 +30,17 @@ Count = Callable[[int], None]
 """Called with a number of bytes."""
 
 
-def parts_at_once(parallel: int, part_size: int, bytes_per_second: int) -> int:
-    """Return how many parts are read at the same time: `parallel`; under a limit those that it fills in a second, but at least one."""
-    return min(parallel, max(1, bytes_per_second // part_size)) if bytes_per_second else parallel
+MIN_MEMORY = 64 << 20
+"""Minimum number of bytes of parts on their way, whatever the settings say: parts in S3 have at least 5 MiB."""
+
+
+def parts_at_once(parallel: int, part_size: int, bytes_per_second: int, memory: int) -> int:
+    """Return how many parts are read at the same time: `parallel`, but no more than fit into `memory` bytes, and at least one.
+
+    Under a limit of bandwidth, those that it fills in a second.
+    """
+    most = max(1, min(parallel, memory // part_size))
+    return min(most, max(1, bytes_per_second // part_size)) if bytes_per_second else most
 
 
 class Staging:
@@ -49,6 +58,9 @@ class Staging:
         self._objects = objects
         self._part_size = part_size
         self._parallel = parallel
+        self._memory = max(MIN_MEMORY, parallel * part_size)
+        """Bytes of parts on their way. In S3 a part is in memory until it is hashed, and a large file, which the source claims, has larger
+        parts than the settings ask for."""
         self._clock = clock
 
     async def stage(
@@ -92,7 +104,8 @@ class Staging:
                 await until_written(partial(record, number, tag), "record a part")
                 await parted.written(number)
 
-        await together(work, parts_at_once(self._parallel, parted.layout.part_size, found.bytes_per_second))
+        part_size = parted.layout.part_size
+        await together(work, parts_at_once(self._parallel, part_size, found.bytes_per_second, self._memory))
 
 
 async def _copied(found: SourceObject, parted: PartedObject, number: int, received: Count) -> str | None:

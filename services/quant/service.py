@@ -8,12 +8,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
+from llamesh.background import BackgroundTask
 from llamesh.kit.channels import channel
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.errors import MeshError, StartRefused
+from llamesh.kit.logs import report_failure
 from llamesh.kit.member_lease import member_lease
+from llamesh.kit.objects import SWEEP_SECONDS
 from llamesh.kit.ownership import owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
@@ -69,6 +72,9 @@ async def run(member: Member) -> None:
         add_QuantServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.QuantService")
 
+        sweep = BackgroundTask("sweep the bucket", store.sweep, report_failure, every=SWEEP_SECONDS)
+        sweep.start()
+        stack.push_async_callback(sweep.close)
         worker.start()
         stack.push_async_callback(worker.close)
         await member.serve()

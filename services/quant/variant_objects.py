@@ -26,11 +26,15 @@ def description_key(key: str) -> str:
     return f"{key.removesuffix('.gguf')}.json"
 
 
-def bucket_of(settings: Settings) -> ObjectStore:
-    """Return Quant's bucket: on the server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT, else a folder of LLAMESH_HOME."""
+def bucket_of(settings: Settings, key: str = "") -> ObjectStore:
+    """Return Quant's bucket: on the server of QUANT_MINIO_ENDPOINT, else on that of MINIO_ENDPOINT, else a folder of LLAMESH_HOME.
+
+    `key` is the object that the caller publishes. At most one process at a time publishes it, so it identifies the writer.
+    """
     return object_store(
         variants_directory(settings.home),
         quant_place(settings),
         cache_directory=settings.home / "cache",
         cache_bytes=settings.cache_bytes,
+        writer=key,
     )

@@ -80,8 +80,9 @@ class Variants:
         return row, str(path)
 
     async def remove_object(self, key: str) -> None:
-        """Remove an object and its description, if they exist. Raises STORE_UNAVAILABLE."""
+        """Remove an object, its description, and what a killed step `publish` has left of them. Raises STORE_UNAVAILABLE."""
         try:
+            await self._store.remove_staged(key)
             await self._store.delete(key)
             await self._store.delete(description_key(key))
         except StoreError as error:

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from aiohttp import web
 from pydantic import SecretStr
 
-from llamesh.kit.source_places import S3Place
+from llamesh.kit.source_places import StorePlace
 from tests.unit.loopback import ALL_PATHS, serving
 from tests.unit.web_objects import answer
 
@@ -41,6 +41,8 @@ class FakeS3:
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.upload_keys: dict[str, str] = {}
         """Keys of all uploads that were begun."""
+        self.part_time = TIME
+        """When parts were written, as ListParts says."""
         self.page = 1000
         """Parts in one answer of ListParts."""
         self.requests: list[tuple[str, str]] = []
@@ -66,9 +68,9 @@ class FakeS3:
             "MINIO_SECRET_KEY": self.secret_key,
         }
 
-    def place(self) -> S3Place:
+    def place(self) -> StorePlace:
         """The bucket `models` of the server."""
-        return S3Place(
+        return StorePlace(
             endpoint=self.endpoint,
             bucket="models",
             access_key=SecretStr(self.access_key),
@@ -123,7 +125,8 @@ class FakeS3:
             f"<Upload><Key>{self.upload_keys[upload]}</Key><UploadId>{upload}</UploadId>"
             f"<Initiated>{TIME:%Y-%m-%dT%H:%M:%S.000Z}</Initiated></Upload>"
             for upload in self.uploads
-            if self.upload_keys[upload].startswith(prefix)
+            # As on MinIO: a prefix finds nothing.
+            if prefix in ("", self.upload_keys[upload])
         )
         return web.Response(
             text=f"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{entries}</ListMultipartUploadsResult>",
@@ -134,7 +137,7 @@ class FakeS3:
         numbers = sorted(number for number in self.uploads[upload] if number > after)
         entries = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{hashlib.md5(data).hexdigest()}</ETag>"
-            f"<Size>{len(data)}</Size></Part>"
+            f"<LastModified>{self.part_time:%Y-%m-%dT%H:%M:%S.000Z}</LastModified><Size>{len(data)}</Size></Part>"
             for number, data in ((number, self.uploads[upload][number]) for number in numbers[:most])
         )
         more = "true" if len(numbers) > most else "false"

@@ -45,7 +45,6 @@ ALLOWED = {
     "controller/runtimes/backlogs.py::Backlogs._ask": "asks one engine until it has answered",
     "controller/runtimes/backlogs.py::_connected": "waits for one connection, for a bounded time",
     "llamesh/kit/occupancy.py::ConnectionTable.clients": "reads one table, for all who ask at that moment",
-    "llamesh/kit/objects/s3.py::S3Store.stage": "one transfer",
     "llamesh/kit/objects/node_cache.py::NodeCache.path": "one fill",
     "llamesh/file_holds.py::_lock_shared": "waits for one lock, for a bounded time",
     "llamesh/kit/objects/staging.py::_create_locked": "makes one file",

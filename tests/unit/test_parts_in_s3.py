@@ -231,3 +231,29 @@ async def test_only_old_uploads_count_as_abandoned(
     ((name, upload),) = await store.parts.found()
     await store.parts.remove(name, upload)
     assert (s3.uploads, s3.objects) == ({}, {})
+
+
+async def test_a_slow_upload_counts_as_abandoned_a_week_after_its_last_part(
+    s3: FakeS3, store: S3Store, place: Place, clock: Clock
+) -> None:
+    """Another mesh writes it, whose database has the record."""
+    await write(await place.open(), 1, 2)
+    s3.part_time = TIME + timedelta(days=20)
+    clock.age = timedelta(days=26)
+    assert await store.parts.found() == []
+    clock.age = timedelta(days=28)
+    assert len(await store.parts.found()) == 1
+
+
+async def test_an_upload_is_kept_as_long_as_another_mesh_may_have_it_paused(
+    s3: FakeS3, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_parts, "MIN_PART_BYTES", 1)
+    kept = S3Store(s3.place(), tmp_path, clock=clock, kept=timedelta(days=31))  # type: ignore[arg-type]
+    await kept.prepare()
+    await created(kept)
+    clock.age = timedelta(days=30)
+    assert await kept.parts.found() == []
+    clock.age = timedelta(days=32)
+    assert len(await kept.parts.found()) == 1
+    await kept.close()

@@ -125,7 +125,7 @@ def test_a_setting_that_cannot_be_meant_is_refused_without_its_values(text: str,
 
 def test_a_bucket_is_called_as_its_place_unless_it_is_named() -> None:
     places = read_places(
-        '{"a": {"endpoint": "s3.example.com"}, "b": {"endpoint": "s3.example.com:9000", "bucket": "c"}}'
+        '{"one": {"endpoint": "s3.example.com"}, "b": {"endpoint": "s3.example.com:9000", "bucket": "two"}}'
     )
-    assert {name: place.bucket for name, place in places.items()} == {"a": "a", "b": "c"}
+    assert {name: place.bucket for name, place in places.items()} == {"one": "one", "b": "two"}
     assert read_places("") == {}

@@ -54,6 +54,15 @@ class DirectoryStore:
             await asyncio.to_thread(sweep, self._staging)
             self._check()
 
+    async def sweep(self) -> None:
+        """See ObjectStore."""
+        with store_errors("cannot use the folder of the object store"):
+            await asyncio.to_thread(sweep, self._staging)
+
+    async def remove_staged(self, writer: str) -> None:
+        """See ObjectStore. The lock of a file says whether its writer lives."""
+        await self.sweep()
+
     async def check(self) -> None:
         """See ObjectStore."""
         with store_errors("cannot use the folder of the object store"):

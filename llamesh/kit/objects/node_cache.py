@@ -96,7 +96,6 @@ class NodeCache:
             return target
         if present is not None:
             log.warning("a local copy has the wrong length and is fetched again", path=str(target), bytes=present)
-            await asyncio.to_thread(self.remove, key)
         fill = self._fills.get(target)
         if fill is None:
             fill = asyncio.create_task(self._fill(key, target, size))
@@ -114,10 +113,6 @@ class NodeCache:
         """Return the bytes of all copies."""
         with _local_errors("cannot read the model cache of this machine"):
             return sum(file.size for file in await asyncio.to_thread(self._eviction.files))
-
-    def remove(self, key: str) -> None:
-        """Remove the local copy, if there is one. Processes that have opened it can go on."""
-        self.place(key).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Cancel all fills."""

@@ -18,7 +18,7 @@ from minio.error import S3Error
 from llamesh.kit.completion import to_completion
 from llamesh.kit.logs import log
 from llamesh.kit.objects.parts import ObjectOrigin, PartLayout
-from llamesh.kit.objects.s3_errors import s3_errors
+from llamesh.kit.objects.s3_errors import S3Errors
 from llamesh.kit.objects.s3_multipart import Multipart
 from llamesh.kit.objects.store import (
     ObjectChangedError,
@@ -36,6 +36,7 @@ class Bucket(Protocol):
 
     name: str
     client: Minio
+    errors: S3Errors
 
     async def run(self, call: Callable[..., T], *args: object) -> T:
         """Run a blocking call in the threads of the store."""
@@ -86,7 +87,7 @@ class PartedUpload:
             size += len(chunk)
         if size != length:
             raise StoreError(f"part {number} has {size} bytes instead of {length}")
-        with s3_errors("cannot write to the object store"):
+        with self._bucket.errors("cannot write to the object store"):
             tag = await to_completion(self._bucket.run(self._multipart.put, self._path, self._upload, number, data))
         self._data[number] = data
         self.done[number] = tag
@@ -100,7 +101,7 @@ class PartedUpload:
             self._multipart.copy, self._path, self._upload, number, origin, *self.layout.span(number)
         )
         try:
-            with s3_errors("cannot copy inside the object store"):
+            with self._bucket.errors("cannot copy inside the object store"):
                 tag = await to_completion(copied)
         except StoreError as error:
             refusal = error.__cause__
@@ -145,7 +146,7 @@ class PartedUpload:
         if missing:
             raise StoreError(f"{missing} of {self.layout.count} parts are not written")
         if self._upload:
-            with s3_errors("cannot complete an upload"):
+            with self._bucket.errors("cannot complete an upload"):
                 await to_completion(
                     self._bucket.run(self._multipart.complete, self._path, self._upload, dict(self.done))
                 )

@@ -1,9 +1,9 @@
 """An object store on an S3 server: MinIO or any other server with the same protocol.
 
-A staged object is an ordinary object under `staging/`, or a multipart upload that becomes one (`s3_parts.py`), which `scan` and the
-pattern of keys leave out. Publishing is a copy inside the server, which is atomic, so no byte passes through this process twice; an upload
-that was made under its key is not copied. The `minio` client blocks, so every call runs in the store's own threads: a long upload must not
-occupy the default threads of the event loop.
+A staged object is an ordinary object under `staging/` (`s3_staging.py`), or a multipart upload that becomes one (`s3_parts.py`), which
+`scan` and the pattern of keys leave out. Publishing is a copy inside the server, which is atomic, so no byte passes through this process
+twice; an upload that was made under its key is not copied. The `minio` client blocks, so every call runs in the store's own threads: a long
+upload must not occupy the default threads of the event loop.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import asyncio
 import contextlib
 import functools
 import io
-import secrets
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import CancelledError as FutureCancelledError
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,18 +27,25 @@ from llamesh.disk_space import DiskSpace
 from llamesh.kit.clock import utc_now
 from llamesh.kit.logs import log
 from llamesh.kit.objects.node_cache import NodeCache
-from llamesh.kit.objects.parts import SUFFIX, ObjectOrigin
-from llamesh.kit.objects.s3_errors import s3_errors
+from llamesh.kit.objects.parts import ObjectOrigin
+from llamesh.kit.objects.s3_errors import S3Errors
 from llamesh.kit.objects.s3_parts import S3Parts
-from llamesh.kit.objects.s3_transfer import ObjectReader, Upload
-from llamesh.kit.objects.staging import BLOCK, blocks
-from llamesh.kit.objects.store import ObjectInfo, StoreError, StoreUnavailableError, checked_key, is_key
-from llamesh.kit.source_places import S3Place
+from llamesh.kit.objects.s3_reader import ObjectReader
+from llamesh.kit.objects.s3_staging import S3Staging
+from llamesh.kit.objects.staging import BLOCK
+from llamesh.kit.objects.store import (
+    ObjectInfo,
+    StagedObject,
+    StoreError,
+    StoreUnavailableError,
+    checked_key,
+    is_key,
+)
+from llamesh.kit.source_places import StorePlace
 
 _STAGING = "staging/"
-_MIN_PART = 16 << 20
-_MAX_PARTS = 9_000
-_STALE = timedelta(hours=24)
+MIN_KEPT = timedelta(days=7)
+"""Minimum time after its last write for which an unfinished object that nothing here knows is kept: another mesh may use the bucket."""
 _THREADS = 16
 
 T = TypeVar("T")
@@ -49,17 +54,21 @@ T = TypeVar("T")
 class S3Store:
     """Objects in one bucket, with local copies for engines in `cache_directory`, at most `cache_bytes` (0: what the disk has room for).
 
-    `place.region` is not used: the client asks the server for it.
+    `kept`: time after its last write for which another mesh of the bucket may need an unfinished object, at least MIN_KEPT. `writer`: see
+    `object_store`. `place.region` is not used: the client asks the server for it.
     """
 
     def __init__(
         self,
-        place: S3Place,
+        place: StorePlace,
         cache_directory: Path,
         cache_bytes: int = 0,
         clock: Callable[[], datetime] = utc_now,
+        kept: timedelta = timedelta(),
+        writer: str = "",
     ) -> None:
         self.name = place.bucket
+        self.errors = S3Errors(place.server_settings, place.bucket_setting)
         self._clock = clock
         self._cache = NodeCache(cache_directory, self.read_object, self._size, limit=cache_bytes)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
@@ -77,25 +86,20 @@ class S3Store:
             ),
         )
         self._reader = (server_of(place.endpoint, place.secure), place.access_key.get_secret_value())
-        self.parts = S3Parts(self, _STAGING, clock)
+        kept = max(kept, MIN_KEPT)
+        self.parts = S3Parts(self, _STAGING, clock, kept)
+        self._staging = S3Staging(self, _STAGING, writer, clock, kept)
 
     async def prepare(self) -> None:
-        """See ObjectStore. Removes staged objects that are older than 24 hours: S3 cannot tell whether a writer is dead."""
-        with s3_errors(f"cannot use bucket {self.name}"):
-            await self.run(self._prepare)
-
-    def _prepare(self) -> None:
-        self._check()
-        self._cache.prepare()
-        for staged in self.client.list_objects(self.name, prefix=_STAGING, recursive=True):
-            if (staged.object_name or "").endswith(SUFFIX):
-                continue
-            if staged.object_name and staged.last_modified and self._clock() - staged.last_modified > _STALE:
-                self.client.remove_object(self.name, staged.object_name)
+        """See ObjectStore."""
+        with self.errors(f"cannot use bucket {self.name}"):
+            await self.run(self._check)
+            await self.run(self._cache.prepare)
+        await self.sweep()
 
     async def check(self) -> None:
         """See ObjectStore."""
-        with s3_errors(f"cannot use bucket {self.name}"):
+        with self.errors(f"cannot use bucket {self.name}"):
             await self.run(self._check)
 
     def _check(self) -> None:
@@ -111,55 +115,39 @@ class S3Store:
         """See ObjectStore."""
         return await self._cache.size()
 
-    async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> _Staged:
-        """See ObjectStore. Uploads in parts; a failure or cancellation aborts the multipart upload."""
-        with s3_errors("cannot write to the object store"):
+    async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> StagedObject:
+        """See ObjectStore."""
+        with self.errors("cannot write to the object store"):
             await self.run(self._check)
-        name = f"{_STAGING}{secrets.token_hex(16)}"
-        part_size = max(_MIN_PART, (expected_size or 0) // _MAX_PARTS)
-        source = Upload(blocks(chunks), asyncio.get_running_loop())
-        upload = asyncio.ensure_future(
-            self.run(
-                self.client.put_object,
-                self.name,
-                name,
-                cast("BinaryIO", source),
-                length=-1,
-                part_size=part_size,
-                num_parallel_uploads=1,
-            )
-        )
-        try:
-            with s3_errors("cannot write to the object store"):
-                await asyncio.shield(upload)
-        except asyncio.CancelledError:
-            source.abort()
-            with contextlib.suppress(Exception, FutureCancelledError):
-                await upload
-            # The upload may have completed before the cancellation.
-            with contextlib.suppress(Exception):
-                await self.run(self.client.remove_object, self.name, name)
-            raise
-        return _Staged(self, name, source.size, source.hash.hexdigest())
+        return await self._staging.stage(chunks, expected_size)
+
+    async def sweep(self) -> None:
+        """See ObjectStore."""
+        await self._staging.sweep()
+
+    async def remove_staged(self, writer: str) -> None:
+        """See ObjectStore."""
+        await self._staging.remove_of(writer)
 
     async def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""
-        with s3_errors(f"cannot look up {key}"):
-            found = await self.run(self.client.stat_object, self.name, checked_key(key))
+        checked_key(key)
+        with self.errors(f"cannot look up {key}"):
+            found = await self.run(self.client.stat_object, self.name, key)
         return ObjectInfo(key=key, size=found.size or 0, modified=found.last_modified or self._clock())
 
     async def _size(self, key: str) -> int:
         return (await self.stat(key)).size
 
     async def delete(self, key: str) -> None:
-        """See ObjectStore. Removes the local copy as well."""
-        with s3_errors(f"cannot delete {key}"):
-            await self.run(self.client.remove_object, self.name, checked_key(key))
-        self._cache.remove(key)
+        """See ObjectStore. The local copy stays: an object of another bucket may have its bytes, and an engine may be about to open it."""
+        checked_key(key)
+        with self.errors(f"cannot delete {key}"):
+            await self.run(self.client.remove_object, self.name, key)
 
     async def scan(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """See ObjectStore."""
-        with s3_errors("cannot list objects"):
+        with self.errors("cannot list objects"):
             page = await self.run(self._list, prefix)
         for info in page:
             yield info
@@ -181,7 +169,7 @@ class S3Store:
 
     async def read_object(self, path: str, offset: int = 0, length: int = 0) -> AsyncIterator[bytes]:
         """Yield the bytes of a published or staged object from `offset`, `length` of them or all (0); ObjectNotFoundError."""
-        with s3_errors(f"cannot read {path}"):
+        with self.errors(f"cannot read {path}"):
             response = await self.run(self.client.get_object, self.name, path, offset=offset, length=length)
             try:
                 while block := await self.run(response.read, BLOCK):
@@ -203,9 +191,9 @@ class S3Store:
         return self._open(checked_key(key))
 
     def _open(self, name: str) -> BinaryIO:
-        with s3_errors(f"cannot open {name}"):
+        with self.errors(f"cannot open {name}"):
             size = self.client.stat_object(self.name, name).size or 0
-        return cast("BinaryIO", io.BufferedReader(ObjectReader(self.client, self.name, name, size), BLOCK))
+        return cast("BinaryIO", io.BufferedReader(ObjectReader(self, name, size), BLOCK))
 
     async def local_path(self, key: str, *, size: int | None = None, published: datetime | None = None) -> Path:
         """See ObjectStore. Concurrent callers share one download."""
@@ -252,17 +240,15 @@ class _Staged:
         if self.key not in ("", key):
             raise StoreError(f"{self.key} cannot be published as {key}")
         if not self.key:
-            source = CopySource(store.name, self._name)
-            with s3_errors(f"cannot publish {key}"):
-                await store.run(store.client.copy_object, store.name, checked_key(key), source)
+            checked_key(key)
+            with store.errors(f"cannot publish {key}"):
+                await store.run(store.client.copy_object, store.name, key, CopySource(store.name, self._name))
         info = await store.stat(key)
         if info.size != self._size:
             raise StoreUnavailableError(f"{key} was published with {info.size} bytes instead of {self._size}")
         return info
 
     async def discard(self) -> None:
-        store = self._store
         if not self._discarded:
-            with s3_errors("cannot remove a staged object"):
-                await store.run(store.client.remove_object, store.name, self._name)
+            await self._store._staging.discard(self._name)
             self._discarded = True

@@ -56,6 +56,15 @@ class Multipart:
             listed = page.is_truncated and bool(after)
         return found
 
+    def last_write(self, name: str, upload: str, begun: datetime) -> datetime:
+        """Return the time of the last part, or of the begin of an upload without parts."""
+        try:
+            return max([begun, *(part.last_modified for part in self.parts(name, upload) if part.last_modified)])
+        except S3Error as error:
+            if error.code != "NoSuchUpload":
+                raise
+            return begun
+
     def complete(self, name: str, upload: str, tags: Mapping[int, str]) -> None:
         """Make the parts an object."""
         parts = [Part(number, tags[number]) for number in sorted(tags)]

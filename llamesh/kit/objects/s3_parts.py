@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from llamesh.kit.completion import to_completion
 from llamesh.kit.objects.parted_upload import Bucket, PartedUpload
 from llamesh.kit.objects.parts import SUFFIX, PartLayout
-from llamesh.kit.objects.s3_errors import s3_errors
 from llamesh.kit.objects.s3_multipart import Multipart
 from llamesh.kit.objects.store import ObjectNotFoundError, is_key
 
@@ -24,19 +23,21 @@ MIN_PART_BYTES = 5 << 20
 """Minimum size of a part in S3; the last part may be smaller."""
 MAX_PARTS = 9_000
 """S3 allows 10,000."""
-ABANDONED = timedelta(days=7)
-"""Age after which an upload without a record is removed. Another mesh with a database of its own may use the bucket."""
 
 
 class S3Parts:
-    """The multipart uploads of a bucket: those with a token for their name are below `prefix`. `clock` returns the time in UTC."""
+    """The multipart uploads of a bucket: those with a token for their name are below `prefix`. `clock` returns the time in UTC.
+
+    `kept`: time after the last part for which another mesh may still need an upload.
+    """
 
     in_place = True
 
-    def __init__(self, bucket: Bucket, prefix: str, clock: Callable[[], datetime]) -> None:
+    def __init__(self, bucket: Bucket, prefix: str, clock: Callable[[], datetime], kept: timedelta) -> None:
         self._bucket = bucket
         self._prefix = prefix
         self._clock = clock
+        self._kept = kept
         self._multipart = Multipart(bucket.client, bucket.name)
 
     def layout(self, size: int, part_size: int) -> PartLayout:
@@ -45,17 +46,17 @@ class S3Parts:
 
     async def create(self, name: str, layout: PartLayout) -> str:
         """See PartedObjects."""
-        with s3_errors("cannot write to the object store"):
+        with self._bucket.errors("cannot write to the object store"):
             return await to_completion(self._bucket.run(self._multipart.create, self._path(name)))
 
     async def open(self, name: str, upload: str, layout: PartLayout, recorded: Mapping[int, str]) -> PartedUpload:
         """See PartedObjects."""
         path = self._path(name)
         try:
-            with s3_errors("cannot read the parts of an upload"):
+            with self._bucket.errors("cannot read the parts of an upload"):
                 parts = await self._bucket.run(self._multipart.parts, path, upload)
         except ObjectNotFoundError:
-            with s3_errors("the upload is gone"):
+            with self._bucket.errors("the upload is gone"):
                 found = await self._bucket.run(self._bucket.client.stat_object, self._bucket.name, path)
             if found.size != layout.size:
                 raise
@@ -75,7 +76,7 @@ class S3Parts:
 
     async def remove(self, name: str, upload: str) -> None:
         """See PartedObjects."""
-        with s3_errors("cannot remove a staged object"):
+        with self._bucket.errors("cannot remove a staged object"):
             await to_completion(self._bucket.run(self._remove, self._path(name), upload))
 
     def _remove(self, path: str, upload: str) -> None:
@@ -87,19 +88,20 @@ class S3Parts:
 
     async def found(self) -> Sequence[tuple[str, str]]:
         """See PartedObjects."""
-        with s3_errors("cannot list uploads"):
+        with self._bucket.errors("cannot list uploads"):
             return await self._bucket.run(self._abandoned)
 
     def _abandoned(self) -> list[tuple[str, str]]:
         entries = self._multipart.uploads("")
         for entry in self._bucket.client.list_objects(self._bucket.name, prefix=self._prefix, recursive=True):
             entries.append((entry.object_name or "", "", entry.last_modified))
-        before = self._clock() - ABANDONED
+        before = self._clock() - self._kept
         return [
             (path.removeprefix(self._prefix).removesuffix(SUFFIX), upload)
             for path, upload, since in entries
             if (path.startswith(self._prefix) and path.endswith(SUFFIX)) or is_key(path)
             if since is not None and since < before
+            if not upload or self._multipart.last_write(path, upload, since) < before
         ]
 
     def _path(self, name: str) -> str:

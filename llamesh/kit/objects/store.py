@@ -20,6 +20,10 @@ _KEY = re.compile(r"[a-z]{1,16}/[0-9a-f]{64}(?:-[0-9a-f]{16})?(?:\.[a-z0-9]{1,8}
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
+SWEEP_SECONDS = 600.0
+"""Seconds between two sweeps of a store by a process that uses it."""
+
+
 class StoreError(Exception):
     """An operation of a store failed. The message is for users; the cause is chained."""
 
@@ -99,6 +103,12 @@ class ObjectStore(Protocol):
 
     async def prepare(self) -> None:
         """Create directories or the bucket, and remove staged bytes of dead writers."""
+
+    async def sweep(self) -> None:
+        """Remove staged bytes of dead writers. Where nothing tells whether a writer lives, those of other writers stay for days."""
+
+    async def remove_staged(self, writer: str) -> None:
+        """Remove the staged bytes of a writer of which the caller knows that it has ended. See `object_store`."""
 
     async def check(self) -> None:
         """Raise if the store cannot be used now. Creates a directory or bucket that was removed."""

@@ -60,7 +60,8 @@ def _description(spec: JobSpec, of_type: str, settings: Settings, key: str, veri
 async def _publish(
     workspace: Workspace, of_type: str, settings: Settings, description: QuantModel, verified: dict[str, Any]
 ) -> None:
-    store, key = bucket_of(settings), description.object_key
+    key = description.object_key
+    store = bucket_of(settings, key)
     try:
         await store.prepare()
         words = MessageToJson(description, preserving_proto_field_name=True).encode()

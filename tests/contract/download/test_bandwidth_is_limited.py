@@ -68,7 +68,7 @@ async def test_at_a_limit_a_pause_costs_one_part_at_most(
 
 @pytest.mark.parametrize(("rate", "parts"), [(0, 4), (1 << 16, 1), (2 * PART - 1, 1), (2 * PART, 2), (100 * PART, 4)])
 def test_a_limit_reads_the_parts_at_once_that_it_fills_in_a_second(rate: int, parts: int) -> None:
-    assert parts_at_once(4, PART, rate) == parts
+    assert parts_at_once(4, PART, rate, 4 * PART) == parts
 
 
 async def test_a_file_of_this_machine_is_not_slowed_down(one_settings: Settings, open_with: OpenWith) -> None:
