@@ -2,8 +2,9 @@
 
 Level-triggered: `_follow_rows` compares the rows of the transfer table with its tasks, starts a task for each active row without one, and
 cancels the tasks whose row has changed (cancelled, paused, started again, taken over). It is woken by a call that changed a row, the end of
-a task, the end of a wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs seconds. It
-runs one pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all others.
+a task, the end of the shortest wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs
+seconds. It runs one pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all
+others.
 
 Several processes on one database and store share the work: each claims the rows that it runs (see `transfers`).
 
@@ -67,6 +68,8 @@ class Worker:
         self._held: set[tuple[str, int, str]] = set()
         """Attempts whose rows already have the store's problem as their message."""
         self._prepared = False
+        self._timer: asyncio.TimerHandle | None = None
+        """Wakes the loop at the end of the shortest wait. There is one, because each pass finds all waits again."""
         self._background = [
             BackgroundTask(
                 "follow transfers", self._follow_rows, report_failure, every=POLL_SECONDS, sleep=sleep_or(self._wake)
@@ -98,6 +101,7 @@ class Worker:
     async def close(self) -> None:
         """Stop every transfer and release its claim, so that another or the next process starts it again."""
         await asyncio.gather(self._health.close(), *(task.close() for task in self._background))
+        self._set_timer(0.0)
         tasks = [task for _, task in self._tasks.values()]
         for task in tasks:
             _cancel(task)
@@ -127,8 +131,7 @@ class Worker:
         if self._partial is not None:
             await self._partial.remove_ended(self._tasks)
         running = [row.requested_by for row in rows if row.model_uuid in self._tasks]
-        waiting = [row for row in rows if row.model_uuid not in self._tasks and self._may_begin(row)]
-        for row in next_transfers(waiting, running, MAX_RUNNING - len(self._tasks)):
+        for row in next_transfers(self._startable(rows), running, MAX_RUNNING - len(self._tasks)):
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
             self._tasks[row.model_uuid] = (row.attempt, task)
             task.add_done_callback(partial(self._end, row.model_uuid))
@@ -156,11 +159,17 @@ class Worker:
                 await self._runs.requeue_for_store(row, error)
                 self._held.add(key)
 
-    def _may_begin(self, row: TransferRow) -> bool:
-        left = self._waits.seconds_left(attempt_of(row))
-        if left > 0:
-            asyncio.get_running_loop().call_later(left, self._wake.set)
-        return left <= 0
+    def _startable(self, rows: Sequence[TransferRow]) -> list[TransferRow]:
+        """Return the rows that may begin, and set the timer for the first of the others."""
+        lefts = [(self._waits.seconds_left(attempt_of(row)), row) for row in rows if row.model_uuid not in self._tasks]
+        self._set_timer(min((left for left, _ in lefts if left > 0), default=0.0))
+        return [row for left, row in lefts if left <= 0]
+
+    def _set_timer(self, seconds: float) -> None:
+        """Wake the loop in so many seconds instead of when the timer was set for; with 0 not at all."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._wake.set) if seconds > 0 else None
 
     def _end(self, model_uuid: str, task: asyncio.Task[None]) -> None:
         del self._tasks[model_uuid]
