@@ -4,7 +4,7 @@ Level-triggered: `_follow_rows` compares the rows of the transfer table with its
 cancels the tasks whose row has changed (cancelled, paused, started again, taken over). It is woken by a call that changed a row, the end of
 a task, the end of the shortest wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs
 seconds. It runs one pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all
-others.
+others. What ended transfers have left is removed beside it (`cleanup`).
 
 Several processes on one database and store share the work: each claims the rows that it runs (see `transfers`).
 
@@ -22,6 +22,7 @@ from llamesh.background import BackgroundTask, sleep_or
 from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
+from services.download.cleanup import Cleanup
 from services.download.partial_objects import PartialObjects
 from services.download.pauses import Pauses
 from services.download.progress import Progress
@@ -67,7 +68,8 @@ class Worker:
         """Models whose task was cancelled; the state of their rows is still to be broadcast."""
         self._held: set[tuple[str, int, str]] = set()
         """Attempts whose rows already have the store's problem as their message."""
-        self._prepared = False
+        self._prepared = self._swept = False
+        self._cleanup = Cleanup(self._remove_ended)
         self._timer: asyncio.TimerHandle | None = None
         """Wakes the loop at the end of the shortest wait. There is one, because each pass finds all waits again."""
         self._background = [
@@ -101,6 +103,7 @@ class Worker:
     async def close(self) -> None:
         """Stop every transfer and release its claim, so that another or the next process starts it again."""
         await asyncio.gather(self._health.close(), *(task.close() for task in self._background))
+        await self._cleanup.close()
         self._set_timer(0.0)
         tasks = [task for _, task in self._tasks.values()]
         for task in tasks:
@@ -126,10 +129,8 @@ class Worker:
         self._held.clear()
         if not self._prepared:
             await self._objects.drop_holds()
-            await self._sweep_objects()
             self._prepared = True
-        if self._partial is not None:
-            await self._partial.remove_ended(self._tasks)
+        await self._cleanup.run()
         running = [row.requested_by for row in rows if row.model_uuid in self._tasks]
         for row in next_transfers(self._startable(rows), running, MAX_RUNNING - len(self._tasks)):
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
@@ -158,6 +159,14 @@ class Worker:
             elif (key := (row.model_uuid, row.attempt, str(error))) not in self._held:
                 await self._runs.requeue_for_store(row, error)
                 self._held.add(key)
+
+    async def _remove_ended(self) -> None:
+        """Remove what ended transfers have left; the first time also what an earlier process has left."""
+        if not self._swept:
+            await self._sweep_objects()
+            self._swept = True
+        if self._partial is not None:
+            await self._partial.remove_ended(self._tasks)
 
     def _startable(self, rows: Sequence[TransferRow]) -> list[TransferRow]:
         """Return the rows that may begin, and set the timer for the first of the others."""

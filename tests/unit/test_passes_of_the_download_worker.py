@@ -1,4 +1,4 @@
-"""A pass of the download worker: the waits of many downloads cost one timer."""
+"""A pass of the download worker: waits cost one timer, and a removal that stalls stops no start."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from services.download import cleanup
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
 from services.download.source_retries import FIRST_SECONDS, SourceRetries
 from services.download.tables import TransferRow, TransferState
@@ -114,3 +115,17 @@ async def test_downloads_that_wait_have_one_timer_for_the_first_of_them(
     assert [timer.cancelled() for timer in timers] == [True, True, False]
     await worker.close()
     assert timers[-1].cancelled()
+
+
+async def test_a_removal_that_stalls_stops_no_start(
+    worker: Worker, rows: Rows, partial: Partial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleanup, "PATIENCE_SECONDS", 0.01)
+    partial.stalls = True
+    for name in ("m1", "m2"):
+        rows.add(name)
+        async with asyncio.timeout(10):
+            await worker._follow_rows()
+        await asyncio.sleep(0)
+    assert rows.begun == ["m1", "m2"]
+    assert partial.calls == 1, "no second removal begins beside the first"
