@@ -1,7 +1,8 @@
 """Checks the header of a GGUF file before the rest of its bytes is read, so that a file that is refused costs megabytes.
 
-Invariant: this check only refuses earlier; `verification.verify` checks everything again when all bytes are staged. Memory: the bytes up to
-the end of the header, at most MAX_HEADER_BYTES; a file with a larger header is checked at the end only.
+Invariant: this check only refuses earlier; `verification.verify` checks everything again when all bytes are staged. If the source does not
+give the size of the file, only that check finds that tensors are missing or that bytes follow them. Memory: the bytes up to the end of the
+header, at most MAX_HEADER_BYTES; a file with a larger header is checked at the end only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ async def checked_chunks(
     count: Callable[[int], None],
     check: Check,
 ) -> AsyncIterator[bytes]:
-    """Pass on and count the chunks of a file of `size` bytes. Raises GgufError and the errors of `check` about the header."""
+    """Pass on and count the chunks of a file of `size` bytes (None: unknown).
+
+    Raises GgufError and the errors of `check` about the header.
+    """
     early: _EarlyCheck | None = _EarlyCheck(size, check)
     async for chunk in chunks:
         count(len(chunk))
@@ -73,9 +77,8 @@ class _EarlyCheck:
         start = bytes(self._beginning[: len(MAGIC)])
         if not MAGIC.startswith(start):
             raise GgufError(f"not a GGUF file: it starts with {start!r}", offset=0, what="header")
-        if self._size is None:
-            return len(start) == len(MAGIC)
-        if len(self._beginning) < min(self._next_try, self._size):
+        wanted = self._next_try if self._size is None else min(self._next_try, self._size)
+        if len(self._beginning) < wanted:
             return False
         try:
             header = await asyncio.to_thread(self._read)
@@ -86,7 +89,6 @@ class _EarlyCheck:
         return True
 
     def _read(self) -> Header:
-        assert self._size is not None
         return Header(*read_tensors(cast("BinaryIO", _Beginning(self._beginning, self._size)), self._size))
 
 
@@ -95,9 +97,9 @@ class _MoreNeededError(Exception):
 
 
 class _Beginning:
-    """The first bytes of a file of `size` bytes, as a seekable file."""
+    """The first bytes of a file of `size` bytes (None: unknown), as a seekable file."""
 
-    def __init__(self, data: bytearray, size: int) -> None:
+    def __init__(self, data: bytearray, size: int | None) -> None:
         self._data = data
         self._size = size
         self._at = 0
@@ -107,7 +109,7 @@ class _Beginning:
 
     def read(self, length: int) -> bytes:
         found = bytes(self._data[self._at : self._at + length])
-        if length and not found and self._at < self._size:
+        if length and not found and (self._size is None or self._at < self._size):
             raise _MoreNeededError
         self._at += len(found)
         return found
