@@ -38,9 +38,9 @@ class Room:
             # In this order: what another fetch writes meanwhile is missing in the free bytes, too, and not in its reservation.
             others = sum(left for model_uuid, left in self._reserved.items() if model_uuid != row.model_uuid)
             space = await self._store.space()
-            if space is not None and needed > space.free - others:
+            if space is not None and needed > space.usable - others:
                 words = (
-                    f"the files of the model need {needed} more bytes and the object store has {space.free} bytes free"
+                    f"the files of the model need {needed} more bytes and the object store has {space.usable} bytes free"
                 )
                 words += f", {others} of which other downloads need" if others else ""
                 raise StoreShortError(words) if occupied else StoreFullError(words)
