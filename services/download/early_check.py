@@ -8,7 +8,7 @@ header, at most MAX_HEADER_BYTES; a file with a larger header is checked at the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import BinaryIO, cast
 
 from llamesh.kit.gguf import MAGIC, GgufError, read_tensors
@@ -17,6 +17,8 @@ from services.download.model_parts import Header
 MAX_HEADER_BYTES = 64 << 20
 Check = Callable[[Header], None]
 """Raises an error if a file with this header is refused."""
+Take = Callable[[int], Awaitable[None]]
+"""Awaited before a number of bytes is written. Raises an error if they have no room."""
 _FIRST_TRY = 1 << 20
 """Number of bytes after which the header is read for the first time; each further attempt has twice as many."""
 
@@ -26,17 +28,29 @@ async def checked_chunks(
     size: int | None,
     count: Callable[[int], None],
     check: Check,
+    take: Take,
 ) -> AsyncIterator[bytes]:
-    """Pass on and count the chunks of a file of `size` bytes (None: unknown).
+    """Pass on and count the chunks of a file of `size` bytes (None: unknown). None is passed on before the header is checked.
 
-    Raises GgufError and the errors of `check` about the header.
+    Raises GgufError, the errors of `check` about the header and those of `take`, which gets the length of each chunk.
     """
-    early: _EarlyCheck | None = _EarlyCheck(size, check)
+    early = _EarlyCheck(size, check)
+    checked = False
     async for chunk in chunks:
         count(len(chunk))
-        if early is not None and await early.done_with(chunk):
-            early = None
-        yield chunk
+        if checked:
+            await take(len(chunk))
+            yield chunk
+        elif await early.done_with(chunk):
+            checked = True
+            for part in early.held():
+                await take(len(part))
+                yield part
+    if not checked:
+        # A short file of unknown size, or one that ends in its header: the check of the whole refuses that.
+        for part in early.held():
+            await take(len(part))
+            yield part
 
 
 async def check_header(read: Callable[[int, int], AsyncIterator[bytes]], size: int, check: Check) -> None:
@@ -87,6 +101,11 @@ class _EarlyCheck:
             return self._next_try > MAX_HEADER_BYTES
         self._check(header)
         return True
+
+    def held(self) -> Iterator[bytes]:
+        """Yield all bytes so far, in blocks."""
+        for start in range(0, len(self._beginning), _FIRST_TRY):
+            yield bytes(self._beginning[start : start + _FIRST_TRY])
 
     def _read(self) -> Header:
         return Header(*read_tensors(cast("BinaryIO", _Beginning(self._beginning, self._size)), self._size))

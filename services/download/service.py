@@ -122,7 +122,9 @@ async def run(member: Member) -> None:
         part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
         staging = Staging(store, partial_objects, part_size, parallel, monotonic)
         bandwidth = Bandwidth(settings.download_bytes_per_second, monotonic)
-        fetches = Fetches(sources, staging, Room(store, partial_objects), present, bandwidth, monotonic)
+        fetches = Fetches(
+            sources, staging, Room(store, partial_objects, waits.room_freed), present, bandwidth, monotonic
+        )
         runs = TransferRuns(transfers, publications, health, fetches, changes, waits)
         pauses = Pauses(database, utc_now, timedelta(hours=settings.download_paused_hours))
         worker = Worker(transfers, runs, objects, health, waits, partial_objects, pauses)

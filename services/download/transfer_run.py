@@ -35,6 +35,7 @@ from services.download.model_names import default_name
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedFile
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
+from services.download.room import RoomTakenError
 from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import SourceError, SourceObject
 from services.download.sources.shown_texts import shown_text
@@ -86,6 +87,8 @@ class TransferRuns:
             await self._transfer(row, retries)
         except (StoreUnavailableError, StoreShortError, ObjectNotFoundError, PublicationLostError) as error:
             await self._retry_store(row, retries, error)
+        except RoomTakenError as error:
+            await self._wait_for_room(row, error)
         except SourceError as error:
             await self._retry_source(row, error)
         except Exception as error:
@@ -155,6 +158,14 @@ class TransferRuns:
                 return
             reason.message += f" (given up after {retries.failed} tries)"
         await self.fail(row, reason)
+
+    async def _wait_for_room(self, row: TransferRow, error: RoomTakenError) -> None:
+        """Queue the transfer again until a transfer that has reserved room ends."""
+        log.info("transfer waits for room", model_uuid=row.model_uuid, error=str(error))
+        self._waits.wait_for_room(attempt_of(row))
+        reason = transfer_error(error, row.shown_source)
+        reason.message = f"waits for other downloads: {reason.message}"
+        await _until_written(partial(self.requeue, row, reason))
 
     async def _retry_store(
         self, row: TransferRow, retries: StoreRetries, error: StoreError | PublicationLostError

@@ -13,6 +13,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.objects import PartLayout, StoreFullError
 from llamesh.kit.objects.cache_eviction import CacheEviction
 from llamesh.kit.objects.directory import DirectoryStore
+from services.download.room import Room
 from services.quant import submission
 
 SIZE = 1000
@@ -52,6 +53,14 @@ async def test_an_object_leaves_the_reserve_free(tmp_path: Path, free: Free) -> 
     free(RESERVE_BYTES + SIZE)
     await (await store.stage(chunks(), expected_size=SIZE)).discard()
     await store.parts.create("0" * 32, PartLayout(SIZE, SIZE))
+
+
+async def test_a_fetch_of_unknown_size_leaves_the_reserve_free(tmp_path: Path, free: Free) -> None:
+    room = Room(DirectoryStore(tmp_path), None, lambda: None)
+    free(RESERVE_BYTES + SIZE)
+    await room.extend("m1", SIZE)
+    with pytest.raises(StoreFullError, match="bytes free for models"):
+        await room.extend("m1", 1)
 
 
 def test_a_job_leaves_the_reserve_free(tmp_path: Path, free: Free) -> None:

@@ -30,6 +30,8 @@ class Stream:
         self.data = data
         self.chunk = chunk
         self.taken = 0
+        self.with_room = 0
+        """Bytes for which room was asked."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self.data), self.chunk):
@@ -40,9 +42,13 @@ class Stream:
     async def passed(self, size: int | None = -1) -> bytes:
         counted: list[int] = []
         size = len(self.data) if size == -1 else size
-        data = b"".join([part async for part in checked_chunks(self.chunks(), size, counted.append, WHOLE)])
-        assert sum(counted) == len(data)
+        chunks = checked_chunks(self.chunks(), size, counted.append, WHOLE, self.take)
+        data = b"".join([part async for part in chunks])
+        assert sum(counted) == len(data) == self.with_room
         return data
+
+    async def take(self, length: int) -> None:
+        self.with_room += length
 
 
 @pytest.mark.parametrize("chunk", [7, 1 << 20])
@@ -60,6 +66,7 @@ async def test_a_part_of_a_model_is_refused_at_its_header(size: int | None) -> N
     with pytest.raises(MeshError, match="part 1 of a model split in 3"):
         await stream.passed(size)
     assert stream.taken <= 2 << 20
+    assert stream.with_room == 0, "a file gets room after the check of its header"
 
 
 @pytest.mark.parametrize("size", [-1, None], ids=["known size", "unknown size"])
