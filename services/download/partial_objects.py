@@ -99,12 +99,23 @@ class PartialObjects:
 
     async def bytes_of(self, transfer: TransferRow) -> tuple[int, int]:
         """Return the bytes of all parts that an attempt has recorded, and for how many the store needs no more room, recorded or not."""
-        of_attempt = PartialObjectRow.model_uuid == transfer.model_uuid, PartialObjectRow.attempt == transfer.attempt
         objects = [
-            (_place(row), PartLayout(row.size, row.part_size), parts) for row, parts in await self._of(*of_attempt)
+            (_place(row), PartLayout(row.size, row.part_size), parts)
+            for row, parts in await self._of(*_of_attempt(transfer))
         ]
         recorded = sum(layout.bytes_of(parts) for _, layout, parts in objects)
         return recorded, sum([await self._parts.occupied(*each) for each in objects])
+
+    async def free(self, transfer: TransferRow) -> None:
+        """Remove the bytes of an attempt that ends because the disk is full. A failure is logged and left to `remove_ended`.
+
+        The rows stay: the database may be on the same disk, and only what this frees lets it write again.
+        """
+        try:
+            for row, _ in await self._of(*_of_attempt(transfer)):
+                await to_completion(self._parts.remove(_place(row), row.upload))
+        except Exception as error:
+            report_failure("remove the bytes of a transfer", error)
 
     async def hold(self, key: str) -> None:
         """Hold the key of an object that is about to be complete. Idempotent."""
@@ -172,6 +183,10 @@ class PartialObjects:
         async with self._database.begin() as session:
             await session.execute(delete(ObjectPartRow).where(ObjectPartRow.name == row.name))
             await session.execute(delete(PartialObjectRow).where(PartialObjectRow.name == row.name))
+
+
+def _of_attempt(transfer: TransferRow) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return PartialObjectRow.model_uuid == transfer.model_uuid, PartialObjectRow.attempt == transfer.attempt
 
 
 def _place(row: PartialObjectRow) -> str:

@@ -125,7 +125,7 @@ async def run(member: Member) -> None:
         fetches = Fetches(
             sources, staging, Room(store, partial_objects, waits.room_freed), present, bandwidth, monotonic
         )
-        runs = TransferRuns(transfers, publications, health, fetches, changes, waits)
+        runs = TransferRuns(transfers, publications, health, fetches, changes, waits, partial_objects)
         pauses = Pauses(database, utc_now, timedelta(hours=settings.download_paused_hours))
         worker = Worker(transfers, runs, objects, health, waits, partial_objects, pauses)
 

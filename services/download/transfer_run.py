@@ -23,6 +23,7 @@ from llamesh.kit.objects import (
     ObjectNotFoundError,
     StoreDeniedError,
     StoreError,
+    StoreFullError,
     StoreShortError,
     StoreUnavailableError,
 )
@@ -32,6 +33,7 @@ from services.download.changes import Changes
 from services.download.fetches import Fetches, StagedFile, discard
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.model_names import default_name
+from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedFile
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
@@ -62,6 +64,7 @@ class TransferRuns:
         fetches: Fetches,
         changes: Changes,
         waits: RetryBackoffs,
+        partial_objects: PartialObjects | None,
     ) -> None:
         self._transfers = transfers
         self._publications = publications
@@ -69,6 +72,7 @@ class TransferRuns:
         self._fetches = fetches
         self._changes = changes
         self._waits = waits
+        self._partial = partial_objects
 
     def progress(self, model_uuid: str) -> Progress | None:
         """Return the progress of a transfer that is being fetched; None if it is not."""
@@ -104,6 +108,9 @@ class TransferRuns:
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=row.model_uuid, error=str(reason), exc_info=unexpected)
         self._waits.forget(attempt_of(row))
+        if isinstance(error, StoreFullError) and self._partial is not None:
+            # Before the row is written: the database may be on the same disk.
+            await self._partial.free(row)
         failed = await _until_written(lambda: self._transfers.fail(row.model_uuid, row.attempt, reason))
         self.broadcast(failed)
 

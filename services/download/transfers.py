@@ -160,11 +160,11 @@ class Transfers:
     def _own_claims(self) -> Update:
         return update(TransferRow).where(TransferRow.state.in_(ACTIVE), TransferRow.claimed_by == self.owner_id)
 
-    async def cancel(self, model_uuid: str) -> TransferRow:
-        """Cancel a transfer. Idempotent, and without effect on a transfer that has ended. Raises DOWNLOAD_NOT_FOUND."""
+    async def cancel(self, model_uuid: str, attempt: int | None = None) -> TransferRow:
+        """Cancel a transfer, or only this attempt of it. Idempotent; no effect on one that has ended. Raises DOWNLOAD_NOT_FOUND."""
         async with self._database.begin() as session:
             row = await shown_row(session, model_uuid)
-            if row.state in UNENDED:
+            if row.state in UNENDED and attempt in (None, row.attempt):
                 row.state = TransferState.CANCELLED
                 row.bytes_done = 0
                 row.update_time = self._clock()

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from llamesh.background import BackgroundTask, sleep_or
+from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
@@ -26,7 +27,7 @@ from services.download.cleanup import Cleanup
 from services.download.partial_objects import PartialObjects
 from services.download.pauses import Pauses
 from services.download.progress import Progress
-from services.download.retry_backoffs import RetryBackoffs
+from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
 from services.download.slots import MAX_RUNNING, next_transfers
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
@@ -68,6 +69,8 @@ class Worker:
         """Models whose task was cancelled; the state of their rows is still to be broadcast."""
         self._held: set[tuple[str, int, str]] = set()
         """Attempts whose rows already have the store's problem as their message."""
+        self._cancelled: set[TransferAttempt] = set()
+        """Attempts that were cancelled while the disk of the database was full; their rows are still to be written."""
         self._prepared = self._swept = False
         self._cleanup = Cleanup(self._remove_ended)
         self._timer: asyncio.TimerHandle | None = None
@@ -92,6 +95,26 @@ class Worker:
     def progress(self, model_uuid: str) -> Progress | None:
         """Return the progress of a transfer that is being fetched; None if it is not."""
         return self._runs.progress(model_uuid)
+
+    async def cancel(self, model_uuid: str) -> TransferRow:
+        """Cancel a transfer. If the disk of the database is full, its run is ended and its bytes are removed before the row is written.
+
+        Raises DOWNLOAD_NOT_FOUND, and the error of the database; after STORAGE_FULL the row is written as soon as there is room.
+        """
+        try:
+            return await self._transfers.cancel(model_uuid)
+        except MeshError as error:
+            if error.reason != Reason.ERROR_REASON_STORAGE_FULL:
+                raise
+        row = await self._transfers.get(model_uuid)
+        self._cancelled.add(attempt_of(row))
+        if model_uuid in self._tasks:
+            _, task = self._tasks[model_uuid]
+            _cancel(task)
+            await asyncio.wait({task})
+        if self._partial is not None:
+            await self._partial.free(row)
+        return await self._write_cancellation(attempt_of(row))
 
     def start(self) -> None:
         """Start to work."""
@@ -118,7 +141,9 @@ class Worker:
         self._wake.clear()
         while self._stopped:
             await self._broadcast_end(self._stopped.pop())
-        rows = await self._transfers.workable()
+        for attempt in list(self._cancelled):
+            await self._try_cancellation(attempt)
+        rows = [row for row in await self._transfers.workable() if attempt_of(row) not in self._cancelled]
         wanted = {attempt_of(row) for row in rows}
         for model_uuid, (number, task) in self._tasks.items():
             if (model_uuid, number) not in wanted:
@@ -136,6 +161,20 @@ class Worker:
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
             self._tasks[row.model_uuid] = (row.attempt, task)
             task.add_done_callback(partial(self._end, row.model_uuid))
+
+    async def _write_cancellation(self, attempt: TransferAttempt) -> TransferRow:
+        row = await self._transfers.cancel(*attempt)
+        self._cancelled.discard(attempt)
+        return row
+
+    async def _try_cancellation(self, attempt: TransferAttempt) -> None:
+        """Write a cancellation that could not be written, and broadcast it. A failure is left to the next pass."""
+        try:
+            self._runs.broadcast(await self._write_cancellation(attempt))
+        except MeshError as error:
+            if error.reason == Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
+                self._cancelled.discard(attempt)
+            report_failure("cancel a transfer", error)
 
     async def _broadcast_end(self, model_uuid: str) -> None:
         """Broadcast the state of a stopped transfer: its last progress may have been broadcast after its row changed."""
