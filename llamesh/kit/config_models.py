@@ -85,7 +85,8 @@ class ModelSettings(BaseSettings):
     download_paused_hours: Annotated[Positive, Field(le=87_600)] = named(
         "LLAMESH_DOWNLOAD_PAUSED_HOURS",
         168.0,
-        "Hours for which the parts of a paused download are kept. After that the download stays paused, and begins anew once resumed.",
+        "Hours for which the parts of a paused download are kept, and of one that failed because its source or the store was away. After"
+        " that it begins anew once it is resumed or started again.",
     )
     hf_endpoint: HubEndpoint = named(
         "HF_ENDPOINT", HUB, "Address of the Hugging Face Hub or of a mirror, for hf: sources."

@@ -17,14 +17,14 @@ ROOM_SECONDS = 60.0
 
 class TransferAttempt(NamedTuple):
     """One attempt of a model's transfer. The number increases when a caller starts or pauses the transfer, and when the
-    parts of a paused one are given up."""
+    parts of a stopped one are given up."""
 
     model_uuid: str
     number: int
 
 
 class RetryBackoffs:
-    """The retries of the attempts that have failed at least once. `clock` is monotonic, in seconds."""
+    """The retries of the attempts that have failed at least once or wait for room. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -48,7 +48,7 @@ class RetryBackoffs:
         return max(store.seconds_left() if store else 0.0, source.seconds_left() if source else 0.0, room)
 
     def attempts(self) -> Set[TransferAttempt]:
-        """Return all attempts that have failed at least once."""
+        """Return all attempts that have failed at least once or wait for room."""
         return self.of_store.keys() | self.of_source.keys() | self._of_room.keys()
 
     def forget(self, attempt: TransferAttempt) -> None:

@@ -24,8 +24,8 @@ from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
 from services.download.cleanup import Cleanup
+from services.download.kept_parts import KeptParts
 from services.download.partial_objects import PartialObjects
-from services.download.pauses import Pauses
 from services.download.progress import Progress
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
 from services.download.slots import MAX_RUNNING, next_transfers
@@ -40,7 +40,7 @@ POLL_SECONDS = 5.0
 BROADCAST_SECONDS = 0.5
 """Seconds between two broadcasts of progress."""
 SWEEP_SECONDS = 60.0
-"""Seconds between two sweeps, which remove objects without a record, and drop old parts of paused transfers and waits of ended attempts."""
+"""Seconds between two sweeps, which remove objects without a record, old parts of stopped transfers and waits of ended attempts."""
 
 
 class Worker:
@@ -54,7 +54,7 @@ class Worker:
         health: StoreHealth,
         waits: RetryBackoffs,
         partial_objects: PartialObjects | None,
-        pauses: Pauses,
+        kept_parts: KeptParts,
     ) -> None:
         self._transfers = transfers
         self._runs = runs
@@ -62,7 +62,7 @@ class Worker:
         self._health = health
         self._waits = waits
         self._partial = partial_objects
-        self._pauses = pauses
+        self._kept_parts = kept_parts
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._stopped: set[str] = set()
@@ -236,8 +236,8 @@ class Worker:
 
     async def _sweep(self) -> None:
         await self._forget_waits()
-        for row in await self._pauses.give_up_old_parts():
-            log.info("the parts of a paused transfer are given up", model_uuid=row.model_uuid)
+        for row in await self._kept_parts.give_up_old():
+            log.info("the parts of a stopped transfer are given up", model_uuid=row.model_uuid, state=row.state)
             self._runs.broadcast(row)
         if self._health.usable:
             await self._sweep_objects()

@@ -82,7 +82,7 @@ async def worker(rows: Rows, partial: Partial, waits: RetryBackoffs) -> AsyncIte
         cast("Any", SimpleNamespace(usable=True, close=nothing)),
         waits,
         cast("Any", partial),
-        cast("Any", SimpleNamespace(give_up_old_parts=nothing)),
+        cast("Any", SimpleNamespace(give_up_old=nothing)),
     )
     yield made
     await made.close()
