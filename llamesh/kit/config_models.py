@@ -94,9 +94,9 @@ class ModelSettings(BaseSettings):
     download_paused_hours: Annotated[Positive, Field(le=87_600)] = named(
         "LLAMESH_DOWNLOAD_PAUSED_HOURS",
         168.0,
-        "Hours for which the parts of a paused download are kept. After that the download stays paused, and begins anew once resumed."
-        " Meshes that share a bucket need the same value. MinIO itself removes parts 24 hours after their download began, unless its"
-        " stale_uploads_expiry is longer.",
+        "Hours for which the parts of a paused download are kept, and of one that failed because its source or the store was away. After"
+        " that it begins anew once it is resumed or started. Meshes that share a bucket need the same value. MinIO itself removes parts 24"
+        " hours after their download began, unless its stale_uploads_expiry is longer.",
     )
     hf_endpoint: HubEndpoint = named(
         "HF_ENDPOINT", HUB, "Address of the Hugging Face Hub or of a mirror, for hf: sources."

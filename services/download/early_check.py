@@ -1,13 +1,14 @@
 """Checks the header of a GGUF file before the rest of its bytes is read, so that a file that is refused costs megabytes.
 
-Invariant: this check only refuses earlier; `verification.verify` checks everything again when all bytes are staged. Memory: the bytes up to
-the end of the header, at most MAX_HEADER_BYTES; a file with a larger header is checked at the end only.
+Invariant: this check only refuses earlier; `verification.verify` checks everything again when all bytes are staged. If the source does not
+give the size of the file, only that check finds that tensors are missing or that bytes follow them. Memory: the bytes up to the end of the
+header, at most MAX_HEADER_BYTES; a file with a larger header is checked at the end only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import BinaryIO, cast
 
 from llamesh.kit.gguf import MAGIC, GgufError, read_tensors
@@ -16,6 +17,8 @@ from services.download.model_parts import Header
 MAX_HEADER_BYTES = 64 << 20
 Check = Callable[[Header], None]
 """Raises an error if a file with this header is refused."""
+Take = Callable[[int], Awaitable[None]]
+"""Awaited before a number of bytes is written. Raises an error if they have no room."""
 _FIRST_TRY = 1 << 20
 """Number of bytes after which the header is read for the first time; each further attempt has twice as many."""
 
@@ -25,14 +28,29 @@ async def checked_chunks(
     size: int | None,
     count: Callable[[int], None],
     check: Check,
+    take: Take,
 ) -> AsyncIterator[bytes]:
-    """Pass on and count the chunks of a file of `size` bytes. Raises GgufError and the errors of `check` about the header."""
-    early: _EarlyCheck | None = _EarlyCheck(size, check)
+    """Pass on and count the chunks of a file of `size` bytes (None: unknown). None is passed on before the header is checked.
+
+    Raises GgufError, the errors of `check` about the header and those of `take`, which gets the length of each chunk.
+    """
+    early = _EarlyCheck(size, check)
+    checked = False
     async for chunk in chunks:
         count(len(chunk))
-        if early is not None and await early.done_with(chunk):
-            early = None
-        yield chunk
+        if checked:
+            await take(len(chunk))
+            yield chunk
+        elif await early.done_with(chunk):
+            checked = True
+            for part in early.held():
+                await take(len(part))
+                yield part
+    if not checked:
+        # A short file of unknown size, or one that ends in its header: the check of the whole refuses that.
+        for part in early.held():
+            await take(len(part))
+            yield part
 
 
 async def check_header(read: Callable[[int, int], AsyncIterator[bytes]], size: int, check: Check) -> None:
@@ -73,9 +91,8 @@ class _EarlyCheck:
         start = bytes(self._beginning[: len(MAGIC)])
         if not MAGIC.startswith(start):
             raise GgufError(f"not a GGUF file: it starts with {start!r}", offset=0, what="header")
-        if self._size is None:
-            return len(start) == len(MAGIC)
-        if len(self._beginning) < min(self._next_try, self._size):
+        wanted = self._next_try if self._size is None else min(self._next_try, self._size)
+        if len(self._beginning) < wanted:
             return False
         try:
             header = await asyncio.to_thread(self._read)
@@ -85,8 +102,12 @@ class _EarlyCheck:
         self._check(header)
         return True
 
+    def held(self) -> Iterator[bytes]:
+        """Yield all bytes so far, in blocks."""
+        for start in range(0, len(self._beginning), _FIRST_TRY):
+            yield bytes(self._beginning[start : start + _FIRST_TRY])
+
     def _read(self) -> Header:
-        assert self._size is not None
         return Header(*read_tensors(cast("BinaryIO", _Beginning(self._beginning, self._size)), self._size))
 
 
@@ -95,9 +116,9 @@ class _MoreNeededError(Exception):
 
 
 class _Beginning:
-    """The first bytes of a file of `size` bytes, as a seekable file."""
+    """The first bytes of a file of `size` bytes (None: unknown), as a seekable file."""
 
-    def __init__(self, data: bytearray, size: int) -> None:
+    def __init__(self, data: bytearray, size: int | None) -> None:
         self._data = data
         self._size = size
         self._at = 0
@@ -107,7 +128,7 @@ class _Beginning:
 
     def read(self, length: int) -> bytes:
         found = bytes(self._data[self._at : self._at + length])
-        if length and not found and self._at < self._size:
+        if length and not found and (self._size is None or self._at < self._size):
             raise _MoreNeededError
         self._at += len(found)
         return found

@@ -24,7 +24,7 @@ from services.download.early_check import Check, read_header
 from services.download.model_parts import Header, ModelCheck, check_file
 from services.download.present_objects import PresentObject, PresentObjects, source_version
 from services.download.progress import Progress
-from services.download.room import Room
+from services.download.room import FileRoom, Room
 from services.download.sources import FileRole, ModelFacts, Source, SourceFile, SourceObject
 from services.download.staging import Staging
 from services.download.store_retries import StoreRetries
@@ -187,7 +187,7 @@ class Fetches:
         if complete:
             model.metadata()
         known = sum(size or 0 for size in sizes)
-        await self._reserve(row, known - present)
+        await self._room.reserve(row, known - present)
         return 0 if None in sizes else known
 
     async def _header(self, found: SourceObject) -> Header | None:
@@ -205,11 +205,10 @@ class Fetches:
             found.end_stream()
             fetch.present(staged.size)
         else:
-            if len(fetch.files) == 1:
-                await self._reserve(fetch.row, found.size or 0)
             asked = replace(self._bandwidth.limited(found), sha256=expected)
+            room = FileRoom(self._room, fetch.row, found.size, reserved=len(fetch.files) > 1)
             staged = await self._staging.stage(
-                fetch.row, number, asked, fetch.check(number), fetch.received, fetch.present
+                fetch.row, number, asked, fetch.check(number), room.take, fetch.received, fetch.present
             )
         fetch.add(number, found, staged)
         check_digest(staged.sha256, expected)
@@ -219,10 +218,6 @@ class Fetches:
         return await until_written(
             partial(self._present.of_source, file.address, found), "look for the bytes of a file"
         )
-
-    async def _reserve(self, row: TransferRow, size: int) -> None:
-        """Reserve room, also after an outage of the database."""
-        await until_written(partial(self._room.reserve, row, size), "reserve room for a transfer")
 
 
 async def discard(files: Iterable[StagedFile]) -> None:

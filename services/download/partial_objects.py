@@ -6,8 +6,9 @@ A part is recorded when the store has it durably. A transfer that begins again, 
 If the source announces the digest, the store may write the object under the key of its model (`in_place`). Once complete it is an object
 without a model (`unowned_objects`), which no sweep removes while its row is here.
 
-Invariant: an object lives as long as its attempt of a transfer has not ended; a paused one has not. What ended that attempt does not
-matter: success, failure, cancellation and a new attempt all leave a row whose attempt has ended, and `remove_ended` removes row and object.
+Invariant: an object lives as long as its attempt of a transfer keeps parts (`kept_parts`): until the attempt has ended, and after a failure
+of the source or the store for a time. What ended any other attempt does not matter: success, another failure, cancellation and a new
+attempt all leave a row whose attempt has ended, and `remove_ended` removes row and object.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from llamesh.kit.completion import to_completion
 from llamesh.kit.database import Database
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects import ObjectNotFoundError, PartedObject, PartedObjects, PartLayout, object_key
+from services.download.kept_parts import KEEPS_PARTS, objects_of
 from services.download.sources import SourceObject
-from services.download.tables import UNENDED, ObjectPartRow, PartialObjectRow, TransferRow
+from services.download.tables import ObjectPartRow, PartialObjectRow, TransferRow
 from services.download.unowned_objects import UnownedObjects
 
 
@@ -99,12 +101,23 @@ class PartialObjects:
 
     async def bytes_of(self, transfer: TransferRow) -> tuple[int, int]:
         """Return the bytes of all parts that an attempt has recorded, and for how many the store needs no more room, recorded or not."""
-        of_attempt = PartialObjectRow.model_uuid == transfer.model_uuid, PartialObjectRow.attempt == transfer.attempt
         objects = [
-            (_place(row), PartLayout(row.size, row.part_size), parts) for row, parts in await self._of(*of_attempt)
+            (_place(row), PartLayout(row.size, row.part_size), parts)
+            for row, parts in await self._of(*objects_of(transfer.model_uuid, transfer.attempt))
         ]
         recorded = sum(layout.bytes_of(parts) for _, layout, parts in objects)
         return recorded, sum([await self._parts.occupied(*each) for each in objects])
+
+    async def free(self, transfer: TransferRow) -> None:
+        """Remove the bytes of an attempt that ends because the disk is full. A failure is logged and left to `remove_ended`.
+
+        The rows stay: the database may be on the same disk, and only what this frees lets it write again.
+        """
+        try:
+            for row, _ in await self._of(*objects_of(transfer.model_uuid, transfer.attempt)):
+                await to_completion(self._parts.remove(_place(row), row.upload))
+        except Exception as error:
+            report_failure("remove the bytes of a transfer", error)
 
     async def hold(self, key: str) -> None:
         """Hold the key of an object that is about to be complete. Idempotent."""
@@ -118,14 +131,10 @@ class PartialObjects:
             await session.merge(ObjectPartRow(name=name, number=number, tag=tag))
 
     async def remove_ended(self, busy: Collection[str]) -> None:
-        """Remove the objects whose attempts have ended. Those of `busy` models wait: their tasks have not ended."""
-        unended = exists().where(
-            TransferRow.model_uuid == PartialObjectRow.model_uuid,
-            TransferRow.attempt == PartialObjectRow.attempt,
-            TransferRow.state.in_(UNENDED),
-        )
+        """Remove the objects whose attempts keep no parts. Those of `busy` models wait: their tasks have not ended."""
+        kept = exists().where(*objects_of(TransferRow.model_uuid, TransferRow.attempt), KEEPS_PARTS)
         async with self._database.read() as session:
-            rows = (await session.scalars(select(PartialObjectRow).where(~unended))).all()
+            rows = (await session.scalars(select(PartialObjectRow).where(~kept))).all()
         for row in rows:
             if row.model_uuid not in busy:
                 await self._try_remove(row)

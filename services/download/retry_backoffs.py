@@ -1,4 +1,4 @@
-"""Waits of transfers before their next try, for a source or for the object store, by attempt.
+"""Waits of transfers before their next try, for a source, for the object store or for room beside other transfers, by attempt.
 
 The waits are in memory only: after a restart every transfer may begin at once.
 """
@@ -11,33 +11,48 @@ from typing import NamedTuple
 from services.download.source_retries import SourceRetries
 from services.download.store_retries import StoreRetries
 
+ROOM_SECONDS = 60.0
+"""Seconds after which a transfer that waits for room tries again without the end of another one: a model may have been removed."""
+
 
 class TransferAttempt(NamedTuple):
     """One attempt of a model's transfer. The number increases when a caller starts or pauses the transfer, and when the
-    parts of a paused one are given up."""
+    parts of a stopped one are given up."""
 
     model_uuid: str
     number: int
 
 
 class RetryBackoffs:
-    """The retries of the attempts that have failed at least once. `clock` is monotonic, in seconds."""
+    """The retries of the attempts that have failed at least once or wait for room. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
         self.of_store: dict[TransferAttempt, StoreRetries] = {}
         self.of_source: dict[TransferAttempt, SourceRetries] = {}
+        self._of_room: dict[TransferAttempt, float] = {}
+        """When an attempt may try again without the end of another one, by the clock."""
+
+    def wait_for_room(self, attempt: TransferAttempt) -> None:
+        """Let an attempt wait until another one gives room back, at most ROOM_SECONDS."""
+        self._of_room[attempt] = self.clock() + ROOM_SECONDS
+
+    def room_freed(self) -> None:
+        """End the waits for room: an attempt has given its room back."""
+        self._of_room.clear()
 
     def seconds_left(self, attempt: TransferAttempt) -> float:
         """Return the seconds that an attempt must still wait; 0 if it may begin."""
         store, source = self.of_store.get(attempt), self.of_source.get(attempt)
-        return max(store.seconds_left() if store else 0.0, source.seconds_left() if source else 0.0)
+        room = self._of_room[attempt] - self.clock() if attempt in self._of_room else 0.0
+        return max(store.seconds_left() if store else 0.0, source.seconds_left() if source else 0.0, room)
 
     def attempts(self) -> Set[TransferAttempt]:
-        """Return all attempts that have failed at least once."""
-        return self.of_store.keys() | self.of_source.keys()
+        """Return all attempts that have failed at least once or wait for room."""
+        return self.of_store.keys() | self.of_source.keys() | self._of_room.keys()
 
     def forget(self, attempt: TransferAttempt) -> None:
         """Drop an attempt that has ended."""
         self.of_store.pop(attempt, None)
         self.of_source.pop(attempt, None)
+        self._of_room.pop(attempt, None)

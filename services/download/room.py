@@ -1,27 +1,43 @@
-"""The room of the store for the fetches of this process: each reserves what it will write before its first byte.
+"""The room of the store for the fetches of this process: each reserves what it will write before it writes.
+
+A fetch reserves once the header of its file is checked, so that a source gets no room for a length that it only claims. A file whose source
+gives no length gets its room in steps, while its bytes arrive. If only the reservations of other fetches are missing, the transfer waits
+until one of them ends (`retry_backoffs`).
 
 The free bytes of the disk shrink as bytes are written, and the reservation of their fetch with them. So two fetches that fit alone and not
 together do not both begin. The reservations are in memory, because one process writes to a directory (the lease on the store), and a
 process that begins again reserves again. A bucket does not say how much room it has: nothing is reserved there.
 
-Invariant: when a reservation is made, all reservations fit into the free bytes, but for what other programs write to the disk.
+Invariant: when a reservation is made, all reservations fit into the usable bytes (`llamesh.disk_space`), but for what other programs write
+to the disk.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
-from llamesh.kit.objects import ObjectStore, StoreFullError, StoreShortError
+from llamesh.kit.objects import ObjectStore, StoreError, StoreFullError, StoreShortError
+from llamesh.kit.outages import until_written
 from services.download.partial_objects import PartialObjects
 from services.download.tables import TransferRow
 
+STEP_BYTES = 16 << 20
+"""Bytes that are reserved at once for a file of unknown size."""
+
+
+class RoomTakenError(StoreError):
+    """The bytes do not fit beside those that other fetches have reserved, and would fit without them."""
+
 
 class Room:
-    """The reservations, by model."""
+    """The reservations, by model. `freed` is called after each end of a reservation."""
 
-    def __init__(self, store: ObjectStore, objects: PartialObjects | None) -> None:
+    def __init__(self, store: ObjectStore, objects: PartialObjects | None, freed: Callable[[], None]) -> None:
         self._store = store
         self._objects = objects
+        self._freed = freed
         self._reserved: dict[str, int] = {}
         self._rewritten: dict[str, int] = {}
         """Bytes that have a place on the disk and are written again, because no part that has them is recorded."""
@@ -30,22 +46,39 @@ class Room:
     async def reserve(self, row: TransferRow, size: int) -> None:
         """Reserve room for all files that a fetch writes, `size` bytes, beside what is on the disk of them.
 
-        Raises StoreFullError if the free bytes that no other fetch has reserved are fewer, StoreShortError if something is on the disk.
+        Raises RoomTakenError if only the reservations of other fetches are in the way; else StoreFullError if the usable bytes are fewer,
+        StoreShortError if something is on the disk.
         """
-        recorded, occupied = await self._objects.bytes_of(row) if self._objects is not None else (0, 0)
+        recorded = occupied = 0
+        if self._objects is not None:
+            recorded, occupied = await until_written(
+                partial(self._objects.bytes_of, row), "look up what a transfer has on the disk"
+            )
         needed = max(size - occupied, 0)
         async with self._reserving:
-            # In this order: what another fetch writes meanwhile is missing in the free bytes, too, and not in its reservation.
-            others = sum(left for model_uuid, left in self._reserved.items() if model_uuid != row.model_uuid)
-            space = await self._store.space()
-            if space is not None and needed > space.free - others:
-                words = (
-                    f"the files of the model need {needed} more bytes and the object store has {space.free} bytes free"
-                )
-                words += f", {others} of which other downloads need" if others else ""
-                raise StoreShortError(words) if occupied else StoreFullError(words)
+            await self._check(row.model_uuid, needed, StoreShortError if occupied else StoreFullError)
             self._reserved[row.model_uuid] = needed
             self._rewritten[row.model_uuid] = max(occupied - recorded, 0)
+
+    async def extend(self, model_uuid: str, length: int) -> None:
+        """Reserve `length` bytes more than a fetch has reserved. Raises RoomTakenError and StoreFullError."""
+        async with self._reserving:
+            needed = self._reserved.get(model_uuid, 0) + length
+            await self._check(model_uuid, needed, StoreFullError)
+            self._reserved[model_uuid] = needed
+            self._rewritten.setdefault(model_uuid, 0)
+
+    async def _check(self, model_uuid: str, needed: int, full: type[StoreFullError]) -> None:
+        """Raise RoomTakenError or `full` unless the reservation of a fetch may have `needed` bytes."""
+        # In this order: what another fetch writes meanwhile is missing in the free bytes, too, and not in its reservation.
+        others = sum(left for other, left in self._reserved.items() if other != model_uuid)
+        space = await self._store.space()
+        if space is None or needed <= space.usable - others:
+            return
+        words = f"the files of the model need {needed} more bytes and the object store has {space.usable} bytes free for models"
+        if needed > space.usable:
+            raise full(words)
+        raise RoomTakenError(f"{words}, {others} of which other downloads need")
 
     def use(self, model_uuid: str, length: int) -> None:
         """Note that a fetch has written bytes: first those that have a place, because the first missing parts have them, then new ones."""
@@ -56,5 +89,32 @@ class Room:
 
     def release(self, model_uuid: str) -> None:
         """End the reservation of a fetch. Idempotent."""
-        self._reserved.pop(model_uuid, None)
         self._rewritten.pop(model_uuid, None)
+        if self._reserved.pop(model_uuid, None) is not None:
+            self._freed()
+
+
+class FileRoom:
+    """The room of one file of a fetch. `size` is None if it is unknown; `reserved`: its fetch has reserved room for all known sizes."""
+
+    def __init__(self, room: Room, row: TransferRow, size: int | None, *, reserved: bool) -> None:
+        self._room = room
+        self._row = row
+        self._size = size
+        self._reserved = reserved
+        self._left = 0
+
+    async def take(self, length: int) -> None:
+        """Reserve room before `length` bytes are written; with 0, before parts are. The first call comes after the check of the header.
+
+        Raises RoomTakenError and StoreFullError.
+        """
+        if self._size is None:
+            self._left -= length
+            if self._left < 0:
+                step = max(STEP_BYTES, length)
+                await self._room.extend(self._row.model_uuid, step)
+                self._left += step
+        elif not self._reserved:
+            await self._room.reserve(self._row, self._size)
+            self._reserved = True

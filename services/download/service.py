@@ -39,6 +39,7 @@ from services.download.handed_over import SWEEP_SECONDS as HANDED_OVER_SECONDS
 from services.download.handed_over import remove_unused
 from services.download.hub_search import HubSearch
 from services.download.integrity import Integrity
+from services.download.kept_parts import KeptParts
 from services.download.memory_fits import MemoryFits
 from services.download.messages import download_message, model_message
 from services.download.old_headers import READ_AGAIN_SECONDS, OldHeaders
@@ -123,10 +124,13 @@ async def run(member: Member) -> None:
         part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
         staging = Staging(store, partial_objects, part_size, parallel, monotonic)
         bandwidth = Bandwidth(settings.download_bytes_per_second, monotonic)
-        fetches = Fetches(sources, staging, Room(store, partial_objects), present, bandwidth, monotonic)
-        runs = TransferRuns(transfers, publications, health, fetches, changes, waits)
-        pauses = Pauses(database, utc_now, timedelta(hours=settings.download_paused_hours))
-        worker = Worker(transfers, runs, objects, health, waits, partial_objects, pauses)
+        fetches = Fetches(
+            sources, staging, Room(store, partial_objects, waits.room_freed), present, bandwidth, monotonic
+        )
+        runs = TransferRuns(transfers, publications, health, fetches, changes, waits, partial_objects)
+        pauses = Pauses(database, utc_now)
+        kept_parts = KeptParts(database, utc_now, timedelta(hours=settings.download_paused_hours))
+        worker = Worker(transfers, runs, objects, health, waits, partial_objects, kept_parts)
 
         def show_store() -> None:
             member.show_part("store", health.usable)

@@ -88,7 +88,7 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._told.changed(await self._transfers.cancel(request.model_uuid))
+        return await self._told.cancelled(request.model_uuid)
 
     async def PauseDownload(self, request: PauseDownloadRequest, context: Context) -> Download:
         """See download.proto."""

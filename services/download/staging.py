@@ -20,7 +20,7 @@ from llamesh.kit.completion import together
 from llamesh.kit.objects import ObjectChangedError, ObjectStore, PartedObject, StagedObject
 from llamesh.kit.outages import until_written
 from services.download.continuation import continued, continued_range
-from services.download.early_check import Check, check_header, checked_chunks
+from services.download.early_check import Check, Take, check_header, checked_chunks
 from services.download.partial_objects import PartialObjects
 from services.download.sources import SourceChangedError, SourceObject
 from services.download.tables import TransferRow
@@ -64,14 +64,21 @@ class Staging:
         self._clock = clock
 
     async def stage(
-        self, row: TransferRow, number: int, found: SourceObject, check: Check, received: Count, present: Count
+        self,
+        row: TransferRow,
+        number: int,
+        found: SourceObject,
+        check: Check,
+        take: Take,
+        received: Count,
+        present: Count,
     ) -> StagedObject:
-        """Stage all bytes of file `number` of a transfer. `check` gets its header before most bytes.
+        """Stage all bytes of file `number` of a transfer. `check` gets its header first, then `take` reserves room for its bytes.
 
         `received` gets the length of each chunk that arrives, `present` that of all parts of an earlier run.
         """
         if self._objects is None or found.read is None or (found.size or 0) <= self._part_size:
-            chunks = checked_chunks(continued(found, self._clock), found.size, received, check)
+            chunks = checked_chunks(continued(found, self._clock), found.size, received, check, take)
             return await self._store.stage(chunks, expected_size=found.size)
         found.end_stream()
         opened = partial(self._objects.open, row, number, found, self._part_size)
@@ -81,6 +88,7 @@ class Staging:
                 present(parted.layout.bytes_of(parted.done))
             else:
                 await check_header(partial(continued_range, found, self._clock), parted.layout.size, check)
+            await take(0)
             await self._write_parts(found, parted, partial(self._objects.record, name), received)
             check_digest(parted.digest_on_the_way(), found.sha256)
             if parted.key:

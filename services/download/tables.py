@@ -67,7 +67,7 @@ class TransferRow(Base):
     """The SHA-256 that the caller requires; empty if any is accepted."""
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempt: Mapped[int]
-    """Starts at a random number, and increases with each start and pause by a caller and when the parts of a paused transfer are given up.
+    """Starts at a random number, and increases with each start and pause by a caller and when the parts of a stopped transfer are given up.
     A run of an earlier attempt or deleted row changes nothing."""
     resume_count: Mapped[int]
     bytes_done: Mapped[int]

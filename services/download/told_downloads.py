@@ -27,6 +27,10 @@ class ToldDownloads:
         self._changes.download(message)
         return message
 
+    async def cancelled(self, model_uuid: str) -> Download:
+        """Cancel a transfer, and tell it. Raises the errors of `Worker.cancel`."""
+        return self.changed(await self._worker.cancel(model_uuid))
+
     def removed(self, row: TransferRow) -> Download:
         """Tell the watchers that the record of a transfer was removed, and encode it."""
         self._changes.removed_download(row.model_uuid)

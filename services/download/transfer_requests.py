@@ -1,9 +1,10 @@
-"""Requests for transfers, and whether one starts a transfer. No I/O."""
+"""Requests for transfers: whether one starts a transfer, and what it does to a paused one. No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from llamesh.kit.errors import MeshError, Reason
 from services.download.source_names import same_source, shown_source
@@ -49,3 +50,10 @@ def must_start(row: TransferRow | None, has_model: bool, request: TransferReques
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT, words, {"modelUuid": row.model_uuid, "source": row.shown_source}
         )
     return True
+
+
+def queue_paused(row: TransferRow, now: datetime) -> None:
+    """Let a paused transfer go on."""
+    row.state = TransferState.QUEUED
+    row.resume_count += 1
+    row.update_time = now

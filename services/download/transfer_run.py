@@ -23,6 +23,7 @@ from llamesh.kit.objects import (
     ObjectNotFoundError,
     StoreDeniedError,
     StoreError,
+    StoreFullError,
     StoreShortError,
     StoreUnavailableError,
 )
@@ -32,9 +33,11 @@ from services.download.changes import Changes
 from services.download.fetches import Fetches, StagedFile, discard
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.model_names import default_name
+from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedFile
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
+from services.download.room import RoomTakenError
 from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import SourceError, SourceObject
 from services.download.sources.shown_texts import shown_text
@@ -61,6 +64,7 @@ class TransferRuns:
         fetches: Fetches,
         changes: Changes,
         waits: RetryBackoffs,
+        partial_objects: PartialObjects | None,
     ) -> None:
         self._transfers = transfers
         self._publications = publications
@@ -68,6 +72,7 @@ class TransferRuns:
         self._fetches = fetches
         self._changes = changes
         self._waits = waits
+        self._partial = partial_objects
 
     def progress(self, model_uuid: str) -> Progress | None:
         """Return the progress of a transfer that is being fetched; None if it is not."""
@@ -86,6 +91,8 @@ class TransferRuns:
             await self._transfer(row, retries)
         except (StoreUnavailableError, StoreShortError, ObjectNotFoundError, PublicationLostError) as error:
             await self._retry_store(row, retries, error)
+        except RoomTakenError as error:
+            await self._wait_for_room(row, error)
         except SourceError as error:
             await self._retry_source(row, error)
         except Exception as error:
@@ -101,6 +108,9 @@ class TransferRuns:
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=row.model_uuid, error=str(reason), exc_info=unexpected)
         self._waits.forget(attempt_of(row))
+        if isinstance(error, StoreFullError) and self._partial is not None:
+            # Before the row is written: the database may be on the same disk.
+            await self._partial.free(row)
         failed = await _until_written(lambda: self._transfers.fail(row.model_uuid, row.attempt, reason))
         self.broadcast(failed)
 
@@ -155,6 +165,14 @@ class TransferRuns:
                 return
             reason.message += f" (given up after {retries.failed} tries)"
         await self.fail(row, reason)
+
+    async def _wait_for_room(self, row: TransferRow, error: RoomTakenError) -> None:
+        """Queue the transfer again until a transfer that has reserved room ends."""
+        log.info("transfer waits for room", model_uuid=row.model_uuid, error=str(error))
+        self._waits.wait_for_room(attempt_of(row))
+        reason = transfer_error(error, row.shown_source)
+        reason.message = f"waits for other downloads: {reason.message}"
+        await _until_written(partial(self.requeue, row, reason))
 
     async def _retry_store(
         self, row: TransferRow, retries: StoreRetries, error: StoreError | PublicationLostError

@@ -20,10 +20,11 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from services.download import kept_parts
 from services.download.aliases import check_no_alias, lock_names
 from services.download.source_names import same_source
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
-from services.download.transfer_requests import TransferRequest, must_start
+from services.download.transfer_requests import TransferRequest, must_start, queue_paused
 
 _MAX_MESSAGE = 2_000
 
@@ -77,6 +78,8 @@ class Transfers:
                     attempt=first,
                 )
                 session.add(row)
+            elif kept_parts.serve(row, request):
+                await kept_parts.pass_on(session, row)
             self._renew(row, request)
             await check_no_alias(session, row.model_uuid, row.name)
             return row
@@ -160,11 +163,11 @@ class Transfers:
     def _own_claims(self) -> Update:
         return update(TransferRow).where(TransferRow.state.in_(ACTIVE), TransferRow.claimed_by == self.owner_id)
 
-    async def cancel(self, model_uuid: str) -> TransferRow:
-        """Cancel a transfer. Idempotent, and without effect on a transfer that has ended. Raises DOWNLOAD_NOT_FOUND."""
+    async def cancel(self, model_uuid: str, attempt: int | None = None) -> TransferRow:
+        """Cancel a transfer, or only this attempt of it. Idempotent; no effect on one that has ended. Raises DOWNLOAD_NOT_FOUND."""
         async with self._database.begin() as session:
             row = await shown_row(session, model_uuid)
-            if row.state in UNENDED:
+            if row.state in UNENDED and attempt in (None, row.attempt):
                 row.state = TransferState.CANCELLED
                 row.bytes_done = 0
                 row.update_time = self._clock()
@@ -277,13 +280,6 @@ async def shown_row(session: AsyncSession, model_uuid: str) -> TransferRow:
     if row is None or row.hidden:
         raise _not_found(model_uuid)
     return row
-
-
-def queue_paused(row: TransferRow, now: datetime) -> None:
-    """Let a paused transfer go on."""
-    row.state = TransferState.QUEUED
-    row.resume_count += 1
-    row.update_time = now
 
 
 async def current(session: AsyncSession, model_uuid: str, attempt: int, owner_id: str) -> TransferRow | None:

@@ -2,8 +2,9 @@
 
 Level-triggered: `_follow_rows` compares the rows of the transfer table with its tasks, starts a task for each active row without one, and
 cancels the tasks whose row has changed (cancelled, paused, started again, taken over). It is woken by a call that changed a row, the end of
-a task, the end of a wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs seconds. It
-runs one pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all others.
+a task, the end of the shortest wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs
+seconds. It runs one pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all
+others. What ended transfers have left is removed beside it (`cleanup`).
 
 Several processes on one database and store share the work: each claims the rows that it runs (see `transfers`).
 
@@ -18,13 +19,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from llamesh.background import BackgroundTask, sleep_or
+from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
+from services.download.cleanup import Cleanup
+from services.download.kept_parts import KeptParts
 from services.download.partial_objects import PartialObjects
-from services.download.pauses import Pauses
 from services.download.progress import Progress
-from services.download.retry_backoffs import RetryBackoffs
+from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
 from services.download.slots import MAX_RUNNING, next_transfers
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
@@ -37,7 +40,7 @@ POLL_SECONDS = 5.0
 BROADCAST_SECONDS = 0.5
 """Seconds between two broadcasts of progress."""
 SWEEP_SECONDS = 60.0
-"""Seconds between two sweeps, which remove objects without a record, and drop old parts of paused transfers and waits of ended attempts."""
+"""Seconds between two sweeps, which remove objects without a record, old parts of stopped transfers and waits of ended attempts."""
 
 
 class Worker:
@@ -51,7 +54,7 @@ class Worker:
         health: StoreHealth,
         waits: RetryBackoffs,
         partial_objects: PartialObjects | None,
-        pauses: Pauses,
+        kept_parts: KeptParts,
     ) -> None:
         self._transfers = transfers
         self._runs = runs
@@ -59,14 +62,19 @@ class Worker:
         self._health = health
         self._waits = waits
         self._partial = partial_objects
-        self._pauses = pauses
+        self._kept_parts = kept_parts
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._stopped: set[str] = set()
         """Models whose task was cancelled; the state of their rows is still to be broadcast."""
         self._held: set[tuple[str, int, str]] = set()
         """Attempts whose rows already have the store's problem as their message."""
-        self._prepared = False
+        self._cancelled: set[TransferAttempt] = set()
+        """Attempts that were cancelled while the disk of the database was full; their rows are still to be written."""
+        self._prepared = self._swept = False
+        self._cleanup = Cleanup(self._remove_ended)
+        self._timer: asyncio.TimerHandle | None = None
+        """Wakes the loop at the end of the shortest wait. There is one, because each pass finds all waits again."""
         self._background = [
             BackgroundTask(
                 "follow transfers", self._follow_rows, report_failure, every=POLL_SECONDS, sleep=sleep_or(self._wake)
@@ -88,6 +96,26 @@ class Worker:
         """Return the progress of a transfer that is being fetched; None if it is not."""
         return self._runs.progress(model_uuid)
 
+    async def cancel(self, model_uuid: str) -> TransferRow:
+        """Cancel a transfer. If the disk of the database is full, its run is ended and its bytes are removed before the row is written.
+
+        Raises DOWNLOAD_NOT_FOUND, and the error of the database; after STORAGE_FULL the row is written as soon as there is room.
+        """
+        try:
+            return await self._transfers.cancel(model_uuid)
+        except MeshError as error:
+            if error.reason != Reason.ERROR_REASON_STORAGE_FULL:
+                raise
+        row = await self._transfers.get(model_uuid)
+        self._cancelled.add(attempt_of(row))
+        if model_uuid in self._tasks:
+            _, task = self._tasks[model_uuid]
+            _cancel(task)
+            await asyncio.wait({task})
+        if self._partial is not None:
+            await self._partial.free(row)
+        return await self._write_cancellation(attempt_of(row))
+
     def start(self) -> None:
         """Start to work."""
         self._health.on_change(self._wake.set)
@@ -98,6 +126,8 @@ class Worker:
     async def close(self) -> None:
         """Stop every transfer and release its claim, so that another or the next process starts it again."""
         await asyncio.gather(self._health.close(), *(task.close() for task in self._background))
+        await self._cleanup.close()
+        self._set_timer(0.0)
         tasks = [task for _, task in self._tasks.values()]
         for task in tasks:
             _cancel(task)
@@ -111,7 +141,9 @@ class Worker:
         self._wake.clear()
         while self._stopped:
             await self._broadcast_end(self._stopped.pop())
-        rows = await self._transfers.workable()
+        for attempt in list(self._cancelled):
+            await self._try_cancellation(attempt)
+        rows = [row for row in await self._transfers.workable() if attempt_of(row) not in self._cancelled]
         wanted = {attempt_of(row) for row in rows}
         for model_uuid, (number, task) in self._tasks.items():
             if (model_uuid, number) not in wanted:
@@ -122,16 +154,27 @@ class Worker:
         self._held.clear()
         if not self._prepared:
             await self._objects.drop_holds()
-            await self._sweep_objects()
             self._prepared = True
-        if self._partial is not None:
-            await self._partial.remove_ended(self._tasks)
+        await self._cleanup.run()
         running = [row.requested_by for row in rows if row.model_uuid in self._tasks]
-        waiting = [row for row in rows if row.model_uuid not in self._tasks and self._may_begin(row)]
-        for row in next_transfers(waiting, running, MAX_RUNNING - len(self._tasks)):
+        for row in next_transfers(self._startable(rows), running, MAX_RUNNING - len(self._tasks)):
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
             self._tasks[row.model_uuid] = (row.attempt, task)
             task.add_done_callback(partial(self._end, row.model_uuid))
+
+    async def _write_cancellation(self, attempt: TransferAttempt) -> TransferRow:
+        row = await self._transfers.cancel(*attempt)
+        self._cancelled.discard(attempt)
+        return row
+
+    async def _try_cancellation(self, attempt: TransferAttempt) -> None:
+        """Write a cancellation that could not be written, and broadcast it. A failure is left to the next pass."""
+        try:
+            self._runs.broadcast(await self._write_cancellation(attempt))
+        except MeshError as error:
+            if error.reason == Reason.ERROR_REASON_DOWNLOAD_NOT_FOUND:
+                self._cancelled.discard(attempt)
+            report_failure("cancel a transfer", error)
 
     async def _broadcast_end(self, model_uuid: str) -> None:
         """Broadcast the state of a stopped transfer: its last progress may have been broadcast after its row changed."""
@@ -156,11 +199,25 @@ class Worker:
                 await self._runs.requeue_for_store(row, error)
                 self._held.add(key)
 
-    def _may_begin(self, row: TransferRow) -> bool:
-        left = self._waits.seconds_left(attempt_of(row))
-        if left > 0:
-            asyncio.get_running_loop().call_later(left, self._wake.set)
-        return left <= 0
+    async def _remove_ended(self) -> None:
+        """Remove what ended transfers have left; the first time also what an earlier process has left."""
+        if not self._swept:
+            await self._sweep_objects()
+            self._swept = True
+        if self._partial is not None:
+            await self._partial.remove_ended(self._tasks)
+
+    def _startable(self, rows: Sequence[TransferRow]) -> list[TransferRow]:
+        """Return the rows that may begin, and set the timer for the first of the others."""
+        lefts = [(self._waits.seconds_left(attempt_of(row)), row) for row in rows if row.model_uuid not in self._tasks]
+        self._set_timer(min((left for left, _ in lefts if left > 0), default=0.0))
+        return [row for left, row in lefts if left <= 0]
+
+    def _set_timer(self, seconds: float) -> None:
+        """Wake the loop in so many seconds instead of when the timer was set for; with 0 not at all."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._wake.set) if seconds > 0 else None
 
     def _end(self, model_uuid: str, task: asyncio.Task[None]) -> None:
         del self._tasks[model_uuid]
@@ -179,8 +236,8 @@ class Worker:
 
     async def _sweep(self) -> None:
         await self._forget_waits()
-        for row in await self._pauses.give_up_old_parts():
-            log.info("the parts of a paused transfer are given up", model_uuid=row.model_uuid)
+        for row in await self._kept_parts.give_up_old():
+            log.info("the parts of a stopped transfer are given up", model_uuid=row.model_uuid, state=row.state)
             self._runs.broadcast(row)
         if self._health.usable:
             await self._sweep_objects()

@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 
-from llamesh.disk_space import free_bytes
+from llamesh.disk_space import RESERVE_BYTES, disk_space
 from llamesh.installation import install_command
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
@@ -111,8 +111,8 @@ def _check_quantiser(llama_quantize_bin: str) -> None:
 
 
 def space_for_jobs(settings: Settings) -> int | None:
-    """Return the bytes that are free for the files of jobs; None on a cluster, which makes a volume for each job."""
-    return free_bytes(settings.home) if settings.quant_engine == "embedded" else None
+    """Return the bytes that the files of jobs may fill; None on a cluster, which makes a volume for each job."""
+    return disk_space(settings.home).usable if settings.quant_engine == "embedded" else None
 
 
 def check_space(needed: int, free: int | None) -> None:
@@ -120,8 +120,8 @@ def check_space(needed: int, free: int | None) -> None:
     if free is not None and needed > free:
         raise _refused(
             "disk",
-            f"the job needs {size(needed)} on the disk of LLAMESH_HOME, where {size(free)} are free:"
-            " free some space or ask for fewer types",
+            f"the job needs {size(needed)} on the disk of LLAMESH_HOME, where {size(free)} are free for jobs"
+            f" ({size(RESERVE_BYTES)} stay free): free some space or ask for fewer types",
         )
 
 

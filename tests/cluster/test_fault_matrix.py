@@ -65,7 +65,7 @@ def _report() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Path]:
     """A small disk of its own, which a test can fill."""
-    with mounted(Path("/tmp") / f"mesh-disk-{os.getpid()}", "400m") as folder:
+    with mounted(Path("/tmp") / f"mesh-disk-{os.getpid()}", "700m") as folder:
         yield folder
 
 

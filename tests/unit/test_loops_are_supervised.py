@@ -22,6 +22,7 @@ ALLOWED = {
     "services/download/catalogue.py::Catalogue.delete": "one deletion, which a caller that leaves does not stop",
     "services/download/old_headers.py::OldHeaders.read_again": "the pages of one look, which a BackgroundTask repeats",
     "services/download/worker.py::Worker._follow_rows": "one task for each transfer, which the rows bring back if it fails",
+    "services/download/cleanup.py::Cleanup.run": "one removal, whose failure it reports; the next pass of the worker removes again",
     "llamesh/kit/outages.py::until_written": "repeats one step of one task while the database is away",
     "services/quant/worker.py::JobWorker._start": "one task for each job, which the rows bring back if it fails",
     "services/quant/job_watches.py::JobWatches._read": "repeats one read for one caller while the database is away",

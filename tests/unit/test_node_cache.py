@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llamesh.disk_space import DiskSpace
+from llamesh.disk_space import RESERVE_BYTES, DiskSpace
 from llamesh.file_holds import RemovalLock, held
 from llamesh.kit.objects import ObjectDamagedError, StoreFullError, StoreUnavailableError, object_key
 from llamesh.kit.objects.cache_eviction import MIN_KEPT_SECONDS
@@ -307,7 +307,8 @@ async def test_without_a_limit_the_disk_bounds_the_cache(
     old = await made.path(remote.put(content(1)), 10_500)
     used(old, 2 * MIN_KEPT_SECONDS)
     monkeypatch.setattr(
-        "llamesh.kit.objects.cache_eviction.disk_space", lambda _: DiskSpace(free=15_000, total=100_000)
+        "llamesh.kit.objects.cache_eviction.disk_space",
+        lambda _: DiskSpace(free=RESERVE_BYTES + 10_000, total=10 * RESERVE_BYTES),
     )
     new = await made.path(remote.put(content(2)), 10_500)
     assert names(tmp_path) == {new.name}

@@ -78,7 +78,7 @@ async def test_a_download_begins_beside_slow_ones_of_another_user() -> None:
     health = SimpleNamespace(usable=True, close=nothing)
     objects = SimpleNamespace(drop_holds=nothing, sweep=nothing)
     runs = Runs()
-    pauses = cast("Any", SimpleNamespace(give_up_old_parts=nothing))
+    pauses = cast("Any", SimpleNamespace(give_up_old=nothing))
     fakes = cast(
         "tuple[Any, Any, Any, Any]",
         (transfers, SimpleNamespace(run=runs.run, broadcast_progress=nothing, write_progress=nothing), objects, health),

@@ -62,7 +62,7 @@ def changes() -> Changes:
 def worker(transfers: Transfers, changes: Changes) -> Worker:
     unused = cast("Any", None)
     waits = RetryBackoffs(time.monotonic)
-    runs = TransferRuns(cast("Any", transfers), unused, unused, unused, changes, waits)
+    runs = TransferRuns(cast("Any", transfers), unused, unused, unused, changes, waits, None)
     transfers.worker = Worker(
         cast("Any", transfers), runs, unused, StoreHealth(unused, time.monotonic), waits, None, unused
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,7 @@ from functools import partial
 import pytest
 
 from llamesh.kit.errors import MeshError
-from llamesh.kit.gguf import GgufError
+from llamesh.kit.gguf import GgufError, read_tensors
 from services.download import early_check
 from services.download.early_check import checked_chunks
 from services.download.model_parts import check_part
@@ -29,6 +30,8 @@ class Stream:
         self.data = data
         self.chunk = chunk
         self.taken = 0
+        self.with_room = 0
+        """Bytes for which room was asked."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self.data), self.chunk):
@@ -39,9 +42,13 @@ class Stream:
     async def passed(self, size: int | None = -1) -> bytes:
         counted: list[int] = []
         size = len(self.data) if size == -1 else size
-        data = b"".join([part async for part in checked_chunks(self.chunks(), size, counted.append, WHOLE)])
-        assert sum(counted) == len(data)
+        chunks = checked_chunks(self.chunks(), size, counted.append, WHOLE, self.take)
+        data = b"".join([part async for part in chunks])
+        assert sum(counted) == len(data) == self.with_room
         return data
+
+    async def take(self, length: int) -> None:
+        self.with_room += length
 
 
 @pytest.mark.parametrize("chunk", [7, 1 << 20])
@@ -53,17 +60,20 @@ async def test_a_model_passes_unchanged(file: File, chunk: int) -> None:
     assert await Stream(data).passed(None) == data
 
 
-async def test_a_part_of_a_model_is_refused_at_its_header() -> None:
+@pytest.mark.parametrize("size", [-1, None], ids=["known size", "unknown size"])
+async def test_a_part_of_a_model_is_refused_at_its_header(size: int | None) -> None:
     stream = Stream(replace(LARGE, extra=(pair("split.no", U16, 0), pair("split.count", U16, 3))).build())
     with pytest.raises(MeshError, match="part 1 of a model split in 3"):
-        await stream.passed()
+        await stream.passed(size)
     assert stream.taken <= 2 << 20
+    assert stream.with_room == 0, "a file gets room after the check of its header"
 
 
-async def test_a_projector_is_refused_behind_a_large_header() -> None:
+@pytest.mark.parametrize("size", [-1, None], ids=["known size", "unknown size"])
+async def test_a_projector_is_refused_behind_a_large_header(size: int | None) -> None:
     stream = Stream(replace(LARGE, extra=(WORDS, pair("general.type", STRING, "mmproj"))).build())
     with pytest.raises(MeshError, match="of the kind 'mmproj'"):
-        await stream.passed()
+        await stream.passed(size)
     assert stream.taken <= 9 << 20
 
 
@@ -71,6 +81,10 @@ async def test_a_broken_header_and_a_wrong_length_are_refused_at_once() -> None:
     stream = Stream(replace(LARGE, pair_count=5_000).build())
     with pytest.raises(GgufError, match="5000 metadata pairs"):
         await stream.passed()
+    assert stream.taken <= 1 << 20
+    stream = Stream(replace(LARGE, pair_count=5_000).build())
+    with pytest.raises(GgufError, match="5000 metadata pairs"):
+        await stream.passed(None)
     assert stream.taken <= 1 << 20
     longer = Stream(LARGE.build())
     with pytest.raises(GgufError):
@@ -86,6 +100,14 @@ async def test_a_file_that_is_not_gguf_is_refused_at_its_first_bytes(data: bytes
     for size in (None, len(data)):
         with pytest.raises(GgufError, match="not a GGUF file"):
             await Stream(data, 3).passed(size)
+
+
+async def test_the_end_of_a_file_of_unknown_size_is_left_to_the_check_of_the_whole() -> None:
+    data = LARGE.build()
+    for whole in (data[:-64], data + bytes(64)):
+        assert await Stream(whole).passed(None) == whole
+        with pytest.raises(GgufError, match=r"truncated|follow the last tensor"):
+            read_tensors(io.BytesIO(whole), len(whole))
 
 
 async def test_a_header_that_is_too_large_to_keep_is_left_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

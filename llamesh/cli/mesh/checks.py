@@ -36,7 +36,7 @@ ENVOY_VERSION = "1.40."
 LOW_DISK = 5 * 2**30
 """Free bytes below which there is a warning: few models are smaller."""
 MIN_FREE_BYTES = 200 * 2**20
-"""Free bytes below which a mesh does not start (`before_start`)."""
+"""Free bytes below which a mesh does not start (`before_start`): fewer than models leave free (`RESERVE_BYTES`)."""
 ASK_SECONDS = 20.0
 """Deadline in seconds for a program that is asked for its version or its devices."""
 

@@ -30,8 +30,11 @@ def read_gguf(file: BinaryIO, size: int) -> GgufMetadata:
     return read_tensors(file, size)[0]
 
 
-def read_tensors(file: BinaryIO, size: int) -> tuple[GgufMetadata, list[TensorInfo]]:
-    """Check the header as `read_gguf`. Return the metadata, and each tensor with its offset in the file. Raises GgufError."""
+def read_tensors(file: BinaryIO, size: int | None) -> tuple[GgufMetadata, list[TensorInfo]]:
+    """Check the header as `read_gguf`. Return the metadata, and each tensor with its offset in the file. Raises GgufError.
+
+    A `size` of None is for a file that still arrives from a source that did not give its length: where the file ends is not checked.
+    """
     reader = Reader(file, size)
     version = _version(reader)
     tensor_count = _count(reader, "tensors", MAX_TENSORS)

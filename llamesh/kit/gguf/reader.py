@@ -15,6 +15,8 @@ MAX_HEADER = 256 << 20
 MAX_STRING = 16 << 20
 MAX_STRINGS = 2_000_000
 _WINDOW = 1 << 20
+_MAX_SIZE = (1 << 63) - 1
+"""Maximum size of a file in bytes."""
 _U64 = struct.Struct("<Q")
 
 
@@ -32,9 +34,11 @@ class GgufError(Exception):
 
 
 class Reader:
-    """Reads little-endian values in order. `what` names the current part of the file in errors."""
+    """Reads little-endian values in order. `what` names the current part of the file in errors. `size` is None if it is unknown."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int | None) -> None:
+        self.size_known = size is not None
+        size = _MAX_SIZE if size is None else size
         self._file = file
         self._end = min(size, MAX_HEADER)
         self._capped = size > MAX_HEADER
@@ -43,6 +47,7 @@ class Reader:
         self._at = 0
         self._strings = 0
         self.size = size
+        """Size of the file in bytes; the largest possible one if it is unknown."""
         self.what = "header"
         file.seek(0)
 

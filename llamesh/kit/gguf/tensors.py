@@ -105,10 +105,16 @@ class Tensors:
         return place
 
     def check_place(self) -> int:
-        """Check that the tensor data is inside the file and that only padding follows it. Raises GgufError. Returns its offset."""
+        """Check that the tensor data is inside the file and that only padding follows it. Raises GgufError. Returns its offset.
+
+        A file of unknown size gets the least that it can have.
+        """
         reader = self._reader
         reader.what = "tensor data"
         start = _padded(reader.offset, self.alignment)
+        if not reader.size_known:
+            reader.size = start + self._end
+            return start
         if self.count and start + self._end > reader.size:
             missing = start + self._end - reader.size
             raise reader.error(f"the file is truncated: {missing} bytes of tensor data are missing", offset=reader.size)

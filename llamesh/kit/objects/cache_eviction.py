@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamesh.disk_space import disk_space
+from llamesh.disk_space import RESERVE_BYTES, disk_space
 from llamesh.file_holds import RemovalLock
 from llamesh.kit.logs import log
 from llamesh.kit.objects.parted_file import occupied_bytes
@@ -24,7 +24,7 @@ from llamesh.kit.objects.store import StoreFullError
 MIN_KEPT_SECONDS = 600.0
 """Seconds for which a file stays after its last use. A start that waits longer for memory may have to fetch its model again."""
 MAX_FREE_BYTES = 1 << 30
-"""Most bytes of the disk that the cache leaves free; it leaves a twentieth of a small disk."""
+"""Most bytes of the disk that the cache leaves free; it leaves a twentieth of a small disk, but never less than RESERVE_BYTES."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,8 @@ class CacheEviction:
         staged = list(self._staged())
         space = disk_space(self._directory)
         unwritten = sum(each.st_size - occupied_bytes(each) for each in staged)
-        on_disk = size + unwritten + min(MAX_FREE_BYTES, space.total // 20) - space.free
+        left_free = max(RESERVE_BYTES, min(MAX_FREE_BYTES, space.total // 20))
+        on_disk = size + unwritten + left_free - space.free
         if not self._limit:
             return on_disk
         occupied = sum(file.size for file in files) + sum(each.st_size for each in staged)

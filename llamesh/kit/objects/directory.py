@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from llamesh.disk_space import DiskSpace, disk_space, free_bytes
+from llamesh.disk_space import RESERVE_BYTES, DiskSpace, disk_space
 from llamesh.durability import sync
 from llamesh.kit.objects.directory_parts import DirectoryParts
 from llamesh.kit.objects.parted_file import PartedFile
@@ -109,9 +109,12 @@ class DirectoryStore:
 
     def _check_room(self, size: int) -> None:
         self._staging.mkdir(parents=True, exist_ok=True)
-        free = free_bytes(self._staging)
-        if size > free:
-            raise StoreFullError(f"the object needs {size} bytes and the object store has {free} bytes free")
+        usable = disk_space(self._staging).usable
+        if size > usable:
+            raise StoreFullError(
+                f"the object needs {size} bytes and the object store has {usable} bytes free for models: {RESERVE_BYTES} bytes of the disk"
+                " stay free"
+            )
 
     async def stat(self, key: str) -> ObjectInfo:
         """See ObjectStore."""

@@ -6,19 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from llamesh.disk_space import DiskSpace
+from llamesh.disk_space import RESERVE_BYTES, DiskSpace
 from llamesh.kit.config import Settings
 from tests.files import files_below
 
 
 class Disk:
-    """The disk of the store: of `size` bytes, of which it has all but those that the store has written."""
+    """The disk of the store: `size` bytes for models, of which it has all but those that the store has written, and what stays free."""
 
     def __init__(self, size: int, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         self.size = size
         self._objects = settings.home / "objects"
         monkeypatch.setattr("llamesh.kit.objects.directory.disk_space", self._space)
-        monkeypatch.setattr("llamesh.kit.objects.directory.free_bytes", lambda folder: self._space(folder).free)
 
     @property
     def used(self) -> int:
@@ -26,4 +25,4 @@ class Disk:
         return sum(path.stat().st_blocks * 512 for path in files_below(self._objects))
 
     def _space(self, _: Path) -> DiskSpace:
-        return DiskSpace(self.size - self.used, self.size)
+        return DiskSpace(RESERVE_BYTES + self.size - self.used, RESERVE_BYTES + self.size)

@@ -68,7 +68,7 @@ async def left(service: Service, s3: FakeS3) -> int:
 
 
 @pytest.mark.parametrize(("fault", "kind"), CASES)
-async def test_a_fault_has_a_state_and_a_reason_and_leaves_nothing(
+async def test_a_fault_has_a_state_and_a_reason_and_leaves_nothing_without_its_record(
     peer_service: Service, source: RangedServer, s3: FakeS3, fault: str, kind: str
 ) -> None:
     source.has_ranges = KINDS[kind]
@@ -82,6 +82,9 @@ async def test_a_fault_has_a_state_and_a_reason_and_leaves_nothing(
         assert (await left(peer_service, s3), found.sha256) == (1, sha256(DATA))
         assert [model.model_uuid for model in listed] == ["m1"]
     else:
+        # The parts of a failure of the source are kept for a new start, until the record is removed.
+        request = pb.DeleteDownloadRequest(model_uuid="m1")
+        await peer_service.downloads.DeleteDownload(request, metadata=peer_service.caller)
         assert (await left(peer_service, s3), list(listed)) == (0, [])
         with refused("MODEL_NOT_FOUND"):
             await peer_service.model("m1")

@@ -1,4 +1,4 @@
-"""Downloads that fit alone and not together do not both begin: each reserves its room before its first byte."""
+"""Downloads that fit alone and not together do not both begin: the second waits until the first ends."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
 
 from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from tests.contract.download.conftest import OpenWith, Service
+from tests.contract.download.journal import HEADER
 from tests.contract.download.small_disk import Disk
 from tests.contract.patience import PATIENCE
-from tests.contract.ranged_source import RangedServer, large_model, ranged_server
+from tests.contract.ranged_source import BLOCK, Answer, RangedServer, large_model, ranged_server
 from tests.split_models import Parts, part_name
 
 SIZE = 4 << 20
@@ -53,37 +55,78 @@ async def busy(
     return service
 
 
-async def refused(service: Service, source: str) -> str:
-    found = await service.fetched("m2", source)
-    assert (found.state, found.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
+async def waiting(service: Service, source: str) -> str:
+    """Start m2 and wait until it waits for m1; return the reason."""
+    await service.start("m2", source)
+    async with asyncio.timeout(PATIENCE):
+        while not (found := await service.get("m2")).error.reason:
+            await asyncio.sleep(0.01)
+    assert (found.state, found.error.reason) == (pb.DOWNLOAD_STATE_QUEUED, "STORE_UNAVAILABLE")
+    assert "waits for other downloads" in found.error.message
     return found.error.message
 
 
-async def test_the_second_is_refused_before_its_first_byte_and_the_first_one_ends(
+async def test_the_second_waits_with_its_header_checked_and_fails_if_the_first_one_leaves_no_room(
     busy: Service, source: RangedServer, other: RangedServer
 ) -> None:
-    message = await refused(busy, other.url)
+    message = await waiting(busy, other.url)
     assert f"need {len(OTHER)} more bytes" in message
     assert "of which other downloads need" in message
-    assert other.ranges == []
+    assert other.ranges == [(0, HEADER)]
     source.go_on_until(SIZE * 100)
     assert (await busy.state("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
     # The room of the first one is used now, and not reserved.
-    assert "of which other downloads need" not in await refused(busy, other.url)
+    failed = await busy.state("m2")
+    assert (failed.state, failed.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
+    assert "of which other downloads need" not in failed.error.message
 
 
-async def test_a_model_of_several_files_is_refused_as_a_whole(busy: Service, other: RangedServer) -> None:
+async def test_a_model_of_several_files_waits_as_a_whole(busy: Service, other: RangedServer) -> None:
     files = Parts(2, SIZE // 2).files()
     other.files = {f"/{name}": data for name, data in files.items()}
-    message = await refused(busy, f"http://{other.host}/{part_name('tiny', 1, 2)}")
+    message = await waiting(busy, f"http://{other.host}/{part_name('tiny', 1, 2)}")
     assert f"need {sum(map(len, files.values()))} more bytes" in message
     assert other.ranges == []
 
 
-async def test_a_cancelled_download_gives_its_room_back(
+async def test_a_download_that_waits_goes_on_when_the_other_one_is_cancelled(
     busy: Service, source: RangedServer, other: RangedServer
 ) -> None:
-    await refused(busy, other.url)
+    await waiting(busy, other.url)
     await busy.cancel("m1")
-    await busy.no_files()
-    assert (await busy.fetched("m2")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    found = await busy.state("m2")
+    assert (found.state, found.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
+
+
+async def test_a_claimed_length_gets_no_room_before_the_header_has_come(busy: Service, other: RangedServer) -> None:
+    """m1 has its room already. The connection of m2 stalls within the header, so m3 gets the rest of the disk."""
+    other.has_ranges = False
+
+    def stall(request: web.Request, answer: Answer) -> None:
+        if request.path == "/silent.gguf":
+            answer.body, answer.length, answer.silent = OTHER[:BLOCK], SIZE // 2, True
+
+    other.fault = stall
+    other.files["/small.gguf"] = small = large_model(SIZE // 4, seed=3)
+    await busy.start("m2", f"http://{other.host}/silent.gguf")
+    await busy.state("m2", pb.DOWNLOAD_STATE_RUNNING)
+    found = await busy.fetched("m3", f"http://{other.host}/small.gguf")
+    assert (found.state, found.bytes_done) == (pb.DOWNLOAD_STATE_SUCCEEDED, len(small))
+
+
+async def test_a_file_of_unknown_size_leaves_the_room_of_others_alone(
+    busy: Service, source: RangedServer, other: RangedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.download.room.STEP_BYTES", 1 << 20)
+    other.has_ranges = False
+
+    def without_length(_: web.Request, answer: Answer) -> None:
+        answer.chunked = True
+
+    other.fault = without_length
+    await waiting(busy, other.url)
+    assert [path for path in busy.stored if path.suffix == ".part"] == [], "its bytes are removed"
+    source.go_on_until(SIZE * 100)
+    assert (await busy.state("m1")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    failed = await busy.state("m2")
+    assert (failed.state, "bytes free for models" in failed.error.message) == (pb.DOWNLOAD_STATE_FAILED, True)

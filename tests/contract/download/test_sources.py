@@ -90,7 +90,7 @@ async def test_a_file_that_does_not_fit_is_refused_with_the_numbers(sqlite_servi
     web.promised["a.gguf"] = (2 << 40) - 1
     download = await sqlite_service.fetched("m1", web.url("a.gguf"))
     assert download.error.reason == "STORE_UNAVAILABLE"
-    assert f"need {(2 << 40) - 1} more bytes" in download.error.message
+    assert f"needs {(2 << 40) - 1} bytes" in download.error.message
 
 
 REFUSED = [

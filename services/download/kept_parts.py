@@ -1,0 +1,81 @@
+"""Parts that a transfer keeps while it is stopped: paused, or failed because its source or the store was away.
+
+The objects in parts belong to an attempt of a transfer. A pause, and a new start of a failed transfer, give the transfer its next attempt,
+with these objects (`pass_on`). Parts are kept for a time. After it the transfer gets another attempt without them, so that they are removed
+like those of every attempt that keeps none (`partial_objects`); the transfer then begins at its first byte.
+
+Invariant: objects are passed on only to an attempt that fetches the same source with the same required digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, exists, or_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
+
+from llamesh.kit.database import Database
+from llamesh.kit.errors import Reason, name_of
+from services.download.source_names import same_source
+from services.download.tables import ACTIVE, PartialObjectRow, TransferRow, TransferState
+from services.download.transfer_requests import TransferRequest
+
+_OUTAGES = tuple(map(name_of, (Reason.ERROR_REASON_SOURCE_UNAVAILABLE, Reason.ERROR_REASON_STORE_UNAVAILABLE)))
+"""Reasons of failures that are not about the bytes: a later start may use them. A full disk has removed them (`TransferRuns.fail`)."""
+_STOPPED = or_(
+    TransferRow.state == TransferState.PAUSED,
+    and_(
+        TransferRow.state == TransferState.FAILED,
+        TransferRow.error_reason.in_(_OUTAGES),
+        # A caller has removed the record.
+        TransferRow.hidden.is_(False),
+    ),
+)
+KEEPS_PARTS = or_(TransferRow.state.in_(ACTIVE), _STOPPED)
+"""Whether a transfer keeps the objects of its attempt."""
+
+
+class KeptParts:
+    """Gives up what was kept for longer than the time `keep`. `clock` returns the time in UTC."""
+
+    def __init__(self, database: Database, clock: Callable[[], datetime], keep: timedelta) -> None:
+        self._database = database
+        self._clock = clock
+        self._keep = keep
+
+    async def give_up_old(self) -> list[TransferRow]:
+        """Give up the parts of the transfers that stopped longer ago than parts are kept, and return these transfers."""
+        old = (
+            update(TransferRow)
+            .where(
+                _STOPPED,
+                TransferRow.update_time < self._clock() - self._keep,
+                exists().where(*objects_of(TransferRow.model_uuid, TransferRow.attempt)),
+            )
+            .values(attempt=TransferRow.attempt + 1, bytes_done=0)
+            .returning(TransferRow)
+        )
+        async with self._database.begin() as session:
+            return list((await session.scalars(old, execution_options={"synchronize_session": False})).all())
+
+
+def objects_of(
+    model_uuid: str | InstrumentedAttribute[str], attempt: int | InstrumentedAttribute[int]
+) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Return the conditions for the objects of an attempt."""
+    return PartialObjectRow.model_uuid == model_uuid, PartialObjectRow.attempt == attempt
+
+
+def serve(row: TransferRow, request: TransferRequest) -> bool:
+    """Return whether the parts of a transfer that has ended are of use for a request that starts it again."""
+    outage = row.state == TransferState.FAILED and row.error_reason in _OUTAGES
+    return outage and same_source(request.source, row.source) and request.sha256 in ("", row.expected_sha256)
+
+
+async def pass_on(session: AsyncSession, row: TransferRow) -> None:
+    """Pass the objects of the present attempt on to the next one, in the transaction that begins it."""
+    await session.execute(
+        update(PartialObjectRow).where(*objects_of(row.model_uuid, row.attempt)).values(attempt=row.attempt + 1)
+    )
