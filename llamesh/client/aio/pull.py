@@ -63,8 +63,9 @@ class AsyncPull:
     def _ended(self) -> bool:
         state = download_pb2.DownloadState.Name(self.download.state).removeprefix("DOWNLOAD_STATE_")
         if state == "FAILED":
-            error = errors.of_reason(self.download.error.reason, self.download.error.message)
-            error.remedy = self.download.error.remedy or error.remedy
+            found = self.download.error
+            error = errors.of_reason(found.reason, found.message, metadata={"modelUuid": self.model_uuid})
+            error.remedy = found.remedy or error.remedy
             raise error
         if state == "CANCELLED":
             raise errors.MeshError(f"the download of {self.model_uuid} was cancelled")
