@@ -26,6 +26,11 @@ VARIANT = (
 )
 
 
+def use_of(model_uuid: str) -> str:
+    """Say how to use a published variant, which is not a model of the mesh yet."""
+    return f"`llamesh run quant:{model_uuid}` fetches it and talks to it, `llamesh pull quant:{model_uuid}` only fetches it"
+
+
 @app.default
 def show_variants(*, output: Output = "table") -> None:
     """List the published variants."""

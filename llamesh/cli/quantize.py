@@ -13,6 +13,7 @@ from llamesh.cli.output import Column, Output, show_list, show_one, size, text
 from llamesh.cli.printing import note
 from llamesh.cli.quant_connection import quant_connected
 from llamesh.cli.quant_jobs import JOB, waited
+from llamesh.cli.remedies import remedy_for
 from llamesh.cli.sources import quantisable
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def quantize(
             )
         if not wait:
             show_one(job, output, JOB)
+            note(f"`llamesh jobs watch {job.job_id}` follows it")
             return Exit.OK
         return waited(mesh, job.job_id, output)
 
@@ -100,7 +102,7 @@ def _estimated(found: EstimateQuantJobResponse, output: Output) -> int:
     """Show an estimate. A job that would be refused is an error."""
     show_list(found.types, output, ESTIMATE)
     if found.HasField("refusal"):
-        raise CommandError(text(found.refusal.message), hint=found.refusal.remedy)
+        raise CommandError(text(found.refusal.message), hint=remedy_for(found.refusal.reason, {}, found.refusal.remedy))
     free = f"{size(found.free_bytes)} are free" if found.free_bytes else "on a volume of its own"
     note(f"at most {size(found.needed_bytes)} of disk while it runs, {free}")
     return Exit.OK
