@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.gguf.types import FILE_TYPES
 from llamesh.v1.model_pb2 import GgufMetadata, Model
-from llamesh.v1.quant_pb2 import QuantOptions
 from services.quant import submission
 from services.quant.plan import next_of, steps_of
 from services.quant.quantisations import QUANTISATIONS, nearest
@@ -81,6 +81,11 @@ def test_the_nearest_type_is_named(written: str, meant: str) -> None:
     assert raised.value.reason == Reason.ERROR_REASON_INVALID_FIELD
 
 
+def settings(**values: str) -> Settings:
+    """Settings of a mesh, whatever the environment has."""
+    return Settings(**{"llama_imatrix_bin": "", "llama_quantize_bin": "", **values})
+
+
 def model(**fields: object) -> Model:
     return Model(model_uuid="m", size_bytes=2_000, gguf=GgufMetadata(parameter_count=1_000, **fields))  # type: ignore[arg-type]
 
@@ -98,7 +103,7 @@ def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
     assert refusal(submission.check_source, quantised, allow_requantize=False) == "quantised"
     submission.check_source(quantised, allow_requantize=True)
     submission.check_source(model(quantisation="BF16"), allow_requantize=False)
-    assert refusal(submission.check_quantiser, "/nowhere/llama-quantize") == "quantiser"
+    assert refusal(submission.check_engine, settings(llama_quantize_bin="/nowhere/llama-quantize")) == "quantiser"
     assert refusal(submission.check_space, 2, 1) == "disk"
     submission.check_space(1, 1)
 
@@ -106,17 +111,20 @@ def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
 @pytest.mark.parametrize(
     ("imatrix", "quantize", "words"),
     [
-        ("", "sh", "set LLAMA_IMATRIX_BIN to the path of llama-imatrix"),
-        ("sh", "", "set LLAMA_QUANTIZE_BIN to the path of llama-quantize"),
+        ("", "sh", "LLAMA_IMATRIX_BIN is not set; build"),
+        ("sh", "", "LLAMA_QUANTIZE_BIN is not set; build"),
+        ("", "", "LLAMA_IMATRIX_BIN is not set, LLAMA_QUANTIZE_BIN is not set; build"),
         ("/nowhere/llama-imatrix", "sh", "LLAMA_IMATRIX_BIN is /nowhere/llama-imatrix, which is not a program"),
     ],
 )
-def test_a_matrix_needs_both_programs(imatrix: str, quantize: str, words: str) -> None:
-    with pytest.raises(MeshError, match=words) as raised:
-        submission.check_matrix(QuantOptions(importance_matrix=True), imatrix, quantize)
-    assert raised.value.metadata["rule"] == "matrix"
-    submission.check_matrix(QuantOptions(), imatrix, quantize)
-    submission.check_matrix(QuantOptions(importance_matrix=True), "sh", "sh")
+def test_all_that_a_matrix_lacks_is_named_at_once(imatrix: str, quantize: str, words: str) -> None:
+    found = submission.missing_for_matrix(settings(llama_imatrix_bin=imatrix, llama_quantize_bin=quantize))
+    assert words in found
+    assert "start the mesh again" in found
+
+
+def test_a_matrix_lacks_nothing_if_both_programs_are_there() -> None:
+    assert submission.missing_for_matrix(settings(llama_imatrix_bin="sh", llama_quantize_bin="sh")) == ""
 
 
 def test_the_matrix_is_measured_before_the_types_are_made() -> None:
@@ -133,8 +141,8 @@ def test_a_missing_quantiser_is_named_with_both_remedies(monkeypatch: pytest.Mon
     with pytest.raises(
         MeshError, match=r"cyllama not installed: `pip install .*\[engine,quant\]'` .* LLAMA_QUANTIZE_BIN"
     ):
-        submission.check_quantiser("")
-    submission.check_quantiser("sh")
+        submission.check_engine(settings())
+    submission.check_engine(settings(llama_quantize_bin="sh"))
 
 
 def test_the_space_of_a_job_is_that_of_all_types_and_one_copy_each() -> None:
