@@ -24,7 +24,14 @@ from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import GgufMetadata, Model
-from services.quant.checkpoint_config import WIDTHS, CheckpointRefusedError, read_config, refuse_unusable, stored_type
+from services.quant.checkpoint_config import (
+    OTHER_CONVERTER,
+    WIDTHS,
+    CheckpointRefusedError,
+    read_config,
+    refuse_unusable,
+    stored_type,
+)
 
 MAX_CONFIG_BYTES = 1 << 20
 """Maximum size of a config.json. Real ones have some kilobytes."""
@@ -109,7 +116,9 @@ class JobSources:
             # Only llamesh's own converter takes a checkpoint that brings code.
             read_config(config)
         if not program and all(file.name != "tokenizer.json" for file in checkpoint.files):
-            raise CheckpointRefusedError("tokenizer", "it has no tokenizer.json")
+            raise CheckpointRefusedError(
+                "tokenizer", f"it has no tokenizer.json, which is converted; {OTHER_CONVERTER}"
+            )
         kind = stored_type(config)
         weights = math.ceil(weight_bytes(checkpoint.files) / WIDTHS[kind])
         return Model(
