@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from shlex import quote
 
+from llamesh.model_addresses import is_address
+
 REMEDIES = {
     "COMPONENT_UNAVAILABLE": "try again in a moment; `llamesh doctor` names the component and its cause",
     "UNAUTHENTICATED": "`llamesh login` gets a token",
@@ -35,21 +37,47 @@ REMEDIES = {
     "QUANT_NOT_CONFIGURED": "start the mesh with `llamesh up --quant`, or set QUANT_SERVICE_URL; `llamesh pull ADDRESS` needs neither",
     "QUANT_JOB_NOT_FOUND": "`llamesh jobs` lists the jobs",
     "QUANT_JOB_NOT_ENDED": "`llamesh jobs cancel {jobId}` ends it first",
-    "QUANT_MODEL_EXISTS": "use it, give another --name, or remove it: `llamesh variants rm {modelUuid}`",
+    "QUANT_MODEL_EXISTS": "give another --name; `llamesh variants rm {modelUuid}` removes the variant, `llamesh jobs cancel {jobId}` ends"
+    " the job that is making it",
+    "QUANT_REFUSED": "",
     "QUANTISATION_FAILED": "`llamesh jobs show {jobId}` shows the log of the step; `llamesh jobs retry {jobId}` tries again",
-    "SOURCE_UNAVAILABLE": "check the address and the network of the mesh's machine, then pull again; or `llamesh pull PATH` of a file",
+    "SOURCE_REFUSED": "`llamesh pull --help` names the forms of a source; an administrator allows folders and hosts in the settings",
+    "SOURCE_UNAVAILABLE": "correct what the message names, and pull again; if nothing answers, check the network of the mesh's machine",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
 """Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
+BY_RULE: Mapping[tuple[str, str], str] = {
+    ("QUANT_REFUSED", "disk"): "`llamesh df` shows what takes room; `llamesh quantize` takes one type too",
+    ("QUANT_REFUSED", "matrix"): "`llamesh quantize MODEL --types TYPE --importance-matrix` measures a matrix",
+    ("QUANT_REFUSED", "quantised"): "`llamesh search` finds unquantised models; --allow-requantize accepts this one",
+    ("QUANT_REFUSED", "architecture"): "`llamesh search` finds models that are GGUF files already",
+    ("QUANT_REFUSED", "code"): "`llamesh search` finds models that are GGUF files already",
+    ("SOURCE_REFUSED", "missing"): "check the name, and that the mesh may read it",
+    ("SOURCE_REFUSED", "parts"): "complete the files of the model, or take another one",
+    ("SOURCE_REFUSED", "pickle"): "`llamesh search` finds models that are GGUF files already",
+    (
+        "SOURCE_REFUSED",
+        "checkpoint",
+    ): "of a GGUF model, `llamesh pull {address}` comes first, then `llamesh quantize MODEL`",
+    ("SOURCE_REFUSED", "place"): "take an address of the places that the mesh has",
+}
+"""Commands for the rules of a reason, in the metadata `rule`. The message of an error has the rest."""
 _FREES_ALIAS = "take another name; `llamesh alias {modelUuid} {alias} --remove` frees it"
 """The remedy if the name is an alias, which the metadata spell as it is stored."""
-_UNKNOWN = {"modelUuid": "MODEL", "username": "NAME", "jobId": "JOB", "contractId": "ID", "servers": "SERVER"}
+_UNKNOWN = {
+    "modelUuid": "MODEL",
+    "username": "NAME",
+    "jobId": "JOB",
+    "contractId": "ID",
+    "servers": "SERVER",
+    "address": "ADDRESS",
+}
 """What stands for a value that the metadata lack."""
 
 
 def remedy_for(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
     """Return what to do about an error in commands; `contracts`, the remedy of the contract, if no command is better."""
-    remedy = REMEDIES.get(reason)
+    remedy = BY_RULE.get((reason, metadata.get("rule", "")), REMEDIES.get(reason))
     if remedy is None:
         return contracts
     if reason == "MODEL_NAME_TAKEN" and metadata.get("alias"):
@@ -57,4 +85,6 @@ def remedy_for(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
     values = {name: quote(value) for name, value in metadata.items()}
     if "servers" in values:  # ids with commas between them
         values["servers"] = " ".join(map(quote, metadata["servers"].split(",")))
+    if is_address(source := metadata.get("source", "")):
+        values["address"] = quote(source)
     return remedy.format_map({**_UNKNOWN, **values})
