@@ -204,7 +204,7 @@ def test_words_that_begin_like_a_path_and_files_that_exist_are_paths(
         ("models.example/x.gguf", "did you mean https://models.example/x.gguf?"),
         ("ada/tiny-GGUF:Q8_0", "did you mean hf:ada/tiny-GGUF:Q8_0?"),
         ("llama3:8b", "did you mean ollama:llama3:8b?"),
-        ("zzz", "give https://HOST/PATH/FILE.gguf"),
+        ("zzz", "ollama:zzz is"),
     ],
 )
 def test_a_word_that_names_nothing_gets_the_nearest_right_form(word: str, hint: str) -> None:
@@ -217,7 +217,7 @@ def test_an_unknown_name_lists_the_models_of_the_mesh_and_where_others_are_found
     refusal = no_source("llama3.2", ["smol", "Qwen3-0.6B.gguf", "smol"])
     assert refusal.parts == ("the mesh has: smol, Qwen3-0.6B.gguf",)
     assert "hf:OWNER/REPO:Q4_K_M" in refusal.hint
-    assert "https://huggingface.co/models?library=gguf&search=llama3.2" in refusal.hint
+    assert "`llamesh search llama3.2`" in refusal.hint
     assert "no model of the mesh" in no_source("llama3.2", []).cause
     assert "no model of the mesh" not in no_source("llama3.2").cause
 
