@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +29,14 @@ ESTIMATE = (
     Column("MAX KL", lambda item: f"{item.max_kl_divergence:g}"),
     Column("WHY NOT", lambda item: item.refusal.message, below=True),
 )
+_OPTIONS = {
+    "model_uuid": "MODEL",
+    "options.calibration_text": "--calibration",
+    "max_kl_divergence": "--max-kl",
+    "allow_requantize": "--allow-requantize",
+    "importance_matrix": "--importance-matrix",
+}
+"""Fields of a request, and the options that set them."""
 
 
 def quantize(
@@ -65,7 +76,7 @@ def quantize(
     wait
         Wait until the job has ended, and show the variants.
     """
-    wanted = [each.strip() for each in types.split(",") if each.strip()]
+    wanted = list(dict.fromkeys(each.strip().upper() for each in types.split(",") if each.strip()))
     if not wanted and not dry_run:
         raise CommandError(
             "which types are to be made?",
@@ -74,7 +85,7 @@ def quantize(
         )
     words = calibration_text(calibration) if calibration else ""
     measured = importance_matrix or calibration is not None
-    with quant_connected() as mesh:
+    with quant_connected() as mesh, _in_options():
         with quantisable(model, mesh, kept=not dry_run) as source:
             if dry_run:
                 found = mesh.quant.estimate(
@@ -98,11 +109,37 @@ def quantize(
         return waited(mesh, job.job_id, output)
 
 
+@contextmanager
+def _in_options() -> Iterator[None]:
+    """Say a refusal of the block with options of the command in place of fields of the request."""
+    from llamesh.cli.refusals import translate
+    from llamesh.client.errors import MeshError
+
+    try:
+        yield
+    except MeshError as error:
+        failure = translate(error) if error.reason in {"INVALID_FIELD", "QUANT_REFUSED"} else None
+        if failure is None:
+            raise
+        parts = [_with_options(part) for part in failure.parts]
+        raise CommandError(_with_options(failure.cause), parts=parts, hint=failure.hint, code=failure.code) from error
+
+
+def _with_options(words: str) -> str:
+    """Return a message with options in place of fields. A field that is a common word counts only before what is wrong with it."""
+    words = re.sub(r"(?:^|(?<=; ))(name|types)(?:\[\d+\])?: ", r"--\1: ", words)
+    for field, option in _OPTIONS.items():
+        words = re.sub(rf"(?<![\w-]){re.escape(field)}(?!\w)", option, words)
+    return words
+
+
 def _estimated(found: EstimateQuantJobResponse, output: Output) -> int:
     """Show an estimate. A job that would be refused is an error."""
     show_list(found.types, output, ESTIMATE)
     if found.HasField("refusal"):
-        raise CommandError(text(found.refusal.message), hint=remedy_for(found.refusal.reason, {}, found.refusal.remedy))
+        raise CommandError(
+            _with_options(text(found.refusal.message)), hint=remedy_for(found.refusal.reason, {}, found.refusal.remedy)
+        )
     free = f"{size(found.free_bytes)} are free" if found.free_bytes else "on a volume of its own"
     note(f"at most {size(found.needed_bytes)} of disk while it runs, {free}")
     return Exit.OK
