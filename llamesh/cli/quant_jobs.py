@@ -12,6 +12,7 @@ from llamesh.cli.output import Column, Output, show_list, show_one, text, when
 from llamesh.cli.printing import note, note_all
 from llamesh.cli.quant_connection import calls_quant, quant_connected
 from llamesh.cli.quant_progress import (
+    ACTIVE,
     current,
     followed_job,
     state_of,
@@ -115,7 +116,11 @@ def watch(job: JobId, *, output: Output = "table") -> int:
 def cancel(job: JobId, *, output: Output = "table") -> None:
     """Stop a job; variants that are published stay."""
     with quant_connected() as mesh:
-        show_one(mesh.quant.cancel(job), output, JOB)
+        ended = state_of(mesh.quant.job(job)) not in ACTIVE
+        cancelled = mesh.quant.cancel(job)
+    if ended:
+        note(f"the job {job} has ended already; nothing was done")
+    show_one(cancelled, output, JOB)
 
 
 @app.command
@@ -128,7 +133,12 @@ def retry(job: JobId, *, wait: bool = False, output: Output = "table") -> int:
         Wait until the job has ended, and show the variants.
     """
     with quant_connected() as mesh:
+        before = state_of(mesh.quant.job(job))
         again = mesh.quant.retry(job)
+        if before in ACTIVE:
+            note(f"the job {job} has not ended; nothing was done")
+        elif before == "SUCCEEDED":
+            note(f"the job {job} has made all its types already; nothing was done")
         if wait:
             return waited(mesh, job, output)
         show_one(again, output, JOB)

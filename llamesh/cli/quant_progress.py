@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _OF_BYTES = {"fetch", "publish"}
 """Steps whose units are bytes."""
+ACTIVE = frozenset({"QUEUED", "RUNNING"})
+"""States of a job that has not ended."""
 
 
 def state_of(job: QuantJob) -> str:
@@ -76,7 +78,7 @@ def followed_job(mesh: Client, job_id: str) -> QuantJob:
     shown = ProgressLine(unknown=True)
 
     def look(job: QuantJob) -> None:
-        if job.error.message and state_of(job) in {"QUEUED", "RUNNING"}:
+        if job.error.message and state_of(job) in ACTIVE:
             shown.say(f"{job_id}: {job.error.message}")
         if step := running_step(job):
             facts = f"{share(step.done, step.total):3d}%  {step_done(step)}" if step.total else ""

@@ -7,6 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected
+from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_list, size
 from llamesh.cli.printing import note
 from llamesh.cli.quality import divergence, same_top_token
@@ -48,12 +49,17 @@ def list_variants(*, output: Output = "table") -> None:
 def rm_variant(variant: VariantId, /, *variants: VariantId) -> int:
     """Remove variants from the Quant service; a copy that was downloaded stays."""
     from llamesh.cli.several import for_each
+    from llamesh.client.errors import ModelNotFound
 
     with connected() as mesh:
 
         def remove(name: str) -> None:
             with calls_quant(mesh):
-                gone = mesh.quant.delete_variant(name)
+                try:
+                    gone = mesh.quant.delete_variant(name)
+                except ModelNotFound as error:
+                    hint = "`llamesh variants` lists the variants"
+                    raise CommandError(error.message, hint=hint, code=Exit.NOT_FOUND) from error
             note(f"removed {gone.model_uuid} ({size(gone.size_bytes)})")
 
         return for_each([variant, *variants], remove)

@@ -56,6 +56,9 @@ class FakeQuantService(quant_pb2_grpc.QuantServiceServicer):
         self.calls.append("retry")
         return self.states[-1]
 
+    def DeleteQuantModel(self, request: Any, context: Any) -> quant_pb2.QuantModel:
+        return self.GetQuantModel(request, context)
+
     def ListQuantModels(self, request: Any, context: Any) -> quant_pb2.ListQuantModelsResponse:
         models = [quant_pb2.QuantModel(model_uuid=uuid, job_id="job_1") for uuid in self.variants]
         return quant_pb2.ListQuantModelsResponse(models=models)

@@ -10,7 +10,7 @@ from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.v1 import quant_pb2
 from llamesh.v1.quant_pb2 import QuantError, QuantJob, QuantStep
-from tests.contract.fake_quant_service import FAILED, QUEUED, RUNNING, SUCCEEDED, FakeQuantService
+from tests.contract.fake_quant_service import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, FakeQuantService
 
 Capture = pytest.CaptureFixture[str]
 FETCH, IMATRIX, QUANTIZE = (
@@ -120,6 +120,31 @@ def test_a_job_is_shown_with_figures_durations_and_the_lines_of_its_log(
     assert "2m05s" in shown.out
     assert shown.err.splitlines()[1:5] == ["the last lines of imatrix:", "one", "two", "  three"]
     assert "GET" not in shown.err
+
+
+@pytest.mark.parametrize(
+    ("verb", "state", "said"),
+    [
+        ("cancel", SUCCEEDED, "has ended already; nothing was done"),
+        ("cancel", CANCELLED, "has ended already; nothing was done"),
+        ("cancel", RUNNING, ""),
+        ("retry", SUCCEEDED, "has made all its types already; nothing was done"),
+        ("retry", RUNNING, "has not ended; nothing was done"),
+        ("retry", FAILED, ""),
+    ],
+)
+def test_a_call_that_changes_nothing_says_so(
+    quant: FakeQuantService, capsys: Capture, verb: str, state: quant_pb2.QuantJobState, said: str
+) -> None:
+    quant.states.append(QuantJob(job_id="job_1", state=state))
+    assert run(["jobs", verb, "job_1"]) == Exit.OK
+    assert capsys.readouterr().err == (f"the job job_1 {said}\n" if said else "")
+    assert quant.calls == [verb]
+
+
+def test_a_variant_that_is_not_there_is_found_among_the_variants(capsys: Capture) -> None:
+    assert run(["variants", "rm", "m-Q8"]) == Exit.NOT_FOUND
+    assert "`llamesh variants` lists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("state", [QUEUED, RUNNING])
