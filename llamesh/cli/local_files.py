@@ -218,8 +218,13 @@ class HandedOver:
             if not pull.ended and getattr(error, "reason", "") != "DOWNLOAD_NOT_FOUND":
                 model = pull.model_uuid
                 command = again or f"llamesh pull --uuid {model}"
-                note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
-                note(f"`llamesh downloads` shows it, `llamesh downloads pause {model}` and `cancel {model}` stop it")
+                if pull.paused:
+                    note(f"the download of {model} stays paused: `llamesh downloads resume {model}` lets it go on")
+                else:
+                    note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
+                    note(
+                        f"`llamesh downloads` shows it, `llamesh downloads pause {model}` and `cancel {model}` stop it"
+                    )
             raise
         finally:
             self.kept = not pull.ended

@@ -70,7 +70,7 @@ def test_a_file_stays_if_the_mesh_may_have_accepted_the_fetch(home: Path, model:
 def test_a_file_stays_while_the_mesh_fetches_it(
     home: Path, model: Path, error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pull = SimpleNamespace(model_uuid="m", ended=False)
+    pull = SimpleNamespace(model_uuid="m", ended=False, paused=False)
     with (
         pytest.raises(type(error)),
         handed_over(model, LOCAL, purpose="") as file,
@@ -81,6 +81,21 @@ def test_a_file_stays_while_the_mesh_fetches_it(
     assert "the mesh goes on fetching m: `llamesh pull --uuid m` waits" in capsys.readouterr().err
 
 
+def test_a_fetch_that_is_paused_is_not_said_to_go_on(
+    home: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pull = SimpleNamespace(model_uuid="m", ended=False, paused=True)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        handed_over(model, LOCAL, purpose="") as file,
+        file.fetched_by(pull),  # type: ignore[arg-type]
+    ):
+        raise KeyboardInterrupt
+    said = capsys.readouterr().err
+    assert "the download of m stays paused: `llamesh downloads resume m`" in said
+    assert "goes on fetching" not in said
+
+
 @pytest.mark.parametrize(
     ("ended", "error", "folders"),
     [(True, errors.ContentMismatch("other bytes"), 0), (False, errors.of_reason("DOWNLOAD_NOT_FOUND", "removed"), 1)],
@@ -88,7 +103,7 @@ def test_a_file_stays_while_the_mesh_fetches_it(
 def test_a_fetch_that_has_ended_is_not_said_to_go_on(
     home: Path, model: Path, ended: bool, error: Exception, folders: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pull = SimpleNamespace(model_uuid="m", ended=ended)
+    pull = SimpleNamespace(model_uuid="m", ended=ended, paused=False)
     with (
         pytest.raises(type(error)),
         handed_over(model, LOCAL, purpose="") as file,

@@ -35,6 +35,11 @@ class AsyncPull:
         """Whether the download had ended when it was last observed: it succeeded, failed or was cancelled."""
         return self.download.state in _ENDED
 
+    @property
+    def paused(self) -> bool:
+        """Whether the download was paused when it was last observed: it waits until it is resumed."""
+        return self.download.state == download_pb2.DOWNLOAD_STATE_PAUSED
+
     async def progress(self, timeout: float | None = None) -> AsyncIterator[download_pb2.Download]:
         """Yield the download after each change, until it has ended.
 
