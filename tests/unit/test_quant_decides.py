@@ -139,7 +139,7 @@ def test_the_matrix_is_measured_before_the_types_are_made() -> None:
 def test_a_missing_quantiser_is_named_with_both_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission.importlib.util, "find_spec", lambda name: None if name == "cyllama" else name)
     with pytest.raises(
-        MeshError, match=r"cyllama not installed: `pip install .*\[engine,quant\]'` .* LLAMA_QUANTIZE_BIN"
+        MeshError, match=r"cyllama not installed: `\S+ -m pip install .*\[engine,quant\]'` .* LLAMA_QUANTIZE_BIN"
     ):
         submission.check_engine(settings())
     submission.check_engine(settings(llama_quantize_bin="sh"))
