@@ -1,4 +1,4 @@
-"""The pip command that completes this installation of llamesh. It imports the standard library only.
+"""The pip command that completes this installation of llamesh, with the Python that runs. It imports the standard library only.
 
 Invariant: the command works today. llamesh is on no package index, so the command names what was installed: the checkout or the wheel.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -15,11 +16,11 @@ from llamesh import __version__
 
 def install_command(*extras: str) -> str:
     """Return the command that adds extras to this installation, for messages."""
-    return command_of(_record(), __version__, extras)
+    return command_of(_record(), __version__, extras, sys.executable)
 
 
-def command_of(record: str, version: str, extras: tuple[str, ...]) -> str:
-    """Return the command for an installation with this direct_url.json (PEP 610); empty: the origin is not known."""
+def command_of(record: str, version: str, extras: tuple[str, ...], python: str) -> str:
+    """Return the command for an installation of a Python with this direct_url.json (PEP 610); empty: the origin is not known."""
     try:
         found = json.loads(record)
         place = unquote(urlsplit(found["url"]).path) if found["url"].startswith("file:") else ""
@@ -31,7 +32,7 @@ def command_of(record: str, version: str, extras: tuple[str, ...]) -> str:
         place, editable = f"llamesh-{version}-py3-none-any.whl", False
     named = shlex.quote(f"{place}[{','.join(extras)}]")
     quoted = named if named.startswith("'") else f"'{named}'"
-    return f"pip install {'-e ' if editable else ''}{quoted}"
+    return f"{shlex.quote(python)} -m pip install {'-e ' if editable else ''}{quoted}"
 
 
 def _record() -> str:

@@ -60,10 +60,14 @@ def answers() -> str:
     return module("engine_errors_table", f"return {table}") + modules(*_ANSWERS_MODULES) + file("answers")
 
 
+_JOBS = " Jobs are at the port of the Quant service: 8300, or LLAMESH_QUANT_PORT."
+
+
 def strict_json(api: PublicApi, elsewhere: str = "") -> str:
     """Return the filter that checks REST calls against their contracts. `elsewhere`: where calls are that the API does not have."""
     known = {
         "ELSEWHERE": f" {elsewhere}".rstrip(),
+        "JOBS": _JOBS,
         "RULES": api.body_rules(),
         "REMEDIES": {reason: _remedy(reason) for reason in _STRICT_REASONS},
         "MAX_WITHOUT_TOKEN": anonymous_callers.MAX_BODY_BYTES,

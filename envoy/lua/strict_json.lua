@@ -2,8 +2,8 @@
 -- calls that cannot honour it. Envoy's transcoder silently drops unknown fields, accepts more than JSON, and names neither field nor
 -- remedy. Only calls in RULES continue, so the transcoder reads nothing that was not checked here.
 --
--- RULES, a table (see public_api.py), REMEDIES, texts by reason, MAX_WITHOUT_TOKEN, the most bytes of a body without a token, and ELSEWHERE,
--- where other calls are, are put before this script. The services check gRPC's own encoding.
+-- RULES, a table (see public_api.py), REMEDIES, texts by reason, MAX_WITHOUT_TOKEN, the most bytes of a body without a token, and ELSEWHERE
+-- and JOBS, where other calls and those of jobs are, are put before this script. The services check gRPC's own encoding.
 
 local field_kinds = require("field_kinds")
 local json_body = require("json_body")
@@ -165,7 +165,8 @@ function envoy_on_request(request)
   path = path:gsub("/+$", "")
   local binding = binding_of(verb == "HEAD" and "GET" or verb, path)
   if not binding or (verb == "HEAD" and binding.streams) then
-    return refuse(request, "404", "There is no call " .. quoted((verb .. " " .. path):sub(1, 200)) .. "." .. ELSEWHERE)
+    local elsewhere = path:find("^/jobs") and JOBS or ELSEWHERE
+    return refuse(request, "404", "There is no call " .. quoted((verb .. " " .. path):sub(1, 200)) .. "." .. elsewhere)
   end
   if verb == "HEAD" then -- sent on as GET; envoy_on_response removes the body
     verb = "GET"

@@ -15,6 +15,7 @@ from llamesh.cli.connection import connected, log_in, other_service
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, document, show_list, show_one, size, when
 from llamesh.cli.printing import note, say
+from llamesh.cli.remedies import remedy_for
 
 if TYPE_CHECKING:
     from llamesh.v1.contract_pb2 import Decision
@@ -183,8 +184,8 @@ def _explain(decision: Decision) -> None:
         say(f"{refusal.reason}: {refusal.message}")
         for key, value in sorted(refusal.metadata.items()):
             say(f"  {key} = {value}")
-        if refusal.remedy:
-            say(f"  {refusal.remedy}")
+        if remedy := remedy_for(refusal.reason, refusal.metadata, refusal.remedy):
+            say(f"  {remedy}")
     if decision.HasField("memory"):
         memory = decision.memory
         say(

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from llamesh.cli.connection import connected
 from llamesh.cli.context import model_context
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.lookups import own_server, refuse_near
+from llamesh.cli.lookups import own_server, refuse_near, refuse_unfetched
 from llamesh.cli.output import Output, show_one, size, text, when, word, wrapped
 from llamesh.cli.printing import say
 from llamesh.cli.servers import SERVER
@@ -80,6 +80,7 @@ def _describe_model(mesh: Client, name: str, output: Output, servers: Sequence[S
     try:
         found = mesh.models.get(resolve(name, pairs))
     except errors.ModelNotFound:
+        refuse_unfetched(mesh, name)
         pairs += [(item.server_uuid, item.model_name) for item in servers]
         refuse_near(name, pairs, "server and no model")
         hint = "`llamesh status` lists the servers, `llamesh models` the models"

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, show_list, show_one, size, when, word
+from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed, left, percent
 from llamesh.model_addresses import is_address
@@ -85,7 +85,10 @@ def resume(model: ModelName, *, wait: bool = True, output: Output = "table") -> 
 def cancel(model: ModelName, *, output: Output = "table") -> None:
     """Stop a download; what has come so far is thrown away."""
     with connected() as mesh:
-        show_one(mesh.models.cancel(_meant(mesh, model)), output, DOWNLOAD)
+        uuid = _meant(mesh, model)
+        if mesh.models.pulling(uuid).ended:
+            note(text(f"the download of {uuid} has ended already; nothing was done"))
+        show_one(mesh.models.cancel(uuid), output, DOWNLOAD)
 
 
 @app.command
@@ -103,6 +106,9 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
         uuid = _meant(mesh, model)
         mesh.models.pulling(uuid)  # ModelNotFound if there is no such download: a pull of an unknown id would start one
         pull = mesh.models.pull("", uuid=uuid)
+        if pull.ended:
+            # One that has failed would wait again.
+            note(text(f"the download of {uuid} has succeeded already; nothing was done"))
         if wait:
             try:
                 followed(pull)

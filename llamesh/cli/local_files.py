@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from llamesh.cli.checkpoint_folder import PATH_BEGINNINGS, as_path, checkpoint_files, folder_of, is_part_of_checkpoint
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.handed_folder import HandedFolder
 from llamesh.cli.printing import note
@@ -32,12 +33,7 @@ if TYPE_CHECKING:
     from llamesh.client.sync import Pull
 
 MAGIC = b"GGUF"
-_BEGINNINGS = ("/", "./", "../", "~")
 _MAX_LISTED = 5
-_OF_CHECKPOINTS = frozenset({".json", ".safetensors", ".model", ".txt", ".jinja"})
-"""Suffixes of the files of a checkpoint that a conversion may read. The mesh chooses among them."""
-_SAME_WEIGHTS = "consolidated"
-"""How files begin that have the weights once more, in another form."""
 
 
 def is_path(word: str) -> bool:
@@ -54,7 +50,7 @@ def is_path(word: str) -> bool:
 
 def written_as_path(word: str) -> bool:
     """Whether a word can only be meant as a path, because no name begins or ends like it."""
-    return word in {".", ".."} or word.startswith(_BEGINNINGS) or word.endswith("/")
+    return word in {".", ".."} or word.startswith(PATH_BEGINNINGS) or word.endswith("/")
 
 
 def model_file(word: str) -> Path:
@@ -74,7 +70,7 @@ def model_file(word: str) -> Path:
         inside = sorted(item.name for item in _listing(found) if item.name.endswith(".gguf"))
         hint = f"name a file of it: {_shown(word, inside[0])}" if inside else "name a GGUF file"
         if not inside and (found / "config.json").is_file():
-            hint = f"`llamesh quantize {shlex.quote(word)} --types Q4_K_M` converts a checkpoint"
+            hint = f"`llamesh quantize {as_path(word)} --types Q4_K_M` converts a checkpoint"
         raise CommandError(
             f"{word} is a directory", parts=[", ".join(inside[:5])] * bool(inside), hint=hint, code=Exit.USAGE
         )
@@ -94,11 +90,10 @@ def _check_content(word: str, path: Path) -> None:
         raise CommandError(f"{word} cannot be read: {error.strerror}", code=Exit.USAGE) from None
     if beginning != MAGIC:
         what = "is empty" if not beginning else "is no GGUF file: its first four bytes are not GGUF"
-        raise CommandError(
-            f"{word} {what}",
-            hint="llama.cpp's convert_hf_to_gguf.py makes a GGUF file of other formats",
-            code=Exit.USAGE,
-        )
+        hint = "llama.cpp's convert_hf_to_gguf.py makes a GGUF file of other formats"
+        if is_part_of_checkpoint(path):
+            hint = f"`llamesh quantize {folder_of(word)} --types Q4_K_M` converts the checkpoint"
+        raise CommandError(f"{word} {what}", hint=hint, code=Exit.USAGE)
 
 
 def _nearest(word: str) -> str:
@@ -136,17 +131,7 @@ def handed_over(path: Path, profile: Profile, *, purpose: str) -> Iterator[Hande
 @contextmanager
 def handed_over_folder(path: Path, profile: Profile) -> Iterator[HandedOver]:
     """Put the files of a checkpoint where the mesh may read them, in a folder of the same name, as `handed_over` does."""
-    files = [
-        file
-        for file in sorted(_listing(path))
-        if file.suffix in _OF_CHECKPOINTS and file.is_file() and not file.name.startswith(_SAME_WEIGHTS)
-    ]
-    if not path.name or not any(file.name == "config.json" for file in files):
-        raise CommandError(
-            f"{path} has no config.json, so it is no checkpoint",
-            hint="name a folder in the format of Hugging Face; `llamesh pull` takes a GGUF file",
-            code=Exit.USAGE,
-        )
+    files = checkpoint_files(path)
     with _handed(path, {f"{path.name}/{file.name}": file for file in files}, profile, "job") as handed:
         yield handed
 
@@ -227,8 +212,13 @@ class HandedOver:
             if not pull.ended and getattr(error, "reason", "") != "DOWNLOAD_NOT_FOUND":
                 model = pull.model_uuid
                 command = again or f"llamesh pull --uuid {model}"
-                note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
-                note(f"`llamesh downloads` shows it, `llamesh downloads pause {model}` and `cancel {model}` stop it")
+                if pull.paused:
+                    note(f"the download of {model} stays paused: `llamesh downloads resume {model}` lets it go on")
+                else:
+                    note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
+                    note(
+                        f"`llamesh downloads` shows it, `llamesh downloads pause {model}` and `cancel {model}` stop it"
+                    )
             raise
         finally:
             self.kept = not pull.ended

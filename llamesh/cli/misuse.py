@@ -37,7 +37,7 @@ _OF_OLLAMA = {
 _SHOWN = "`llamesh describe NAME -o json` shows what a model's file says and what a server was given"
 _SLEEPS = "--idle-sleep is the time without a request after which the server sleeps: --idle-sleep 5m"
 _THINKS = "in a conversation, /set think and /set nothink switch it"
-_OPTIONS_OF_OLLAMA = {
+_OPTIONS_OF_OTHERS = {
     **{(command, name): _SLEEPS for command in ("run", "serve") for name in ("--keepalive", "--keep-alive")},
     ("run", "--think"): _THINKS,
     ("run", "--hidethinking"): _THINKS,
@@ -47,13 +47,18 @@ _OPTIONS_OF_OLLAMA = {
     ("pull", "--insecure"): "only https addresses and files are fetched",
     ("run", "--num-ctx"): "--ctx-size is the context in tokens: --ctx-size 8192",
     ("serve", "--num-ctx"): "--ctx-size is the context in tokens: --ctx-size 8192",
+    (
+        "quantize",
+        "--imatrix",
+    ): "a matrix is measured, not read from a file: --importance-matrix, with --calibration FILE for a text",
     **{
         ("describe", name): _SHOWN
         for name in ("--modelfile", "--parameters", "--template", "--license", "--system", "--verbose", "-v")
     },
 }
-"""Options of Ollama's commands, and what to do."""
+"""Options of Ollama's commands and of llama.cpp's programs, and what to do."""
 _SERVE = ("serve",)
+_QUANTIZE = ("quantize",)
 _TLS_INIT = ("tls", "init")
 _MIN_LIKENESS = 0.75
 """Minimum share of equal letters of an option that was probably meant: options are short, and a distant one misleads."""
@@ -68,6 +73,8 @@ def misuse(error: CycloptsError) -> CommandError:
     if isinstance(error, UnusedCliTokensError):
         words = shlex.join(error.unused_tokens or ())
         cause, hint = f"{command} takes no further argument: {words}", _usage(command, error.target)
+        if error.command_chain == _QUANTIZE:
+            hint = "types have commas between them: --types Q4_K_M,Q8_0"
         if error.command_chain == _TLS_INIT:
             hint = " ".join([command, *(f"--name {shlex.quote(word)}" for word in error.unused_tokens or ())])
     elif isinstance(error, UnknownCommandError) and not error.command_chain and error.unused_tokens:
@@ -112,7 +119,7 @@ def _unknown(error: UnknownOptionError, cause: str, hint: str) -> tuple[str, str
     # What the parser guesses has no place beside a better hint.
     plain = f"Unknown option: {written}."
     name = written.replace("_", "-") if written.startswith("--") else written
-    if other := _OPTIONS_OF_OLLAMA.get(((error.command_chain or ("",))[0], name)):
+    if other := _OPTIONS_OF_OTHERS.get(((error.command_chain or ("",))[0], name)):
         return plain, other
     if error.command_chain in _WITH_PARAMETERS:
         from llamesh.runtime_parameters import refused_options

@@ -10,12 +10,12 @@ from llamesh.cli.companions import Companions
 from llamesh.cli.connection import connected
 from llamesh.cli.downloads import DOWNLOAD, ModelName
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.lookups import find_model
+from llamesh.cli.lookups import find_model, refuse_unfetched
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed
 from llamesh.cli.quality import quality
-from llamesh.cli.sources import fetchable
+from llamesh.cli.sources import fetchable, names_place
 from llamesh.client.profile import load_profile
 from llamesh.model_addresses import FORMS
 
@@ -180,6 +180,8 @@ def pull(
         )
     others = Companions.read(mmproj, lora)
     with connected() as mesh:
+        if source and not names_place(source):
+            refuse_unfetched(mesh, source)
         if wait:
             show_one(pulled(mesh, source, name=name, uuid=uuid, sha256=sha256, others=others), output, MODEL)
             return

@@ -1,4 +1,4 @@
-"""The progress of a download: one line that is redrawn in a terminal, one plain line at each tenth elsewhere.
+"""Progress of a download or a job: one line that is redrawn in a terminal, one plain line at each tenth elsewhere.
 
 Invariant: a drawn line is narrower than the terminal, so it never wraps and can be redrawn.
 """
@@ -6,6 +6,7 @@ Invariant: a drawn line is narrower than the terminal, so it never wraps and can
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llamesh.cli.output import size, text
@@ -23,19 +24,32 @@ _STEP = 10
 """Percent between two plain lines."""
 
 
-def line(now: Download, width: int) -> str:
-    """The state of a download in less than `width` columns: name, percent, bytes, rate and time left."""
-    facts = _facts(now)
-    name = text(now.model_uuid)
-    room = width - 1 - len(facts) - 2
-    if room < len(name):
-        short = f"{name[: max(room - 1, 0)]}…" if room > 1 else ""
-        return f"{short}  {facts}".strip()[: width - 1]
-    bar = min(room - len(name) - 2, _MAX_BAR)
-    if not now.bytes_total or bar < _MIN_BAR:
-        return f"{name}  {facts}"
-    full = bar * min(now.bytes_done, now.bytes_total) // now.bytes_total
-    return f"{name}  {'█' * full}{'░' * (bar - full)}  {facts}"
+@dataclass(frozen=True, slots=True)
+class ProgressFigures:
+    """How far something has come: its name, the facts in words, and the units that are done of all; `total` is 0 if it is not known."""
+
+    name: str
+    facts: str
+    done: int
+    total: int
+
+    @property
+    def percent(self) -> int:
+        """The percentage of units that are done."""
+        return share(self.done, self.total)
+
+
+def line(now: ProgressFigures, width: int) -> str:
+    """Return progress in less than `width` columns: name, bar, facts."""
+    room = width - 1 - len(now.facts) - 2
+    if room < len(now.name):
+        short = f"{now.name[: max(room - 1, 0)]}…" if room > 1 else ""
+        return f"{short}  {now.facts}".strip()[: width - 1]
+    bar = min(room - len(now.name) - 2, _MAX_BAR)
+    if not now.total or bar < _MIN_BAR:
+        return f"{now.name}  {now.facts}"
+    full = bar * min(now.done, now.total) // now.total
+    return f"{now.name}  {'█' * full}{'░' * (bar - full)}  {now.facts}"
 
 
 def duration(seconds: float) -> str:
@@ -49,12 +63,18 @@ def duration(seconds: float) -> str:
 
 def followed(pull: Pull) -> Model:
     """Wait for a model and show its progress. Each reason to wait is said once."""
-    shown: _Drawn | _Plain = _Drawn() if sys.stderr.isatty() else _Plain()
-    reasons = _Reasons(shown)
+    from llamesh.v1 import download_pb2
+
+    shown = ProgressLine(unknown=False)
+    seen = False
 
     def look(now: Download) -> None:
-        reasons.look(now)
-        shown.look(now)
+        nonlocal seen
+        shown.say(_reason(now))
+        # Bytes that were there before need no line.
+        if seen or now.state != download_pb2.DOWNLOAD_STATE_SUCCEEDED:
+            shown.look(of_download(now))
+        seen = seen or bool(now.bytes_total)
 
     try:
         return pull.wait(on_progress=look)
@@ -62,64 +82,66 @@ def followed(pull: Pull) -> Model:
         shown.clear()
 
 
-class _Drawn:
-    """One line of the terminal, redrawn."""
+class ProgressLine:
+    """Shows progress on standard error. `unknown`: on a pipe, also what has no total yet gets a line.
 
-    def __init__(self) -> None:
+    Invariant: other lines are written after `clear` only, so none is glued to a drawn one.
+    """
+
+    def __init__(self, *, unknown: bool) -> None:
+        self._terminal = sys.stderr.isatty()
         self._unicode = "utf" in (sys.stderr.encoding or "").lower()
+        self._unknown = unknown
+        self._drawn = False
+        self._told = ("", 0)
+        self._said = ""
 
-    def look(self, now: Download) -> None:
-        """Draw the download as it is now."""
+    def look(self, now: ProgressFigures) -> None:
+        """Draw the progress; on a pipe, print it if its name or its tenth has changed."""
+        if self._terminal:
+            self._draw(now)
+            return
+        told = (now.name, now.percent // _STEP)
+        if told != self._told and (now.total or self._unknown):
+            self._told = told
+            note(f"{now.name}  {now.facts.strip()}".rstrip())
+
+    def say(self, words: str) -> None:
+        """Print a line, once until the words change. Empty words are not printed."""
+        if words and words != self._said:
+            self._said = words
+            self.clear()
+            note(text(words))
+
+    def clear(self) -> None:
+        """Remove a drawn line."""
+        if self._drawn:
+            self._drawn = False
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def _draw(self, now: ProgressFigures) -> None:
         from shutil import get_terminal_size
 
+        self._drawn = True
         drawn = text(line(now, get_terminal_size().columns))
         sys.stderr.write(f"\r{drawn if self._unicode else drawn.translate(_ASCII)}\x1b[K")
         sys.stderr.flush()
 
-    def clear(self) -> None:
-        """Remove the line."""
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+
+def of_download(now: Download) -> ProgressFigures:
+    """Return the progress of a download: percent, bytes, rate and time left."""
+    return ProgressFigures(text(now.model_uuid), _facts(now), now.bytes_done, now.bytes_total)
 
 
-class _Plain:
-    """Lines for a log: one at every tenth."""
+def _reason(now: Download) -> str:
+    """Say why a download waits, or that it is paused; empty if it does neither."""
+    from llamesh.v1 import download_pb2
 
-    def __init__(self) -> None:
-        self._said = -1
-
-    def look(self, now: Download) -> None:
-        """Print the progress if it has reached the next step. Bytes that were there before need no line."""
-        from llamesh.v1 import download_pb2
-
-        step = percent(now) // _STEP
-        there = now.state == download_pb2.DOWNLOAD_STATE_SUCCEEDED and self._said < 0
-        if now.bytes_total and step != self._said and not there:
-            self._said = step
-            note(f"{text(now.model_uuid)}  {_facts(now).strip()}")
-
-    def clear(self) -> None:
-        """Lines stay."""
-
-
-class _Reasons:
-    """Says why a download waits or that it is paused, once until the reason changes."""
-
-    def __init__(self, shown: _Drawn | _Plain) -> None:
-        self._shown = shown
-        self._said = ""
-
-    def look(self, now: Download) -> None:
-        """Look at the download as it is now."""
-        from llamesh.v1 import download_pb2
-
-        reason = now.error.message if now.state == download_pb2.DOWNLOAD_STATE_QUEUED else ""
-        if now.state == download_pb2.DOWNLOAD_STATE_PAUSED:
-            reason = f"is paused: `llamesh downloads resume {now.model_uuid}` lets it go on"
-        if reason and reason != self._said:
-            self._said = reason
-            self._shown.clear()
-            note(text(f"{now.model_uuid} {reason}"))
+    reason = now.error.message if now.state == download_pb2.DOWNLOAD_STATE_QUEUED else ""
+    if now.state == download_pb2.DOWNLOAD_STATE_PAUSED:
+        reason = f"is paused: `llamesh downloads resume {now.model_uuid}` lets it go on"
+    return reason and f"{now.model_uuid} {reason}"
 
 
 def _facts(now: Download) -> str:
@@ -129,7 +151,12 @@ def _facts(now: Download) -> str:
 
 def percent(now: Download) -> int:
     """Return the percentage of bytes received."""
-    return min(100 * now.bytes_done // now.bytes_total, 100) if now.bytes_total else 0
+    return share(now.bytes_done, now.bytes_total)
+
+
+def share(done: int, total: int) -> int:
+    """Return the percentage that is done; 0 if the total is not known."""
+    return min(100 * done // total, 100) if total else 0
 
 
 def _percent(now: Download) -> str:

@@ -18,7 +18,7 @@ from llamesh.cli.connection import connected
 from llamesh.cli.declaring import declaring
 from llamesh.cli.durations import Duration, IdleSleep
 from llamesh.cli.local_files import is_path
-from llamesh.cli.lookups import own_server
+from llamesh.cli.lookups import own_server, refuse_unfetched
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
@@ -128,6 +128,7 @@ def _model(mesh: Client, word: str, servers: Sequence[Server]) -> str:
     meant = resolve(word, models)
     if not any(meant == uuid for uuid, _ in models):
         known = [name for pair in models for name in pair] + [server.model_name for server in servers]
+        refuse_unfetched(mesh, word)
         raise no_source(word, known)
     return meant
 

@@ -21,6 +21,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.lookups import find_model
 from llamesh.cli.output import Column, Output, show_one, size
 from llamesh.cli.printing import note
+from llamesh.cli.remedies import remedy_for
 from llamesh.cli.served_names import warn_of_shared
 from llamesh.cli.servers import SERVER
 from llamesh.client.parameters import bounds, choices, kind, words
@@ -217,7 +218,7 @@ def fit(
         raise CommandError(
             first.message,
             parts=[*(item.message for item in others), f"details: llamesh why {answer.decision_id}"],
-            hint=first.remedy,
+            hint=remedy_for(first.reason, first.metadata, first.remedy),
             code=Exit.REFUSED,
         )
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote as quote_word
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
+from llamesh.cli.checkpoint_folder import folder_of, is_part_of_checkpoint
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import (
     HandedOver,
@@ -22,6 +22,7 @@ from llamesh.cli.local_files import (
     written_as_path,
 )
 from llamesh.cli.lookups import find_model
+from llamesh.client.names import names_of, resolve
 from llamesh.client.profile import Profile
 from llamesh.locations import expanded
 from llamesh.model_addresses import FORMS, is_address, likely, names_user
@@ -30,6 +31,7 @@ from llamesh.nearest import nearest
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
 
+_SCHEME_ALONE = re.compile(r"(?:hf|ollama|oci|s3|quant|https?|file):/*", re.IGNORECASE)
 MAX_SHOWN = 10
 """Names of the mesh that a refusal shows."""
 
@@ -57,13 +59,35 @@ def quantisable(word: str, mesh: Client, *, kept: bool) -> Iterator[str]:
         path = expanded(word).absolute().resolve()
         if not path.is_dir():
             what = "is a file" if path.exists() else "is not there"
-            hint = f"`llamesh pull {quote_word(word)}` makes a GGUF file a model of the mesh" if path.exists() else ""
-            raise CommandError(f"{word} {what}; a checkpoint is a folder", hint=hint, code=Exit.USAGE)
+            raise CommandError(f"{word} {what}; a checkpoint is a folder", hint=_instead(word, path), code=Exit.USAGE)
         with handed_over_folder(path, mesh.profile) as folder:
             yield folder.url
             folder.kept = kept
     else:
-        yield find_model(mesh, word)
+        yield _model(word, mesh)
+
+
+def _instead(word: str, path: Path) -> str:
+    """Say what to do with a file that is no checkpoint; empty if there is none."""
+    if is_part_of_checkpoint(path):
+        return f"`llamesh quantize {folder_of(word)} --types Q4_K_M` converts the checkpoint"
+    return f"`llamesh pull {quote_word(word)}` makes a GGUF file a model of the mesh" if path.exists() else ""
+
+
+def _model(word: str, mesh: Client) -> str:
+    """The id of the model that a word names. CommandError with the checkpoint that it may mean if it names none."""
+    known = [pair for model in mesh.models.list() for pair in names_of(model)]
+    if not any(resolve(word, known) == uuid for uuid, _ in known):
+        meant = f"./{word}" if Path(word).is_dir() else likely(word)
+        if meant.startswith(("./", "hf:")):
+            hint = f"`llamesh quantize {quote_word(meant)} --types Q4_K_M` converts a checkpoint"
+            raise CommandError(f"there is no model {word}", hint=hint, code=Exit.NOT_FOUND)
+    return find_model(mesh, word)
+
+
+def names_place(source: str) -> bool:
+    """Whether a source is an address or a path, and so no mere name."""
+    return is_address(source) or is_path(source) or source.endswith(".gguf")
 
 
 def check_source(source: str, profile: Profile) -> None:
@@ -76,6 +100,8 @@ def check_source(source: str, profile: Profile) -> None:
 
 def _file(source: str) -> Path | None:
     """The file of this machine that a source names; None for an address or no source. CommandError if it is neither."""
+    if _SCHEME_ALONE.fullmatch(source):
+        raise CommandError(f"{source} names no model", hint=f"give {FORMS}", code=Exit.USAGE)
     if is_address(source) or not source:
         return None
     if is_path(source) or (source.endswith(".gguf") and not likely(source)):
@@ -97,7 +123,7 @@ def no_source(word: str, known: Sequence[str] | None = None) -> CommandError:
     elif local := _file_nearby(word):
         hint = f"did you mean {local}?"
     elif re.fullmatch(r"[\w.-]+", word):
-        hint = f"give {FORMS}; https://huggingface.co/models?library=gguf&search={quote(word)} finds models"
+        hint = f"ollama:{word} is Ollama's model of this name, `llamesh search {quote_word(word)}` finds others; or give {FORMS}"
     return CommandError(f"{shown} is {what}", parts=parts, hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
 
 

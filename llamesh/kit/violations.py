@@ -11,6 +11,7 @@ from protovalidate import Violation
 
 PATTERNS: Mapping[str, str] = {
     "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$": "must be 1 to 128 characters of A-Z, a-z, 0-9 and ._-, the first a letter or digit",
+    "^[A-Za-z0-9][A-Za-z0-9._-]{0,110}$": "must be 1 to 111 characters of A-Z, a-z, 0-9 and ._-, the first a letter or digit",
     "^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$": "must be 1 to 128 characters of A-Z, a-z, 0-9 and ._:/@+-, the first a letter or digit",
     "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$": "must be 1 to 64 characters of A-Z, a-z, 0-9 and ._-, the first a letter or digit",
     "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(:-?[0-9]{1,3}([.][0-9]{1,4})?)?"

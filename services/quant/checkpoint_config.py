@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from llamesh.nearest import near
-
 ARCHITECTURES: Mapping[str, str] = MappingProxyType(
     {
         "LlamaForCausalLM": "llama",
@@ -24,6 +22,7 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
 """Class of the model in `architectures`, and the architecture as llama.cpp names it."""
 CODE_FILES = ("config.json", "tokenizer_config.json")
 """The files in which a checkpoint names code of its own."""
+OTHER_CONVERTER = "for others set LLAMA_CONVERT_BIN to a converter, such as llama.cpp's, and start the mesh again"
 _STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 WIDTHS: Mapping[str, int] = MappingProxyType({"F32": 4, "F16": 2, "BF16": 2})
 """Bytes of a weight in the types that are converted."""
@@ -172,9 +171,7 @@ def _unknown(name: str, config: Mapping[str, Any]) -> str:
         return (
             f"its architecture {shown(name)} needs code of the checkpoint, which is never run; converted are {others}"
         )
-    meant = next(iter(near(name, list(ARCHITECTURES), 1, likeness=0.8)), "")
-    hint = f", perhaps {meant} is meant" if meant else ""
-    return f"its architecture {shown(name)} is not converted{hint}; converted are {others}"
+    return f"its architecture {shown(name)} is not converted; converted are {others}; {OTHER_CONVERTER}"
 
 
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:

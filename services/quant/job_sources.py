@@ -26,6 +26,7 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import GgufMetadata, Model
 from services.quant.checkpoint_config import (
     CODE_FILES,
+    OTHER_CONVERTER,
     WIDTHS,
     CheckpointRefusedError,
     read_config,
@@ -118,7 +119,9 @@ class JobSources:
         if uses_own_converter(program, documents.values()):
             read_config(config)
             if all(file.name != "tokenizer.json" for file in checkpoint.files):
-                raise CheckpointRefusedError("tokenizer", "it has no tokenizer.json")
+                raise CheckpointRefusedError(
+                    "tokenizer", f"it has no tokenizer.json, which is converted; {OTHER_CONVERTER}"
+                )
         kind = stored_type(config)
         weights = math.ceil(weight_bytes(checkpoint.files) / WIDTHS[kind])
         return Model(

@@ -1,6 +1,7 @@
 """The program that says whether this installation can quantise: `python -m services.quant.readiness`, for `llamesh doctor` and `up`.
 
-It prints one JSON object: `problem` is empty, or says what is missing and how to install it.
+It prints one JSON object: `problem` is empty, or says what is missing and how to install it; `no_matrix` says so of
+importance matrices, without which most types can be made.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from services.quant import submission
 
 def main() -> int:
     """Print the answer. The exit code is 0, whatever the answer is."""
+    settings = readable_settings()[0]
     try:
-        submission.check_engine(readable_settings()[0])
+        submission.check_engine(settings)
         problem = ""
     except MeshError as error:
         problem = error.message
-    sys.stdout.write(json.dumps({"problem": problem}) + "\n")
+    answer = {"problem": problem, "no_matrix": submission.missing_for_matrix(settings)}
+    sys.stdout.write(json.dumps(answer) + "\n")
     return 0
 
 

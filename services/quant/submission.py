@@ -47,7 +47,8 @@ def check_installation(options: QuantOptions, settings: Settings) -> None:
     """Raise QUANT_REFUSED if this installation cannot run the jobs that are asked for. INVALID_FIELD for a text without a matrix."""
     check_engine(settings)
     if options.importance_matrix:
-        _check_matrix_programs(settings)
+        if missing := missing_for_matrix(settings):
+            raise _refused("matrix", missing)
     elif options.calibration_text:
         raise invalid_field("options.calibration_text", "it is for an importance matrix: set importance_matrix too")
 
@@ -73,17 +74,24 @@ def check_engine(settings: Settings) -> None:
         )
 
 
-def _check_matrix_programs(settings: Settings) -> None:
-    for name, program, path in (
-        ("LLAMA_IMATRIX_BIN", "llama-imatrix", settings.llama_imatrix_bin),
-        ("LLAMA_QUANTIZE_BIN", "llama-quantize", settings.llama_quantize_bin),
+def missing_for_matrix(settings: Settings) -> str:
+    """Say everything that importance matrices lack here, and how to add it; empty if they lack nothing."""
+    problems = []
+    for name, path in (
+        ("LLAMA_IMATRIX_BIN", settings.llama_imatrix_bin),
+        ("LLAMA_QUANTIZE_BIN", settings.llama_quantize_bin),
     ):
         if not path:
-            words = f"an importance matrix needs llama.cpp's own programs: set {name} to the path of {program}"
-            raise _refused("matrix", words)
+            problems.append(f"{name} is not set")
         # On a cluster it is a path in the image.
-        if settings.quant_engine == "embedded" and shutil.which(path) is None:
-            raise _refused("matrix", f"{name} is {path}, which is not a program")
+        elif settings.quant_engine == "embedded" and shutil.which(path) is None:
+            problems.append(f"{name} is {path}, which is not a program")
+    if not problems:
+        return ""
+    return (
+        f"an importance matrix needs llama.cpp's llama-imatrix and llama-quantize: {', '.join(problems)}; build them"
+        " (docs/guide/quantise.md), set both to their paths and start the mesh again"
+    )
 
 
 def check_source(model: Model, *, allow_requantize: bool) -> None:

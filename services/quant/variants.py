@@ -20,6 +20,7 @@ from llamesh.kit.objects import (
     StoreError,
 )
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from llamesh.nearest import MAX_NAMES, nearest
 from services.quant.tables import QuantModelRow
 from services.quant.variant_objects import description_key
 
@@ -35,16 +36,15 @@ class Variants:
         self._store = store
 
     async def get(self, model_uuid: str) -> QuantModelRow:
-        """Return a model. Raises MODEL_NOT_FOUND."""
+        """Return a model. Raises MODEL_NOT_FOUND with the nearest id."""
         async with self._database.read() as session:
             row = await session.get(QuantModelRow, model_uuid)
-        if row is None:
-            raise MeshError(
-                Reason.ERROR_REASON_MODEL_NOT_FOUND,
-                f"the Quant service has made no model {model_uuid}",
-                {"modelUuid": model_uuid},
-            )
-        return row
+            if row is not None:
+                return row
+            known = (await session.scalars(select(QuantModelRow.model_uuid).limit(MAX_NAMES))).all()
+        near = nearest(model_uuid, known)
+        words = f"the Quant service has made no model {model_uuid}{near and f'; did you mean {near}?'}"
+        raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, words, {"modelUuid": model_uuid})
 
     async def page(self, page_query: PageQuery) -> tuple[Sequence[QuantModelRow], str]:
         """Return a page by time and id, and the token of the next page."""

@@ -24,6 +24,7 @@ from llamesh.kit.serving import Member
 from llamesh.v1 import gateway_pb2_grpc
 from tests.conftest import SECRET
 from tests.contract import patience
+from tests.contract.fake_quant_service import FakeQuantService
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh
 from tests.contract.patience import CALM_SECONDS, PATIENCE
 from tests.migrated_tables import Recordings
@@ -205,12 +206,22 @@ def downloads() -> FakeDownloads:
 
 
 @pytest.fixture
+def quant() -> FakeQuantService | None:
+    """The Quant service of the mesh of fakes: none, unless a test has its own fixture."""
+    return None
+
+
+@pytest.fixture
 def url(
-    gateway: FakeGateway, downloads: FakeDownloads, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    gateway: FakeGateway,
+    downloads: FakeDownloads,
+    quant: FakeQuantService | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> Iterator[str]:
     """The address of a mesh of fakes, which the environment names too."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    with fake_mesh(gateway, downloads) as address:
+    with fake_mesh(gateway, downloads, quant) as address:
         monkeypatch.setenv("LLAMESH_URL", address)
         monkeypatch.setenv("LLAMESH_TOKEN", "token")
         yield address

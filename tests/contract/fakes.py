@@ -22,6 +22,7 @@ from llamesh.v1 import (
     gateway_pb2,
     gateway_pb2_grpc,
     model_pb2,
+    quant_pb2_grpc,
     server_pb2,
 )
 
@@ -219,12 +220,16 @@ class FakeContracts(contract_pb2_grpc.ContractServiceServicer):
 
 
 @contextmanager
-def fake_mesh(gateway: FakeGateway, downloads: FakeDownloads) -> Iterator[str]:
-    """The fakes at an address."""
+def fake_mesh(
+    gateway: FakeGateway, downloads: FakeDownloads, quant: quant_pb2_grpc.QuantServiceServicer | None = None
+) -> Iterator[str]:
+    """The fakes at an address. A mesh need not have a Quant service."""
     server = grpc.server(ThreadPoolExecutor(8))
     gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, server)
     download_pb2_grpc.add_DownloadServiceServicer_to_server(downloads, server)
     contract_pb2_grpc.add_ContractServiceServicer_to_server(FakeContracts(), server)
+    if quant is not None:
+        quant_pb2_grpc.add_QuantServiceServicer_to_server(quant, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

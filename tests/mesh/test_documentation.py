@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine import sentence
+from tests.mesh.pages import fences, shown, steps
 from tests.mesh.running import COMMAND_SECONDS, ROOT, RunningMesh, running_mesh
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -47,27 +48,9 @@ def shell(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     }
 
 
-def fences(page: str, language: str) -> list[str]:
-    """The fenced blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
-
-
 def at_home(text: str, mesh: RunningMesh) -> str:
     """The same text with this mesh's ports."""
     return re.sub(r"localhost:(8080|820[012])", lambda found: f"localhost:{mesh.ports[PORTS[found[1]]]}", text)
-
-
-def shown(output: str, expected: str) -> bool:
-    """Whether an output is what a page shows, `...` standing for anything."""
-    pattern = ".*".join(re.escape(part) for part in re.split(r"\n?\.\.\.\n?", expected.strip()))
-    return re.search(pattern, output, re.DOTALL) is not None
-
-
-def steps(block: str) -> Iterator[tuple[str, str]]:
-    """The commands of a console block, each with what the page shows it to print."""
-    for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-        command, _, expected = step.partition("\n")
-        yield command, expected
 
 
 def typed(command: str, mesh: RunningMesh, shell: dict[str, str], expected: str = "...") -> None:

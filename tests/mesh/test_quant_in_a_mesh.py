@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -17,6 +18,7 @@ from controller.xds.public_api import Method, PublicApi
 from llamesh.v1 import quant_pb2  # noqa: F401 - known to the pool by that
 from tests.checkpoints import write_checkpoint
 from tests.importance_matrices import write_imatrix_program
+from tests.mesh.pages import fences, steps
 from tests.mesh.people import People, bearer
 from tests.mesh.running import ROOT, RunningMesh, running_mesh, until
 from tests.ports import free_ports
@@ -97,6 +99,30 @@ def test_a_variant_is_made_fetched_served_and_answers(
     assert answer.json()["choices"][0]["message"]["content"].startswith("The mesh is up")
 
 
+@pytest.fixture
+def recipes(mesh: RunningMesh) -> dict[str, str]:
+    """What stands for the places of the guide, and for types that the stand-in of the quantiser does not make."""
+    source = mesh.home.parent / "words-f16.gguf"
+    write_checkpoint(source, mesh.home / "model-folder")
+    # One name for each place of the guide: a repository has no suffix.
+    return {
+        "hf:owner/model-F16-GGUF": f"{source} --name model-F16",
+        "hf:owner/model ": "./model-folder/ --name other ",
+        "Q4_K_M": "Q4_0",
+    }
+
+
+def test_the_recipes_of_the_guide_work_as_written(mesh: RunningMesh, recipes: dict[str, str]) -> None:
+    lines = [step for block in fences("docs/guide/quantise.md", "console") for step, _ in steps(block)]
+    assert len(lines) == 8
+    for line in lines:
+        for place, here in recipes.items():
+            line = line.replace(place, here)
+        done = command(mesh, *shlex.split(line, comments=True)[1:])
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+@pytest.mark.usefixtures("made")
 def test_jobs_and_variants_are_seen_and_removed_by_the_command(mesh: RunningMesh) -> None:
     assert command(mesh, "quantize", "words-f16", "--types", "Q5_0", "--name", "again", "--wait").returncode == 0
     jobs = json.loads(command(mesh, "jobs", "-o", "json").stdout)
@@ -111,6 +137,7 @@ def test_jobs_and_variants_are_seen_and_removed_by_the_command(mesh: RunningMesh
     assert refused.returncode == 2
     assert "Q5_K_M" in refused.stderr
     assert "no model nobody" in command(mesh, "pull", "quant:nobody").stderr
+    assert "did you mean words-Q8_0?" in command(mesh, "pull", "quant:words-Q8").stderr
 
 
 def test_the_command_makes_variants_of_a_checkpoint(mesh: RunningMesh, tmp_path: Path) -> None:
@@ -228,7 +255,9 @@ def test_only_callers_who_may_manage_are_answered(mesh: RunningMesh, method: Met
 
 
 def test_the_rest_of_8300_is_not_at_8200_and_the_mesh_says_how_the_service_does(mesh: RunningMesh) -> None:
-    assert mesh.call("GET", "/jobs").status_code == 404
+    elsewhere = mesh.call("GET", "/jobs")
+    assert (elsewhere.status_code, "8300, or LLAMESH_QUANT_PORT" in elsewhere.text) == (404, True), elsewhere.text
+    assert "8300" not in mesh.call("GET", "/nothing").text
     assert mesh.call("GET", "/jobs", "quant").status_code == 200
     assert mesh.components()["quant"] == "OK"
     assert "words-f16" in mesh.call("GET", "/models").text

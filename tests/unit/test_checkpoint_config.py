@@ -81,7 +81,7 @@ def test_the_newer_name_of_the_type_counts() -> None:
 @pytest.mark.parametrize(
     ("change", "rule", "said"),
     [
-        ({"architectures": ["LlamaForCausalML"]}, "architecture", "perhaps LlamaForCausalLM is meant"),
+        ({"architectures": ["LlamaForCausalML"]}, "architecture", "is not converted; converted are LlamaForCausalLM"),
         ({"architectures": ["GptOssForCausalLM"]}, "architecture", "converted are LlamaForCausalLM"),
         ({"architectures": ["NewForCausalLM"], "auto_map": {"AutoModel": "x.Y"}}, "code", "which is never run"),
         ({"architectures": []}, "config", "names no architecture"),

@@ -11,9 +11,17 @@ from google.protobuf.message import Message
 from buf.validate import validate_pb2
 from llamesh.kit.errors import MeshError
 from llamesh.kit.validation import LARGE, validate
-from llamesh.v1 import admission_pb2, contract_pb2, controller_pb2, download_pb2, gateway_pb2
+from llamesh.v1 import (
+    admission_pb2,
+    checkpoint_pb2,
+    contract_pb2,
+    controller_pb2,
+    download_pb2,
+    gateway_pb2,
+    quant_pb2,
+)
 
-CONTRACTS = (admission_pb2, contract_pb2, controller_pb2, download_pb2, gateway_pb2)
+CONTRACTS = (admission_pb2, checkpoint_pb2, contract_pb2, controller_pb2, download_pb2, gateway_pb2, quant_pb2)
 
 
 def requests() -> list[Descriptor]:

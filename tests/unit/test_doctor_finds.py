@@ -109,6 +109,15 @@ def test_the_quantiser_is_checked_if_the_quant_service_is_on(tmp_path: Path) -> 
     assert finding.fix
 
 
+def test_the_quantiser_lists_what_importance_matrices_lack(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp", reason="without the packages of the Quant service, only they are named")
+    (tmp_path / "config.env").write_text(f"LLAMA_QUANTIZE_BIN={sys.executable}\n")
+    (finding,) = found(environment(tmp_path, LLAMESH_QUANT="true"))["quantiser"]
+    assert finding.state == "ok"
+    assert "LLAMA_IMATRIX_BIN is not set" in finding.found
+    assert "LLAMA_QUANTIZE_BIN is" not in finding.found
+
+
 def test_the_llama_server_of_the_settings_is_asked(tmp_path: Path) -> None:
     (tmp_path / "config.env").write_text("LLAMA_SERVER_BIN=/nothing/llama-server\n")
     engine = found(environment(tmp_path))["engine"][0]

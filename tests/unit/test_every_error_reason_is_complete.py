@@ -8,7 +8,7 @@ import re
 import grpc
 import pytest
 
-from llamesh.cli.refusals import REMEDIES
+from llamesh.cli.remedies import REMEDIES
 from llamesh.kit.errors import MeshError, Reason, name_of, spec_of
 
 REASONS = [number for number in Reason.values() if number]
@@ -46,7 +46,7 @@ def test_an_error_says_its_reason_to_people() -> None:
 def test_each_remedy_with_a_rest_call_has_a_command_equivalent() -> None:
     rest = re.compile(r"\b(GET|POST|PATCH|DELETE|PUT) [/:]")
     remedies = {name_of(reason): spec_of(reason).remedy for reason in REASONS}
-    speak_rest = {name for name, remedy in remedies.items() if rest.search(remedy) and "llamesh" not in remedy}
+    speak_rest = {name for name, remedy in remedies.items() if rest.search(remedy)}
     assert speak_rest - REMEDIES.keys() == set()
 
 

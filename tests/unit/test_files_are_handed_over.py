@@ -93,7 +93,7 @@ def test_a_file_stays_if_the_mesh_may_have_accepted_the_fetch(home: Path, model:
 def test_a_file_stays_while_the_mesh_fetches_it(
     home: Path, model: Path, error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pull = SimpleNamespace(model_uuid="m", ended=False)
+    pull = SimpleNamespace(model_uuid="m", ended=False, paused=False)
     with (
         pytest.raises(type(error)),
         handed_over(model, LOCAL, purpose="") as file,
@@ -104,6 +104,21 @@ def test_a_file_stays_while_the_mesh_fetches_it(
     assert "the mesh goes on fetching m: `llamesh pull --uuid m` waits" in capsys.readouterr().err
 
 
+def test_a_fetch_that_is_paused_is_not_said_to_go_on(
+    home: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pull = SimpleNamespace(model_uuid="m", ended=False, paused=True)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        handed_over(model, LOCAL, purpose="") as file,
+        file.fetched_by(pull),  # type: ignore[arg-type]
+    ):
+        raise KeyboardInterrupt
+    said = capsys.readouterr().err
+    assert "the download of m stays paused: `llamesh downloads resume m`" in said
+    assert "goes on fetching" not in said
+
+
 @pytest.mark.parametrize(
     ("ended", "error", "folders"),
     [(True, errors.ContentMismatch("other bytes"), 0), (False, errors.of_reason("DOWNLOAD_NOT_FOUND", "removed"), 1)],
@@ -111,7 +126,7 @@ def test_a_file_stays_while_the_mesh_fetches_it(
 def test_a_fetch_that_has_ended_is_not_said_to_go_on(
     home: Path, model: Path, ended: bool, error: Exception, folders: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pull = SimpleNamespace(model_uuid="m", ended=ended)
+    pull = SimpleNamespace(model_uuid="m", ended=ended, paused=False)
     with (
         pytest.raises(type(error)),
         handed_over(model, LOCAL, purpose="") as file,
@@ -221,7 +236,7 @@ def test_words_that_begin_like_a_path_and_files_that_exist_are_paths(
         ("models.example/x.gguf", "did you mean https://models.example/x.gguf?"),
         ("ada/tiny-GGUF:Q8_0", "did you mean hf:ada/tiny-GGUF:Q8_0?"),
         ("llama3:8b", "did you mean ollama:llama3:8b?"),
-        ("zzz", "give https://HOST/PATH/FILE.gguf"),
+        ("zzz", "ollama:zzz is"),
     ],
 )
 def test_a_word_that_names_nothing_gets_the_nearest_right_form(word: str, hint: str) -> None:
@@ -234,7 +249,7 @@ def test_an_unknown_name_lists_the_models_of_the_mesh_and_where_others_are_found
     refusal = no_source("llama3.2", ["smol", "Qwen3-0.6B.gguf", "smol"])
     assert refusal.parts == ("the mesh has: smol, Qwen3-0.6B.gguf",)
     assert "hf:OWNER/REPO:Q4_K_M" in refusal.hint
-    assert "https://huggingface.co/models?library=gguf&search=llama3.2" in refusal.hint
+    assert "`llamesh search llama3.2`" in refusal.hint
     assert "no model of the mesh" in no_source("llama3.2", []).cause
     assert "no model of the mesh" not in no_source("llama3.2").cause
 

@@ -11,7 +11,8 @@ import pytest
 from cyclopts import CycloptsError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
 
 from llamesh.cli.main import ALIASES, COMMANDS, application
-from llamesh.cli.refusals import REMEDIES, translate
+from llamesh.cli.refusals import translate
+from llamesh.cli.remedies import REMEDIES
 from llamesh.client.errors import of_reason
 from llamesh.kit.errors import Reason, name_of, spec_of
 from tests.unit.house import ROOT, product_files

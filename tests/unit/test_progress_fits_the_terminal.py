@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamesh.cli.progress import duration, followed, line
+from llamesh.cli.progress import duration, followed, line, of_download
 from llamesh.v1.download_pb2 import DOWNLOAD_STATE_QUEUED, DOWNLOAD_STATE_RUNNING, DOWNLOAD_STATE_SUCCEEDED, Download
 
 RUNNING = Download(
@@ -31,19 +31,19 @@ RUNNING = Download(
     ],
 )
 def test_golden_lines(width: int, shown: str) -> None:
-    assert line(RUNNING, width) == shown
+    assert line(of_download(RUNNING), width) == shown
 
 
 @pytest.mark.parametrize("width", range(1, 130))
 @pytest.mark.parametrize("done", [0, 1, 2**40, 2**41])
 def test_a_line_is_narrower_than_the_terminal(width: int, done: int) -> None:
     now = Download(model_uuid="x" * 128, state=DOWNLOAD_STATE_RUNNING, bytes_done=done, bytes_total=2**40)
-    assert len(line(now, width)) < width
+    assert len(line(of_download(now), width)) < width
 
 
 def test_an_unknown_length_shows_the_bytes_received() -> None:
     now = Download(model_uuid="m", state=DOWNLOAD_STATE_RUNNING, bytes_done=2**20, bytes_per_second=2**10)
-    assert line(now, 80) == "m  1.0 MiB  1.0 KiB/s"
+    assert line(of_download(now), 80) == "m  1.0 MiB  1.0 KiB/s"
 
 
 @pytest.mark.parametrize(

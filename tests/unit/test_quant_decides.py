@@ -82,6 +82,11 @@ def test_the_nearest_type_is_named(written: str, meant: str) -> None:
     assert raised.value.reason == Reason.ERROR_REASON_INVALID_FIELD
 
 
+def settings(**values: str) -> Settings:
+    """Settings of a mesh, whatever the environment has."""
+    return Settings(**{"llama_imatrix_bin": "", "llama_quantize_bin": "", **values})
+
+
 def model(**fields: object) -> Model:
     return Model(model_uuid="m", size_bytes=2_000, gguf=GgufMetadata(parameter_count=1_000, **fields))  # type: ignore[arg-type]
 
@@ -99,7 +104,7 @@ def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
     assert refusal(submission.check_source, quantised, allow_requantize=False) == "quantised"
     submission.check_source(quantised, allow_requantize=True)
     submission.check_source(model(quantisation="BF16"), allow_requantize=False)
-    assert refusal(submission.check_engine, Settings(llama_quantize_bin="/nowhere/llama-quantize")) == "quantiser"
+    assert refusal(submission.check_engine, settings(llama_quantize_bin="/nowhere/llama-quantize")) == "quantiser"
     assert refusal(submission.check_space, 2, 1) == "disk"
     submission.check_space(1, 1)
 
@@ -107,19 +112,20 @@ def test_a_job_that_cannot_run_is_refused_with_its_rule() -> None:
 @pytest.mark.parametrize(
     ("imatrix", "quantize", "words"),
     [
-        ("", "sh", "set LLAMA_IMATRIX_BIN to the path of llama-imatrix"),
-        ("sh", "", "set LLAMA_QUANTIZE_BIN to the path of llama-quantize"),
+        ("", "sh", "LLAMA_IMATRIX_BIN is not set; build"),
+        ("sh", "", "LLAMA_QUANTIZE_BIN is not set; build"),
+        ("", "", "LLAMA_IMATRIX_BIN is not set, LLAMA_QUANTIZE_BIN is not set; build"),
         ("/nowhere/llama-imatrix", "sh", "LLAMA_IMATRIX_BIN is /nowhere/llama-imatrix, which is not a program"),
     ],
 )
-def test_a_matrix_needs_both_programs(imatrix: str, quantize: str, words: str) -> None:
-    settings = Settings(llama_imatrix_bin=imatrix, llama_quantize_bin=quantize)
-    with pytest.raises(MeshError, match=words) as raised:
-        submission.check_installation(QuantOptions(importance_matrix=True), settings)
-    assert raised.value.metadata["rule"] == "matrix"
-    submission.check_installation(QuantOptions(), settings)
-    there = Settings(llama_imatrix_bin="sh", llama_quantize_bin="sh")
-    submission.check_installation(QuantOptions(importance_matrix=True), there)
+def test_all_that_a_matrix_lacks_is_named_at_once(imatrix: str, quantize: str, words: str) -> None:
+    found = submission.missing_for_matrix(settings(llama_imatrix_bin=imatrix, llama_quantize_bin=quantize))
+    assert words in found
+    assert "start the mesh again" in found
+
+
+def test_a_matrix_lacks_nothing_if_both_programs_are_there() -> None:
+    assert submission.missing_for_matrix(settings(llama_imatrix_bin="sh", llama_quantize_bin="sh")) == ""
 
 
 def test_the_matrix_is_measured_before_the_types_are_made() -> None:
@@ -134,10 +140,10 @@ def test_the_matrix_is_measured_before_the_types_are_made() -> None:
 def test_a_missing_quantiser_is_named_with_both_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submission.importlib.util, "find_spec", lambda name: None if name == "cyllama" else name)
     with pytest.raises(
-        MeshError, match=r"cyllama not installed: `pip install .*\[engine,quant\]'` .* LLAMA_QUANTIZE_BIN"
+        MeshError, match=r"cyllama not installed: `\S+ -m pip install .*\[engine,quant\]'` .* LLAMA_QUANTIZE_BIN"
     ):
-        submission.check_engine(Settings())
-    submission.check_engine(Settings(llama_quantize_bin="sh"))
+        submission.check_engine(settings())
+    submission.check_engine(settings(llama_quantize_bin="sh"))
 
 
 def test_jobs_on_a_cluster_need_an_image_a_bucket_and_the_clients_and_no_quantiser_here(
@@ -145,14 +151,14 @@ def test_jobs_on_a_cluster_need_an_image_a_bucket_and_the_clients_and_no_quantis
 ) -> None:
     missing = {"cyllama"}
     monkeypatch.setattr(submission.importlib.util, "find_spec", lambda name: None if name in missing else name)
-    argo = Settings(quant_engine="argo", minio_endpoint="minio:9000", argo_image="llamesh:1")
+    argo = settings(quant_engine="argo", minio_endpoint="minio:9000", argo_image="llamesh:1")
     submission.check_engine(argo)
     assert submission.space_for_jobs(argo) is None
     submission.check_space(1 << 60, None)
     on_image = argo.model_copy(update={"llama_imatrix_bin": "/opt/i", "llama_quantize_bin": "/opt/q"})
     submission.check_installation(QuantOptions(importance_matrix=True), on_image)
     with pytest.raises(MeshError, match="needs MINIO_ENDPOINT and LLAMESH_ARGO_IMAGE"):
-        submission.check_engine(Settings(quant_engine="argo"))
+        submission.check_engine(settings(quant_engine="argo"))
     missing.add("hera")
     with pytest.raises(MeshError, match="hera not installed"):
         submission.check_engine(argo)

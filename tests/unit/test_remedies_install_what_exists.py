@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,15 +67,20 @@ def test_the_command_names_the_checkout_or_the_wheel(tmp_path: Path) -> None:
     wheel = tmp_path / "llamesh-0.1.0-py3-none-any.whl"
     wheel.touch()
     checkout = json.dumps({"url": tmp_path.as_uri(), "dir_info": {"editable": True}})
-    assert command_of(checkout, "0.1.0", ("mesh", "engine")) == f"pip install -e '{tmp_path}[mesh,engine]'"
+    assert command_of(checkout, "0.1.0", ("mesh", "engine"), "/v/python") == (
+        f"/v/python -m pip install -e '{tmp_path}[mesh,engine]'"
+    )
     built = json.dumps({"url": wheel.as_uri(), "archive_info": {}})
-    assert command_of(built, "0.1.0", ("quant",)) == f"pip install '{wheel}[quant]'"
+    assert command_of(built, "0.1.0", ("quant",), "/v/python") == f"/v/python -m pip install '{wheel}[quant]'"
 
 
 @pytest.mark.parametrize("record", ["", "{}", "[]", "x", '{"url": "https://host/x"}', '{"url": "file:///gone"}'])
 def test_an_unknown_origin_names_the_wheel_of_the_release(record: str) -> None:
-    assert command_of(record, "0.1.0", ("mesh",)) == "pip install 'llamesh-0.1.0-py3-none-any.whl[mesh]'"
+    assert command_of(record, "0.1.0", ("mesh",), "python") == (
+        "python -m pip install 'llamesh-0.1.0-py3-none-any.whl[mesh]'"
+    )
 
 
 def test_this_installation_has_a_command() -> None:
+    assert install_command("mesh").startswith(f"{shlex.quote(sys.executable)} -m pip install ")
     assert install_command("mesh").endswith("[mesh]'")

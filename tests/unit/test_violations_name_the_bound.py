@@ -12,7 +12,7 @@ from buf.validate import validate_pb2
 from llamesh.kit.errors import MeshError
 from llamesh.kit.validation import validate
 from llamesh.kit.violations import PATTERNS
-from llamesh.v1 import contract_pb2, gateway_pb2
+from llamesh.v1 import contract_pb2, gateway_pb2, quant_pb2
 from tests.unit.test_checks_of_requests_are_bounded import requests
 
 
@@ -38,6 +38,10 @@ def test_each_pattern_of_the_contracts_has_words() -> None:
         (contract_pb2.CreateKeyRequest(), "display_name: is missing"),
         (gateway_pb2.ServeRequest(), "model_uuid: is missing"),
         (gateway_pb2.ScaleServerRequest(), "server_uuid: is missing"),
+        (
+            quant_pb2.CreateQuantJobRequest(model_uuid="m", types=["Q8_0"], name="a b"),
+            "name: must be 1 to 111 characters of A-Z, a-z, 0-9 and ._-, the first a letter or digit",
+        ),
     ],
 )
 def test_a_violation_names_the_bound(request_: Message, said: str) -> None:

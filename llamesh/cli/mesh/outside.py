@@ -43,7 +43,8 @@ def quantiser(environment: Mapping[str, str]) -> Finding:
     """Check what the Quant service needs besides the mesh: llama.cpp's quantiser, and the packages that check its results."""
     try:
         result = members.ask("services.quant.readiness", environment=environment, seconds=ASK_SECONDS)
-        problem = json.loads(result.stdout)["problem"]
+        answer = json.loads(result.stdout)
+        problem, no_matrix = answer["problem"], answer["no_matrix"]
     except subprocess.TimeoutExpired:
         return Finding("quantiser", "warning", f"no answer within {ASK_SECONDS:g} s", "try again")
     except ValueError:
@@ -51,7 +52,7 @@ def quantiser(environment: Mapping[str, str]) -> Finding:
         return Finding("quantiser", "problem", last, install_command("mesh", "engine", "quant"))
     if problem:
         return Finding("quantiser", "problem", problem, "until then the Quant service refuses every job")
-    return Finding("quantiser", "ok", "can make and check variants")
+    return Finding("quantiser", "ok", "can make and check variants" + (f"; {no_matrix}" if no_matrix else ""))
 
 
 def devices(found: list[str]) -> Finding:

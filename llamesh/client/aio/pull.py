@@ -35,6 +35,11 @@ class AsyncPull:
         """Whether the download had ended when it was last observed: it succeeded, failed or was cancelled."""
         return self.download.state in _ENDED
 
+    @property
+    def paused(self) -> bool:
+        """Whether the download was paused when it was last observed: it waits until it is resumed."""
+        return self.download.state == download_pb2.DOWNLOAD_STATE_PAUSED
+
     async def progress(self, timeout: float | None = None) -> AsyncIterator[download_pb2.Download]:
         """Yield the download after each change, until it has ended.
 
@@ -63,8 +68,9 @@ class AsyncPull:
     def _ended(self) -> bool:
         state = download_pb2.DownloadState.Name(self.download.state).removeprefix("DOWNLOAD_STATE_")
         if state == "FAILED":
-            error = errors.of_reason(self.download.error.reason, self.download.error.message)
-            error.remedy = self.download.error.remedy or error.remedy
+            found = self.download.error
+            error = errors.of_reason(found.reason, found.message, metadata={"modelUuid": self.model_uuid})
+            error.remedy = found.remedy or error.remedy
             raise error
         if state == "CANCELLED":
             raise errors.MeshError(f"the download of {self.model_uuid} was cancelled")

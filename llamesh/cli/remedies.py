@@ -1,0 +1,90 @@
+"""What to do about each reason of the contract, in commands. Pure.
+
+The remedies of the contract name REST calls, and fields of requests. An error that is raised has metadata; one that is stored with a job or
+a download has only its reason and what it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from shlex import quote
+
+from llamesh.model_addresses import is_address
+
+REMEDIES = {
+    "COMPONENT_UNAVAILABLE": "try again in a moment; `llamesh doctor` names the component and its cause",
+    "UNAUTHENTICATED": "`llamesh login` gets a token",
+    "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
+    "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
+    "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
+    "MODEL_NAME_TAKEN": "take another name",
+    "MODEL_IN_USE": "`llamesh stop {servers}` stops what uses it",
+    "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
+    "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh downloads cancel {modelUuid}` ends the first download, "
+    "`llamesh rm {modelUuid}` removes its model",
+    "DOWNLOAD_NOT_FOUND": "`llamesh downloads` lists the downloads; `llamesh pull` fetches a model",
+    "DOWNLOAD_ENDED": "`llamesh downloads retry {modelUuid}` fetches it again unless it has SUCCEEDED",
+    "DOWNLOAD_NOT_ENDED": "`llamesh downloads cancel {modelUuid}` ends it first",
+    "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
+    "CONTRACT_NOT_FOUND": "`llamesh contracts list` lists the contracts",
+    "USER_NOT_FOUND": "`llamesh users list` lists the users",
+    "USER_EXISTS": "choose another name; `llamesh users update {username}` changes the user",
+    "MODEL_NOT_READY": "`llamesh downloads` shows its download; `llamesh downloads resume {modelUuid}` lets a paused one go on, "
+    "`llamesh downloads cancel {modelUuid}` ends it",
+    "MODEL_NOT_IN_CONTRACT": "an administrator sets the models of a contract: `llamesh contracts update {contractId} --model NAME`",
+    "CONTRACT_IN_USE": "`llamesh users update NAME --contract CONTRACT` gives a user another; `llamesh keys revoke KEY` ends a key",
+    "USER_DISABLED": "an administrator enables the user: `llamesh users enable {username}`",
+    "QUANT_NOT_CONFIGURED": "start the mesh with `llamesh up --quant`, or set QUANT_SERVICE_URL; `llamesh pull ADDRESS` needs neither",
+    "QUANT_JOB_NOT_FOUND": "`llamesh jobs` lists the jobs",
+    "QUANT_JOB_NOT_ENDED": "`llamesh jobs cancel {jobId}` ends it first",
+    "QUANT_MODEL_EXISTS": "give another --name; `llamesh variants rm {modelUuid}` removes the variant, `llamesh jobs cancel {jobId}` ends"
+    " the job that is making it",
+    "QUANT_REFUSED": "",
+    "QUANTISATION_FAILED": "`llamesh jobs show {jobId}` shows the log of the step; `llamesh jobs retry {jobId}` tries again",
+    "SOURCE_REFUSED": "`llamesh pull --help` names the forms of a source; an administrator allows folders and hosts in the settings",
+    "SOURCE_UNAVAILABLE": "correct what the message names, and pull again; if nothing answers, check the network of the mesh's machine",
+    "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
+}
+"""Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
+BY_RULE: Mapping[tuple[str, str], str] = {
+    ("QUANT_REFUSED", "disk"): "`llamesh df` shows what takes room; `llamesh quantize` takes one type too",
+    ("QUANT_REFUSED", "matrix"): "`llamesh quantize MODEL --types TYPE --importance-matrix` measures a matrix",
+    ("QUANT_REFUSED", "quantised"): "`llamesh search` finds unquantised models; --allow-requantize accepts this one",
+    ("QUANT_REFUSED", "architecture"): "`llamesh search` finds models that are GGUF files already",
+    ("QUANT_REFUSED", "code"): "`llamesh search` finds models that are GGUF files already",
+    ("SOURCE_REFUSED", "missing"): "check the name, and that the mesh may read it",
+    ("SOURCE_REFUSED", "parts"): "complete the files of the model, or take another one",
+    ("SOURCE_REFUSED", "pickle"): "`llamesh search` finds models that are GGUF files already",
+    (
+        "SOURCE_REFUSED",
+        "checkpoint",
+    ): "of a GGUF model, `llamesh pull {address}` comes first, then `llamesh quantize MODEL`",
+    ("SOURCE_REFUSED", "place"): "take an address of the places that the mesh has",
+}
+"""Commands for the rules of a reason, in the metadata `rule`. The message of an error has the rest."""
+_FREES_ALIAS = "take another name; `llamesh alias {modelUuid} {alias} --remove` frees it"
+"""The remedy if the name is an alias, which the metadata spell as it is stored."""
+_UNKNOWN = {
+    "modelUuid": "MODEL",
+    "username": "NAME",
+    "jobId": "JOB",
+    "contractId": "ID",
+    "servers": "SERVER",
+    "address": "ADDRESS",
+}
+"""What stands for a value that the metadata lack."""
+
+
+def remedy_for(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
+    """Return what to do about an error in commands; `contracts`, the remedy of the contract, if no command is better."""
+    remedy = BY_RULE.get((reason, metadata.get("rule", "")), REMEDIES.get(reason))
+    if remedy is None:
+        return contracts
+    if reason == "MODEL_NAME_TAKEN" and metadata.get("alias"):
+        remedy = _FREES_ALIAS
+    values = {name: quote(value) for name, value in metadata.items()}
+    if "servers" in values:  # ids with commas between them
+        values["servers"] = " ".join(map(quote, metadata["servers"].split(",")))
+    if is_address(source := metadata.get("source", "")):
+        values["address"] = quote(source)
+    return remedy.format_map({**_UNKNOWN, **values})
