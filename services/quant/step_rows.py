@@ -15,6 +15,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import Reason
 from services.quant.job_changes import JobChanges
 from services.quant.jobs import Job
+from services.quant.output_text import printable
 from services.quant.plan import next_of
 from services.quant.resets import start_again
 from services.quant.states import ACTIVE, JobState, StepKind, StepState
@@ -66,7 +67,7 @@ class StepRows:
             row.done, row.total = progress.done, progress.total
             row.result = outcome.result
             row.error_reason = row.error_message = ""
-            row.log, row.end_time = _printable(outcome.log)[-MAX_LOG:], self._clock()
+            row.log, row.end_time = printable(outcome.log)[-MAX_LOG:], self._clock()
             if row.kind == StepKind.PUBLISH:
                 await session.merge(self._model_of(job, row))
                 row.object_key = ""
@@ -80,7 +81,7 @@ class StepRows:
                     progress.done,
                     progress.total,
                     tries,
-                    _printable(log)[:MAX_LOG],
+                    printable(log)[:MAX_LOG],
                 )
 
     async def fail(self, job: Job, step: QuantStepRow, outcome: Outcome, *, again: bool = False) -> None:
@@ -90,8 +91,8 @@ class StepRows:
             if row is None:
                 return
             row.state = StepState.WAITING if again else StepState.FAILED
-            row.error_reason, row.error_message = _reason_of(outcome), _printable(outcome.words())[:_MAX_MESSAGE]
-            row.log, row.end_time = _printable(outcome.log)[-MAX_LOG:], self._clock()
+            row.error_reason, row.error_message = _reason_of(outcome), printable(outcome.words())[:_MAX_MESSAGE]
+            row.log, row.end_time = printable(outcome.log)[-MAX_LOG:], self._clock()
             if not again:
                 await self._skip_after(session, row)
 
@@ -129,6 +130,10 @@ class StepRows:
         )
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
+
+    async def is_unrecorded(self, step: QuantStepRow) -> bool:
+        """Whether a step of `unrecorded` is still one."""
+        return any((each.job_id, each.object_key) == (step.job_id, step.object_key) for each in await self.unrecorded())
 
     async def forget_object(self, step: QuantStepRow) -> None:
         """Write that a step has left no object, unless its job was restarted."""
@@ -169,11 +174,6 @@ class StepRows:
             report=verified["report"],
             create_time=self._clock(),
         )
-
-
-def _printable(text: str) -> str:
-    """Return the output of a program without control characters: databases refuse some, and terminals obey others."""
-    return "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in text)
 
 
 def _reason_of(outcome: Outcome) -> str:

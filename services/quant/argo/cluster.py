@@ -6,6 +6,7 @@ good raises ClusterRefusedError.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Awaitable
@@ -35,6 +36,7 @@ class Cluster:
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._client: client.ApiClient | None = None
+        self._connecting = asyncio.Lock()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -53,7 +55,7 @@ class Cluster:
         except client.ApiException as error:
             if error.status == 404:
                 return None
-            raise _outage(error, "read workflows") from error
+            raise await self._outage(error, "read workflows") from error
         except (OSError, aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
         return found
@@ -99,7 +101,7 @@ class Cluster:
             await call
         except client.ApiException as error:
             if error.status != 404:
-                raise _outage(error, "stop workflows") from error
+                raise await self._outage(error, "stop workflows") from error
         except (OSError, aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
 
@@ -115,26 +117,38 @@ class Cluster:
             if error.status == 404:
                 words = f"the cluster knows no {what} in the namespace {self._namespace}: {missing}"
                 raise ClusterOutageError(words) from error
-            raise _outage(error, f"create {what}") from error
+            raise await self._outage(error, f"create {what}") from error
         except (OSError, aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(error) from error
 
     async def _connected(self) -> client.ApiClient:
-        if self._client is None:
-            configuration = client.Configuration()
-            try:
-                if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-                    config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-                else:
-                    place = os.environ.get("KUBECONFIG", config.KUBE_CONFIG_DEFAULT_LOCATION)
-                    await config.load_kube_config(config_file=place, client_configuration=configuration)  # type: ignore[no-untyped-call]
-            except (config.ConfigException, OSError) as error:
-                raise ClusterOutageError(f"no cluster is configured: {error}; set KUBECONFIG") from error
-            self._client = client.ApiClient(configuration)
-        return self._client
+        async with self._connecting:
+            if self._client is None:
+                self._client = client.ApiClient(await _configuration())
+            return self._client
+
+    async def _outage(self, error: client.ApiException, what: str) -> ClusterOutageError:
+        """Return what an answer means. After 401 the next call connects anew: a token of KUBECONFIG may have expired."""
+        if error.status == 401:
+            async with self._connecting:
+                await self.close()
+        return _answer(error, what)
 
 
-def _outage(error: client.ApiException, what: str) -> ClusterOutageError:
+async def _configuration() -> client.Configuration:
+    found = client.Configuration()
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+            config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
+        else:
+            place = os.environ.get("KUBECONFIG", config.KUBE_CONFIG_DEFAULT_LOCATION)
+            await config.load_kube_config(config_file=place, client_configuration=found)  # type: ignore[no-untyped-call]
+    except (config.ConfigException, OSError) as error:
+        raise ClusterOutageError(f"no cluster is configured: {error}; set KUBECONFIG") from error
+    return found
+
+
+def _answer(error: client.ApiException, what: str) -> ClusterOutageError:
     if error.status in (401, 403):
         return ClusterOutageError(f"the cluster does not let this service {what}: {_message(error)}")
     return ClusterOutageError(f"the cluster answers {error.status}: {_message(error)}")

@@ -9,7 +9,8 @@ Invariant: a job is judged by its rows. The phase of a workflow only ends steps 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
 from typing import Any
 
 from llamesh.background import backoff
@@ -20,16 +21,19 @@ from llamesh.kit.outages import is_outage, until_written
 from services.quant.argo.changes import Change, next_change
 from services.quant.argo.cluster import Cluster, ClusterOutageError, ClusterRefusedError
 from services.quant.argo.submission import Submission
-from services.quant.argo.tasks import completed, task_state
+from services.quant.argo.tasks import completed, has_begun, task_state
 from services.quant.argo.workflow import workflow_name
 from services.quant.argo.workflow_rows import WorkflowRows
 from services.quant.jobs import Job, Jobs
+from services.quant.output_text import printable
 from services.quant.plan import is_published, next_of
 from services.quant.states import JobState, StepKind, StepState
-from services.quant.step_process import DONE, REFUSED, Outcome, StepProgress
+from services.quant.step_process import DONE, MAX_LOG, REFUSED, Outcome, StepProgress
 from services.quant.step_rows import StepRows
 from services.quant.variant_objects import variant_key
 
+GRACE = timedelta(minutes=2)
+"""Time that a workflow gets to end by itself once its job has ended. After it, the workflow is stopped."""
 POLL_SECONDS = 2.0
 """Seconds between two reads of a workflow. Argo reports progress less often."""
 
@@ -47,14 +51,16 @@ class ArgoRuns:
         workflows: WorkflowRows,
         cluster: Cluster,
         submission: Submission,
-        poll_seconds: float = POLL_SECONDS,
+        clock: Callable[[], datetime],
     ) -> None:
         self._jobs = jobs
         self._rows = rows
         self._workflows = workflows
         self._cluster = cluster
         self._submission = submission
-        self._poll_seconds = poll_seconds
+        self._clock = clock
+        self._submitted: set[str] = set()
+        """The workflows that are known to have all that their pods need."""
 
     def progress(self, job_id: str) -> StepProgress | None:
         """Return None: the rows have the progress of all steps that run."""
@@ -75,8 +81,8 @@ class ArgoRuns:
                 if isinstance(error, MeshError) and not is_outage(error):
                     raise
                 failures += 1
-                await self._tell(job, str(error))
-            await asyncio.sleep(backoff(failures) or self._poll_seconds)
+                await self._tell(job, printable(str(error))[:MAX_LOG])
+            await asyncio.sleep(backoff(failures) or POLL_SECONDS)
         return 0
 
     async def clear(self, active: Collection[str]) -> None:
@@ -89,7 +95,7 @@ class ArgoRuns:
             if job is None or job.active:
                 continue
             try:
-                await self._settle(job, stop=job.row.state == JobState.CANCELLED)
+                await self._settle(job, stop=self._is_left(job))
             except ClusterOutageError as error:
                 log.warning("a workflow cannot be looked after", workflow=job.row.workflow, error=str(error))
                 return
@@ -128,20 +134,22 @@ class ArgoRuns:
         found = await self._cluster.workflow(name)
         open_steps = [step for step in job.steps if not (step.type and is_published(job.steps, step.type))]
         begun = any(step.state != StepState.WAITING for step in open_steps)
-        if found is not None and begun:
+        if found is not None and (begun or name in self._submitted or has_begun(found)):
             return found
         if found is None and begun:
             log.warning("the workflow of a job is gone: it starts again from its source", job_id=job.row.job_id)
             await self._rows.restart(job)
             return None
         try:
-            return await self._submission.submit(job, name, found)
+            submitted = await self._submission.submit(job, name, found)
         except (ClusterRefusedError, MeshError) as error:
             if isinstance(error, MeshError) and is_outage(error):
                 raise
             reason = name_of(error.reason) if isinstance(error, MeshError) else ""
             await self._fail(job, Outcome(REFUSED, reason=reason, message=str(error)))
             return None
+        self._submitted.add(name)
+        return submitted
 
     async def _fail(self, job: Job, outcome: Outcome) -> None:
         """Fail the first step: the job cannot begin."""
@@ -184,7 +192,12 @@ class ArgoRuns:
                 await self._cluster.terminate(name)
             return False
         await self._workflows.settle(job, name, _left(job, workflow or {}))
+        self._submitted.discard(name)
         return True
+
+    def _is_left(self, job: Job) -> bool:
+        """Whether nobody needs what the workflow of an ended job still does. One whose tasks have all ended ends by itself."""
+        return job.row.state == JobState.CANCELLED or self._clock() - job.row.update_time > GRACE
 
 
 def _left(job: Job, workflow: dict[str, Any]) -> dict[int, str]:

@@ -19,14 +19,21 @@ from services.quant.jobs import Job, Jobs
 from services.quant.plan import is_published
 from services.quant.states import StepKind
 from services.quant.submission import needed_bytes
+from services.quant.variants import Variants
 from services.quant.workspace import StoredPart
+
+_VOLUME_BYTES = 2 << 30
+"""Bytes of a volume beside the files of a job: what the file system takes, and what the cache of models leaves free."""
 
 
 class Submission:
     """Makes workflows."""
 
-    def __init__(self, settings: Settings, jobs: Jobs, cluster: Cluster, sources: SourceObjects) -> None:
+    def __init__(
+        self, settings: Settings, jobs: Jobs, cluster: Cluster, sources: SourceObjects, variants: Variants
+    ) -> None:
         self._settings = settings
+        self._variants = variants
         self._jobs = jobs
         self._cluster = cluster
         self._sources = sources
@@ -34,11 +41,15 @@ class Submission:
     async def submit(self, job: Job, name: str, present: dict[str, Any] | None) -> dict[str, Any]:
         """Return the workflow of a job whose steps have not begun. `present`: the workflow, if it exists.
 
-        Raises ClusterOutageError, ClusterRefusedError, and the errors of `SourceObjects.find`.
+        Raises ClusterOutageError, ClusterRefusedError, STORE_UNAVAILABLE, and the errors of `SourceObjects.find`.
         """
         model, objects = await self._sources.find(job.row.model_uuid, job.row.source_sha256)
         workflow = present
         if workflow is None:
+            for step in job.steps:
+                if step.object_key:
+                    # Of an earlier attempt. The row gets the key of the new one when its step begins.
+                    await self._variants.remove_object(step.object_key)
             steps = [
                 (StepKind(step.kind), step.type)
                 for step in job.steps
@@ -50,7 +61,7 @@ class Submission:
                 job_id=job.row.job_id,
                 steps=steps,
                 source_bytes=sum(each.size for each in objects),
-                disk_bytes=needed_bytes(model, types),
+                disk_bytes=needed_bytes(model, types) + _VOLUME_BYTES,
             )
             workflow = await self._cluster.submit(manifest_of(plan, self._settings))
         files = await self._files(job, objects)

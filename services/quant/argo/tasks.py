@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.quant.argo.pod_files import OUTCOME_PARAMETER
+from services.quant.output_text import printable
 from services.quant.states import StepKind
-from services.quant.step_process import CRASHED, DONE, REFUSED, Outcome
+from services.quant.step_process import CRASHED, DONE, MAX_LOG, REFUSED, Outcome
 
 _ENDED = ("Succeeded", "Failed", "Error")
 
@@ -45,7 +46,7 @@ def task_state(workflow: Mapping[str, Any], kind: str, of_type: str) -> TaskStat
     pods = [nodes[each] for each in node.get("children") or () if each in nodes] if _retries(node) else [node]
     last = pods[-1] if pods else node
     phase = node.get("phase", "")
-    words = str(last.get("message") or node.get("message") or "")
+    words = printable(str(last.get("message") or node.get("message") or ""))[:MAX_LOG]
     done, total = _progress(last)
     ended = phase in _ENDED
     return TaskState(
@@ -56,6 +57,12 @@ def task_state(workflow: Mapping[str, Any], kind: str, of_type: str) -> TaskStat
         words="" if ended else words,
         outcome=_outcome(kind, last, phase == "Succeeded", words) if ended else None,
     )
+
+
+def has_begun(workflow: Mapping[str, Any]) -> bool:
+    """Whether a pod of a workflow has run: then all that its pods need is there."""
+    nodes: Mapping[str, Any] = (workflow.get("status") or {}).get("nodes") or {}
+    return any(each.get("type") == "Pod" and each.get("phase") not in ("Pending", "", None) for each in nodes.values())
 
 
 def completed(workflow: Mapping[str, Any]) -> bool:

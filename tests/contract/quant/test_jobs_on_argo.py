@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,36 @@ async def test_a_manifest_that_the_cluster_refuses_fails_the_job(argo: Quant, cl
     job = await argo.ended((await argo.create("Q8_0")).job_id)
     assert (job.state, job.steps[0].tries) == (FAILED, 1)
     assert "the cluster refuses it: spec.image: Invalid value" in job.error.message
+
+
+async def test_a_workflow_that_does_not_end_with_its_job_is_stopped(
+    argo: Quant, cluster: ArgoCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.quant.argo.runs.GRACE", timedelta(0))
+    job = await submitted(argo, cluster, "Q8_0")
+    cluster.set_task("fetch", "Failed", {"code": 1, "message": "no"})
+    assert (await argo.ended(job.job_id)).state == FAILED
+    await until(lambda: cluster.workflow["spec"].get("shutdown") == "Terminate")
+
+
+async def test_words_of_the_cluster_that_no_row_takes_are_written_once(argo: Quant, cluster: ArgoCluster) -> None:
+    job = await submitted(argo, cluster, "Q8_0")
+    cluster.set_task("fetch", "Running", pod="Pending", message="a\0b" + "x" * 5000)
+    job = await argo.until(job.job_id, lambda job: job.steps[0].log)
+    before = job.update_time
+    # Two more passes: a third message is written by the next one.
+    cluster.set_task("fetch", "Running", pod="Pending", message="a\0b" + "x" * 5000)
+    await asyncio.sleep(0.5)
+    assert (await argo.job(job.job_id)).update_time == before
+
+
+async def test_a_submitted_job_does_not_need_its_source_any_more(argo: Quant, cluster: ArgoCluster) -> None:
+    job = await submitted(argo, cluster, "Q8_0")
+    argo.catalogue.model.sha256 = "b" * 64
+    cluster.set_task("fetch", "Succeeded", FETCHED)
+    succeed(cluster, "Q8_0")
+    cluster.set_phase("Succeeded")
+    assert (await argo.ended(job.job_id)).state == SUCCEEDED
 
 
 async def test_checkpoints_are_refused_with_what_to_do(argo: Quant) -> None:
