@@ -13,9 +13,9 @@ from typing import TypeVar
 from llamesh.background import backoff
 from llamesh.kit.completion import to_completion
 from llamesh.kit.config import Settings
-from llamesh.kit.errors import MeshError, name_of
+from llamesh.kit.errors import MeshError, Reason, name_of
 from llamesh.kit.logs import log
-from llamesh.kit.outages import until_written
+from llamesh.kit.outages import is_outage, until_written
 from services.quant.job_changes import JobChanges
 from services.quant.job_spec import CALIBRATION, spec_of
 from services.quant.jobs import Job, Jobs
@@ -123,6 +123,9 @@ class JobRuns:
         if step.state != StepState.RUNNING:
             # Only an interrupted step may have a result that the service has missed.
             await asyncio.to_thread(workspace.forget_result, step.kind, step.type)
+        if step.kind == StepKind.CONVERT and not step.tries:
+            # Of an earlier attempt, whose failure may have its reason in it.
+            await asyncio.to_thread(workspace.remove_sources)
         if step.kind == StepKind.IMATRIX:
             text = await _until_written(lambda: self._jobs.calibration_text(job.row.job_id))
             await asyncio.to_thread(workspace.keep_calibration, text or CALIBRATION.read_text(encoding="utf-8"))
@@ -148,14 +151,26 @@ class JobRuns:
     ) -> float:
         """Write the result of a step. Return the seconds until its next try; 0 if it has none."""
         if outcome.code == DONE:
-            await _until_written(lambda: to_completion(self._rows.succeed(job, step, outcome, progress)))
+            await self._write_end(job, lambda: self._rows.succeed(job, step, outcome, progress))
             return 0
         again = tries < outcome.max_tries
         log.warning(
             "step failed", job_id=job.row.job_id, step=step.kind, type=step.type, again=again, error=outcome.words()
         )
-        await _until_written(lambda: to_completion(self._rows.fail(job, step, outcome, again=again)))
+        await self._write_end(job, lambda: self._rows.fail(job, step, outcome, again=again))
         return backoff(tries) if again else 0
+
+    async def _write_end(self, job: Job, write: Callable[[], Awaitable[None]]) -> None:
+        """Write the end of a step. On a full disk the job's files are removed first: only they may free the room for its row."""
+        try:
+            await to_completion(write())
+        except MeshError as error:
+            if not is_outage(error):
+                raise
+            if error.reason == Reason.ERROR_REASON_STORAGE_FULL:
+                log.warning("the disk is full: the files of a job are removed", job_id=job.row.job_id)
+                await asyncio.to_thread(Workspace(self._settings.home, job.row.job_id).remove)
+            await _until_written(lambda: to_completion(write()))
 
 
 async def _until_written(step: Callable[[], Awaitable[T]]) -> T:

@@ -8,6 +8,9 @@ from services.quant.plan import is_published
 from services.quant.states import StepKind, StepState
 from services.quant.tables import QuantStepRow
 
+_USE_THE_SOURCE = (StepKind.CONVERT, StepKind.IMATRIX, StepKind.QUANTIZE)
+"""The steps that fail if the source is damaged."""
+
 
 def start_again(steps: Sequence[QuantStepRow]) -> None:
     """Reset the steps of the source and of all types that are not published."""
@@ -17,10 +20,20 @@ def start_again(steps: Sequence[QuantStepRow]) -> None:
 
 
 def go_on(steps: Sequence[QuantStepRow]) -> None:
-    """Reset the steps that did not succeed. A variant that did not pass its checks is made again."""
-    unsound = {step.type for step in steps if step.kind == StepKind.VERIFY and step.state == StepState.FAILED}
+    """Reset the steps that did not succeed, and those whose result may be the reason.
+
+    A variant is made again unless only the bucket was the reason. The source is brought again if it could not be used.
+    """
+    again = {(step.kind, step.type) for step in steps if step.state != StepState.SUCCEEDED}
     for step in steps:
-        if step.state != StepState.SUCCEEDED or (step.kind == StepKind.QUANTIZE and step.type in unsound):
+        if step.state != StepState.FAILED:
+            continue
+        if step.type and not (step.kind == StepKind.PUBLISH and step.error_reason == "STORE_UNAVAILABLE"):
+            again |= {(kind, step.type) for kind in (StepKind.QUANTIZE, StepKind.VERIFY, StepKind.PUBLISH)}
+        if step.kind in _USE_THE_SOURCE:
+            again |= {(StepKind.FETCH, ""), (StepKind.CONVERT, "")}
+    for step in steps:
+        if (step.kind, step.type) in again:
             _reset(step)
 
 

@@ -60,7 +60,7 @@ async def run(member: Member) -> None:
         variants = Variants(database, store)
         if settings.quant_engine == "argo":
             runs: Runs = await stack.enter_async_context(
-                _argo_runs(settings, database, jobs, rows, channels["download"])
+                _argo_runs(settings, database, jobs, rows, variants, channels["download"])
             )
         else:
             runs = JobRuns(settings, jobs, rows, variants, changes)
@@ -82,7 +82,7 @@ async def run(member: Member) -> None:
 
 @asynccontextmanager
 async def _argo_runs(
-    settings: Settings, database: Database, jobs: Jobs, rows: StepRows, download: grpc.aio.Channel
+    settings: Settings, database: Database, jobs: Jobs, rows: StepRows, variants: Variants, download: grpc.aio.Channel
 ) -> AsyncIterator[Runs]:
     """Open the engine that runs jobs on a cluster. Raises StartRefused if something that it needs is missing."""
     try:
@@ -96,8 +96,8 @@ async def _argo_runs(
 
     cluster = Cluster(settings.argo_namespace)
     try:
-        submission = Submission(settings, jobs, cluster, SourceObjects(download))
-        yield ArgoRuns(jobs, rows, WorkflowRows(database), cluster, submission)
+        submission = Submission(settings, jobs, cluster, SourceObjects(download), variants)
+        yield ArgoRuns(jobs, rows, WorkflowRows(database), cluster, submission, utc_now)
     finally:
         await cluster.close()
 

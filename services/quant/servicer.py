@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from llamesh.kit.calls import Context
 from llamesh.kit.config import Settings
+from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
 from llamesh.kit.pages import Pages
 from llamesh.v1.quant_pb2 import (
@@ -130,7 +131,13 @@ class QuantServicer(QuantServiceServicer):
 
     async def CancelQuantJob(self, request: CancelQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
-        job = await self._jobs.cancel(request.job_id)
+        try:
+            job = await self._jobs.cancel(request.job_id)
+        except MeshError as error:
+            if error.reason != Reason.ERROR_REASON_STORAGE_FULL:
+                raise
+            await self._worker.end_now(request.job_id)
+            job = await self._jobs.cancel(request.job_id)
         self._worker.wake()
         return self._message(job)
 

@@ -23,14 +23,21 @@ class WaitingJob(Protocol):
 J = TypeVar("J", bound=WaitingJob)
 
 
-def next_job(active: Sequence[J], busy: Collection[str], served: Mapping[str, int]) -> J | None:
+def next_job(
+    active: Sequence[J], busy: Collection[str], served: Mapping[str, int], begun: Collection[str] = ()
+) -> J | None:
     """Return the job that runs next; None if there is none.
 
     Args:
         active: the jobs that have not ended, in the order in which they were submitted.
         busy: the ids of the jobs that run, or wait for their next try.
         served: for each user the number of the turn in which a job of theirs began last, 0 or more.
+        begun: the ids of the jobs that this process has begun. A job that runs by its row and was not is one that was interrupted.
     """
-    waiting = [job for job in active if job.job_id not in busy]
+
+    def order(job: J) -> tuple[bool, int]:
+        interrupted = job.state == JobState.RUNNING and job.job_id not in begun
+        return not interrupted, served.get(job.owner_uid, -1)
+
     # min returns the first of equal jobs, which was submitted first.
-    return min(waiting, key=lambda job: (job.state != JobState.RUNNING, served.get(job.owner_uid, -1)), default=None)
+    return min((job for job in active if job.job_id not in busy), key=order, default=None)

@@ -21,6 +21,7 @@ from llamesh.kit.logs import log, report_failure
 from services.quant.jobs import Jobs
 from services.quant.step_process import StepProgress
 from services.quant.step_rows import StepRows
+from services.quant.tables import QuantStepRow
 from services.quant.turns import next_job
 from services.quant.variants import Variants
 
@@ -70,6 +71,9 @@ class JobWorker:
         """The runs that wait for their next try; they leave their place to other jobs."""
         self._failures = Counter[tuple[str, int]]()
         """How often in a row a run has failed for a reason that is none of its steps."""
+        self._cleaned: set[str] = set()
+        """The jobs whose remains are being removed: they do not begin meanwhile."""
+        self._begun: set[str] = set()
         self._served: dict[str, int] = {}
         self._turn = 0
         self._background = [
@@ -83,6 +87,12 @@ class JobWorker:
     def wake(self) -> None:
         """Read the rows now: a call has changed one."""
         self._wake.set()
+
+    async def end_now(self, job_id: str) -> None:
+        """End the run of a job and remove its files before its row is changed: on a full disk only they may free the room for the row."""
+        await self._stop([run for run in self._running if run[0] == job_id])
+        active = await self._jobs.active()
+        await self._runs.clear([row.job_id for row in active if row.job_id != job_id])
 
     def progress(self, job_id: str) -> StepProgress | None:
         """Return the progress of the running step; None if the step belongs to another job."""
@@ -108,10 +118,13 @@ class JobWorker:
         for run in [run for run in self._waiting if run not in current]:
             self._waiting.pop(run).cancel()
         await self._runs.clear([row.job_id for row in active])
+        self._begun &= {row.job_id for row in active}
         while len(self._running) < self._runs.at_once:
-            row = next_job(active, {job_id for job_id, _ in (*self._running, *self._waiting)}, self._served)
+            busy = {job_id for job_id, _ in (*self._running, *self._waiting)} | self._cleaned
+            row = next_job(active, busy, self._served, self._begun)
             if row is None:
                 break
+            self._begun.add(row.job_id)
             self._turn += 1
             self._served[row.owner_uid] = self._turn
             self._start((row.job_id, row.attempt))
@@ -164,9 +177,19 @@ class JobWorker:
         """Remove what ended jobs have left elsewhere. What cannot be removed now is tried again by a later pass."""
         await self._runs.settle()
         for step in await self._rows.unrecorded():
+            if any(job_id == step.job_id for job_id, _ in self._running):
+                continue
+            self._cleaned.add(step.job_id)
             try:
-                await self._variants.remove_object(step.object_key)
+                await self._remove_object(step)
             except MeshError as error:
                 log.warning("object of an ended job is not removed", object=step.object_key, error=error.message)
-                continue
+            finally:
+                self._cleaned.discard(step.job_id)
+                self._wake.set()
+
+    async def _remove_object(self, step: QuantStepRow) -> None:
+        """Remove an object without a record. A retry may have taken the job up since its step was read."""
+        if await self._rows.is_unrecorded(step):
+            await self._variants.remove_object(step.object_key)
             await self._rows.forget_object(step)

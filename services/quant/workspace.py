@@ -133,6 +133,11 @@ class Workspace:
             return True
         return 2 * sum(each.st_size for each in found if each.st_nlink == 1) > free_bytes(self.folder)
 
+    def remove_sources(self) -> None:
+        """Remove all parts of the source model. Raises OSError."""
+        for path in self.sources:
+            path.unlink()
+
     def remove(self) -> None:
         """Remove the folder. Idempotent."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -34,5 +34,12 @@ def test_an_interrupted_job_goes_on_before_others() -> None:
     assert found is active[1]
 
 
+def test_jobs_that_wait_for_their_next_try_take_turns_too() -> None:
+    active = [*(Waiting(f"a{number}", "ada", "RUNNING") for number in range(100)), Waiting("b", "bob")]
+    begun = {f"a{number}" for number in range(100)}
+    found = next_job(active, [], {"ada": 7}, begun)
+    assert found is active[-1]
+
+
 def test_no_job_runs_twice() -> None:
     assert next_job([Waiting("a", "ada")], ["a"], {}) is None

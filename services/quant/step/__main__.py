@@ -43,12 +43,13 @@ def main(words: list[str]) -> int:
     kind, job_id, of_type = words[0], words[1], "".join(words[2:])
     _lower_priority()
     _end_with_service()
-    # The service gives each step the settings that it needs. A file of settings has secrets that it does not need.
-    settings = Settings(_env_file=None)  # type: ignore[call-arg]
-    workspace = Workspace(settings.home, job_id)
-    limit = limit_of(machine_memory())
-    limit_memory(limit)
+    limit = 0
     try:
+        # The service gives each step the settings that it needs. A file of settings has secrets that it does not need.
+        settings = Settings(_env_file=None)  # type: ignore[call-arg]
+        workspace = Workspace(settings.home, job_id)
+        limit = limit_of(machine_memory())
+        limit_memory(limit)
         # Held until this process ends.
         take_lock(workspace.lock(kind, of_type))
         result = _done(kind, of_type, workspace, settings)

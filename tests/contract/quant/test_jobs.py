@@ -8,8 +8,10 @@ from pathlib import Path
 import grpc
 import pytest
 
+from llamesh.disk_space import DiskSpace
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1 import quant_pb2
+from services.quant.jobs import Job, Jobs
 from services.quant.step_rows import StepRows
 from services.quant.tables import QuantStepRow
 from services.quant.variants import Variants
@@ -168,16 +170,21 @@ async def test_a_variant_too_far_from_its_source_is_not_published(quant: Quant) 
     await quant.tidy(0)
 
 
-async def test_a_retry_goes_on_at_the_step_that_failed(quant: Quant) -> None:
-    quant.fault.write_text("refuse Q8_0")
+async def test_a_retry_goes_on_at_the_step_that_failed(quant: Quant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.quant.step_process.MAX_OUTAGE_TRIES", 1)
+    bucket = quant.settings.home / "llm-models"
+    away = bucket.rename(bucket.with_name("away"))
+    bucket.write_text("not a folder")
     job = await quant.ended((await quant.create("Q8_0")).job_id)
-    fetched = job.steps[0].end_time
+    assert states(job)[-1] == "publish Q8_0 FAILED", job
+    made = job.steps[1].end_time
     assert [path.name for path in quant.folders()] == [job.job_id]
-    quant.fault.unlink()
+    bucket.unlink()
+    away.rename(bucket)
     await quant.call("RetryQuantJob", quant_pb2.RetryQuantJobRequest(job_id=job.job_id))
     job = await quant.ended(job.job_id)
     assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED
-    assert job.steps[0].end_time == fetched
+    assert job.steps[1].end_time == made
     await quant.tidy(1)
     assert not quant.folders()
 
@@ -209,7 +216,7 @@ async def test_a_request_is_answered_again_although_its_job_took_the_room(
     quant: Quant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = await quant.create("Q8_0", request_id="r-1")
-    monkeypatch.setattr("services.quant.submission.free_bytes", lambda path: 0)
+    monkeypatch.setattr("services.quant.submission.disk_space", lambda path: DiskSpace(free=0, total=1))
     assert (await quant.create("Q8_0", request_id="r-1")).job_id == job.job_id
 
 
@@ -255,3 +262,53 @@ async def test_a_run_that_fails_for_no_step_ends_the_job(quant: Quant, monkeypat
     job = await quant.ended((await quant.create("Q8_0")).job_id)
     assert (job.state, job.error.reason) == (quant_pb2.QUANT_JOB_STATE_FAILED, "INTERNAL")
     assert "RuntimeError" in job.error.message
+
+
+async def test_a_job_frees_its_files_before_its_row_is_written_on_a_full_disk(
+    quant: Quant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail, cancel = StepRows.fail, Jobs.cancel
+
+    def full() -> MeshError:
+        return MeshError(Reason.ERROR_REASON_STORAGE_FULL, "the disk is full: nothing was written")
+
+    async def fail_with_room(rows: StepRows, *arguments: object, **named: object) -> None:
+        if quant.folders():
+            raise full()
+        await fail(rows, *arguments, **named)  # type: ignore[arg-type]
+
+    async def cancel_with_room(jobs: Jobs, job_id: str) -> Job:
+        if quant.folders():
+            raise full()
+        return await cancel(jobs, job_id)
+
+    monkeypatch.setattr(StepRows, "fail", fail_with_room)
+    monkeypatch.setattr(Jobs, "cancel", cancel_with_room)
+    quant.fault.write_text("refuse Q8_0")
+    assert (await quant.ended((await quant.create("Q8_0")).job_id)).state == quant_pb2.QUANT_JOB_STATE_FAILED
+    quant.fault.write_text("hang")
+    job = await quant.create("Q8_0")
+    await quant.until(job.job_id, lambda job: states(job)[1] == "quantize Q8_0 RUNNING")
+    await quant.call("CancelQuantJob", quant_pb2.CancelQuantJobRequest(job_id=job.job_id))
+    assert (await quant.job(job.job_id)).state == quant_pb2.QUANT_JOB_STATE_CANCELLED
+
+
+async def test_an_object_is_not_removed_once_its_job_runs_again(quant: Quant, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed = []
+
+    async def remove(variants: Variants, key: str) -> None:
+        removed.append(key)
+
+    async def stale(rows: StepRows) -> list[QuantStepRow]:
+        # Read before the retry; the second look finds that the job is active.
+        seen.append(0)
+        return [QuantStepRow(job_id="job_0", position=0, object_key="models/x.gguf")] if len(seen) % 2 else []
+
+    seen: list[int] = []
+    monkeypatch.setattr(Variants, "remove_object", remove)
+    monkeypatch.setattr(StepRows, "unrecorded", stale)
+    await quant.ended((await quant.create("Q8_0")).job_id)
+    async with asyncio.timeout(PATIENCE):
+        while len(seen) < 2:
+            await asyncio.sleep(0.05)
+    assert not removed
