@@ -36,7 +36,7 @@ from services.download.model_names import default_name
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedFile
-from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
+from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
 from services.download.room import RoomTakenError
 from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import SourceError, SourceObject
@@ -247,11 +247,6 @@ class TransferRuns:
             name = default_name(whole_name(found.name), row.model_uuid)
             opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
             self.broadcast(await _until_written(opened))
-
-
-def attempt_of(row: TransferRow) -> TransferAttempt:
-    """Return the attempt that a row is at."""
-    return TransferAttempt(row.model_uuid, row.attempt)
 
 
 async def _completed(step: Callable[..., Awaitable[T]], *arguments: Any) -> T:
