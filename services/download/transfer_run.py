@@ -108,10 +108,11 @@ class TransferRuns:
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=row.model_uuid, error=str(reason), exc_info=unexpected)
         self._waits.forget(attempt_of(row))
-        if isinstance(error, StoreFullError) and self._partial is not None:
+        full = isinstance(error, StoreFullError)
+        if full and self._partial is not None:
             # Before the row is written: the database may be on the same disk.
             await self._partial.free(row)
-        failed = await _until_written(lambda: self._transfers.fail(row.model_uuid, row.attempt, reason))
+        failed = await _until_written(partial(self._transfers.fail, *attempt_of(row), reason, keep_parts=not full))
         self.broadcast(failed)
 
     async def requeue(self, row: TransferRow, reason: MeshError, *, keep: bool = False) -> None:
