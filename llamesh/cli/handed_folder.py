@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llamesh import locks
 from llamesh.cli.output import size
 from llamesh.cli.printing import note
+from llamesh.disk_space import disk_space
 from llamesh.file_holds import RemovalLock
 
 _LARGE = 256 * 2**20
@@ -37,15 +38,19 @@ class HandedFolder:
     def place(self, files: Mapping[str, Path]) -> None:
         """Bring files, by their paths in the folder, to the mesh: as links, or as copies if they cannot be linked.
 
-        Waits while another command brings the same files. Raises OSError; what this call has created is removed then.
+        Waits while another command brings the same files. Raises OSError, before the first copy if there is no room for all of them; what
+        this call has created is removed then.
         """
         with _locked(self._path):
             self._created = not any(self._path.iterdir())
             try:
                 if not self._created:
                     (self._path / _SHARED).touch(mode=0o600)
-                for name, file in files.items():
-                    _place(file.resolve(), self._path / name)
+                places = {self._path / name: file.resolve() for name, file in files.items()}
+                copied = {target: path for target, path in places.items() if not _linked(path, target)}
+                _check_room(self._path, copied.values())
+                for target, path in copied.items():
+                    _copy_whole(path, target)
             except BaseException:
                 self._remove_created()
                 raise
@@ -90,25 +95,39 @@ def _locked(folder: Path) -> Iterator[None]:
             os.close(fd)
 
 
-def _place(path: Path, target: Path) -> None:
-    """Link a file, or copy it if it cannot be linked. A file that is there already has the same content."""
+def _linked(path: Path, target: Path) -> bool:
+    """Link a file. Return False if it has to be copied. A file that is there already has the same content."""
     if target.exists():
-        return
+        return True
     target.parent.mkdir(mode=0o700, exist_ok=True)
     try:
         target.hardlink_to(path)
     except OSError as error:
         if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}:
             raise
-        length = path.stat().st_size
-        if length >= _LARGE:
-            note(f"copying {path.name} ({size(length)}) to the disk of the mesh")
-        unfinished = target.with_name(f"{target.name}.part")
-        try:
-            _copy(path, unfinished)
-            unfinished.rename(target)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _check_room(folder: Path, files: Iterable[Path]) -> None:
+    """Raise OSError (ENOSPC) unless copies of files fit into the usable bytes of the disk of a folder."""
+    needed = sum(file.stat().st_size for file in files)
+    usable = disk_space(folder).usable
+    if needed > usable:
+        raise OSError(errno.ENOSPC, f"copies take {size(needed)}, and its disk has {size(usable)} free for models")
+
+
+def _copy_whole(path: Path, target: Path) -> None:
+    """Copy a file, which has its name once it is complete."""
+    length = path.stat().st_size
+    if length >= _LARGE:
+        note(f"copying {path.name} ({size(length)}) to the disk of the mesh")
+    unfinished = target.with_name(f"{target.name}.part")
+    try:
+        _copy(path, unfinished)
+        unfinished.rename(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _copy(path: Path, target: Path) -> None:

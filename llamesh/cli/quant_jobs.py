@@ -69,7 +69,7 @@ def waited(mesh: Client, job_id: str, output: Output) -> int:
 
 
 def _what_to_do(job: QuantJob) -> str:
-    """Return what to do about a job that has ended without all its types."""
+    """Return what to do about a job that has ended without all its types, "" if the message of its error says it."""
     if not job.error.reason:
         return f"`llamesh jobs retry {job.job_id}` tries again"
     return remedy_for(job.error.reason, {"jobId": job.job_id}, job.error.remedy)
@@ -101,8 +101,8 @@ def show(job: JobId, *, output: Output = "table") -> None:
         if step.error.reason and step.log:
             note(f"\nthe last lines of {step_name(step)}:")
             note_all(text(line) for line in step.log.splitlines())
-    if state_of(found) in {"FAILED", "PARTIAL"}:
-        note(f"hint: {_what_to_do(found)}")
+    if state_of(found) in {"FAILED", "PARTIAL"} and (hint := _what_to_do(found)):
+        note(f"hint: {hint}")
 
 
 @app.command

@@ -76,7 +76,10 @@ _UNKNOWN = {
 
 
 def remedy_for(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
-    """Return what to do about an error in commands; `contracts`, the remedy of the contract, if no command is better."""
+    """Return what to do about an error in commands; `contracts`, the remedy of the contract, if no command is better.
+
+    "" if the message of the error says what to do.
+    """
     remedy = BY_RULE.get((reason, metadata.get("rule", "")), REMEDIES.get(reason))
     if remedy is None:
         return contracts

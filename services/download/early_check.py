@@ -2,7 +2,7 @@
 
 Invariant: this check only refuses earlier; `verification.verify` checks everything again when all bytes are staged. If the source does not
 give the size of the file, only that check finds that tensors are missing or that bytes follow them. Memory: the bytes up to the end of the
-header, at most MAX_HEADER_BYTES; a file with a larger header is checked at the end only.
+header, at most MAX_HEADER_BYTES, until they are passed on; a file with a larger header is checked at the end only.
 """
 
 from __future__ import annotations
@@ -103,9 +103,10 @@ class _EarlyCheck:
         return True
 
     def held(self) -> Iterator[bytes]:
-        """Yield all bytes so far, in blocks."""
-        for start in range(0, len(self._beginning), _FIRST_TRY):
-            yield bytes(self._beginning[start : start + _FIRST_TRY])
+        """Yield all bytes so far, in blocks, and keep none of them after that."""
+        beginning, self._beginning = self._beginning, bytearray()
+        for start in range(0, len(beginning), _FIRST_TRY):
+            yield bytes(beginning[start : start + _FIRST_TRY])
 
     def _read(self) -> Header:
         return Header(*read_tensors(cast("BinaryIO", _Beginning(self._beginning, self._size)), self._size))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from services.download.source_retries import SourceRetries
 from services.download.store_retries import StoreRetries
+from services.download.tables import TransferRow
 
 ROOM_SECONDS = 60.0
 """Seconds after which a transfer that waits for room tries again without the end of another one: a model may have been removed."""
@@ -23,6 +24,11 @@ class TransferAttempt(NamedTuple):
     number: int
 
 
+def attempt_of(row: TransferRow) -> TransferAttempt:
+    """Return the attempt that a row is at."""
+    return TransferAttempt(row.model_uuid, row.attempt)
+
+
 class RetryBackoffs:
     """The retries of the attempts that have failed at least once or wait for room. `clock` is monotonic, in seconds."""
 
@@ -30,6 +36,8 @@ class RetryBackoffs:
         self.clock = clock
         self.of_store: dict[TransferAttempt, StoreRetries] = {}
         self.of_source: dict[TransferAttempt, SourceRetries] = {}
+        self.unsized_bytes: dict[TransferAttempt, int] = {}
+        """Bytes for which an attempt reserved room for files of unknown size when it last failed for room, with those it did not get."""
         self._of_room: dict[TransferAttempt, float] = {}
         """When an attempt may try again without the end of another one, by the clock."""
 
@@ -49,10 +57,11 @@ class RetryBackoffs:
 
     def attempts(self) -> Set[TransferAttempt]:
         """Return all attempts that have failed at least once or wait for room."""
-        return self.of_store.keys() | self.of_source.keys() | self._of_room.keys()
+        return self.of_store.keys() | self.of_source.keys() | self.unsized_bytes.keys() | self._of_room.keys()
 
     def forget(self, attempt: TransferAttempt) -> None:
         """Drop an attempt that has ended."""
         self.of_store.pop(attempt, None)
         self.of_source.pop(attempt, None)
+        self.unsized_bytes.pop(attempt, None)
         self._of_room.pop(attempt, None)

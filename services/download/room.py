@@ -2,7 +2,8 @@
 
 A fetch reserves once the header of its file is checked, so that a source gets no room for a length that it only claims. A file whose source
 gives no length gets its room in steps, while its bytes arrive. If only the reservations of other fetches are missing, the transfer waits
-until one of them ends (`retry_backoffs`).
+until one of them ends (`retry_backoffs`). Its next try reserves at once what the last one needed in steps: a try that would end at the same
+byte costs the header of the file, and not all bytes again.
 
 The free bytes of the disk shrink as bytes are written, and the reservation of their fetch with them. So two fetches that fit alone and not
 together do not both begin. The reservations are in memory, because one process writes to a directory (the lease on the store), and a
@@ -15,12 +16,12 @@ to the disk.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
 from llamesh.kit.objects import ObjectStore, StoreError, StoreFullError, StoreShortError
 from llamesh.kit.outages import until_written
 from services.download.partial_objects import PartialObjects
+from services.download.retry_backoffs import RetryBackoffs, attempt_of
 from services.download.tables import TransferRow
 
 STEP_BYTES = 16 << 20
@@ -32,19 +33,25 @@ class RoomTakenError(StoreError):
 
 
 class Room:
-    """The reservations, by model. `freed` is called after each end of a reservation."""
+    """The reservations, by model. Each end of a reservation ends the waits for room."""
 
-    def __init__(self, store: ObjectStore, objects: PartialObjects | None, freed: Callable[[], None]) -> None:
+    def __init__(self, store: ObjectStore, objects: PartialObjects | None, waits: RetryBackoffs) -> None:
         self._store = store
         self._objects = objects
-        self._freed = freed
+        self._waits = waits
         self._reserved: dict[str, int] = {}
         self._rewritten: dict[str, int] = {}
         """Bytes that have a place on the disk and are written again, because no part that has them is recorded."""
+        self._stepped: dict[str, int] = {}
+        """Bytes that a fetch has reserved for files of unknown size."""
+        self._ahead: dict[str, int] = {}
+        """Those of them that have not arrived."""
         self._reserving = asyncio.Lock()
 
     async def reserve(self, row: TransferRow, size: int) -> None:
         """Reserve room for all files that a fetch writes, `size` bytes, beside what is on the disk of them.
+
+        Files of unknown size get what the last try needed for them.
 
         Raises RoomTakenError if only the reservations of other fetches are in the way; else StoreFullError if the usable bytes are fewer,
         StoreShortError if something is on the disk.
@@ -54,19 +61,33 @@ class Room:
             recorded, occupied = await until_written(
                 partial(self._objects.bytes_of, row), "look up what a transfer has on the disk"
             )
-        needed = max(size - occupied, 0)
+        unsized = self._waits.unsized_bytes.get(attempt_of(row), 0)
+        needed = max(size - occupied, 0) + unsized
         async with self._reserving:
             await self._check(row.model_uuid, needed, StoreShortError if occupied else StoreFullError)
             self._reserved[row.model_uuid] = needed
             self._rewritten[row.model_uuid] = max(occupied - recorded, 0)
+            self._stepped[row.model_uuid] = self._ahead[row.model_uuid] = unsized
 
-    async def extend(self, model_uuid: str, length: int) -> None:
-        """Reserve `length` bytes more than a fetch has reserved. Raises RoomTakenError and StoreFullError."""
-        async with self._reserving:
-            needed = self._reserved.get(model_uuid, 0) + length
-            await self._check(model_uuid, needed, StoreFullError)
-            self._reserved[model_uuid] = needed
-            self._rewritten.setdefault(model_uuid, 0)
+    async def extend(self, row: TransferRow, length: int) -> None:
+        """Reserve room for the next `length` bytes of a file of unknown size, in steps. Raises RoomTakenError and StoreFullError."""
+        model_uuid, attempt = row.model_uuid, attempt_of(row)
+        ahead = self._ahead.get(model_uuid, 0) - length
+        if ahead < 0:
+            stepped = self._stepped.get(model_uuid, 0)
+            step = max(STEP_BYTES, length, self._waits.unsized_bytes.get(attempt, 0) - stepped)
+            async with self._reserving:
+                needed = self._reserved.get(model_uuid, 0) + step
+                try:
+                    await self._check(model_uuid, needed, StoreFullError)
+                except RoomTakenError:
+                    self._waits.unsized_bytes[attempt] = stepped + step
+                    raise
+                self._reserved[model_uuid] = needed
+                self._rewritten.setdefault(model_uuid, 0)
+            self._stepped[model_uuid] = stepped + step
+            ahead += step
+        self._ahead[model_uuid] = ahead
 
     async def _check(self, model_uuid: str, needed: int, full: type[StoreFullError]) -> None:
         """Raise RoomTakenError or `full` unless the reservation of a fetch may have `needed` bytes."""
@@ -89,9 +110,10 @@ class Room:
 
     def release(self, model_uuid: str) -> None:
         """End the reservation of a fetch. Idempotent."""
-        self._rewritten.pop(model_uuid, None)
+        for each in (self._rewritten, self._stepped, self._ahead):
+            each.pop(model_uuid, None)
         if self._reserved.pop(model_uuid, None) is not None:
-            self._freed()
+            self._waits.room_freed()
 
 
 class FileRoom:
@@ -102,7 +124,6 @@ class FileRoom:
         self._row = row
         self._size = size
         self._reserved = reserved
-        self._left = 0
 
     async def take(self, length: int) -> None:
         """Reserve room before `length` bytes are written; with 0, before parts are. The first call comes after the check of the header.
@@ -110,11 +131,7 @@ class FileRoom:
         Raises RoomTakenError and StoreFullError.
         """
         if self._size is None:
-            self._left -= length
-            if self._left < 0:
-                step = max(STEP_BYTES, length)
-                await self._room.extend(self._row.model_uuid, step)
-                self._left += step
+            await self._room.extend(self._row, length)
         elif not self._reserved:
             await self._room.reserve(self._row, self._size)
             self._reserved = True

@@ -124,9 +124,7 @@ async def run(member: Member) -> None:
         part_size, parallel = settings.download_part_bytes, settings.download_parallel_parts
         staging = Staging(store, partial_objects, part_size, parallel, monotonic)
         bandwidth = Bandwidth(settings.download_bytes_per_second, monotonic)
-        fetches = Fetches(
-            sources, staging, Room(store, partial_objects, waits.room_freed), present, bandwidth, monotonic
-        )
+        fetches = Fetches(sources, staging, Room(store, partial_objects, waits), present, bandwidth, monotonic)
         runs = TransferRuns(transfers, publications, health, fetches, changes, waits, partial_objects)
         pauses = Pauses(database, utc_now)
         kept_parts = KeptParts(database, utc_now, timedelta(hours=settings.download_paused_hours))

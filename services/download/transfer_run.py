@@ -36,7 +36,7 @@ from services.download.model_names import default_name
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.publications import PublicationLostError, Publications, PublishedFile
-from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
+from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
 from services.download.room import RoomTakenError
 from services.download.source_retries import MAX_TRIES, SourceRetries
 from services.download.sources import SourceError, SourceObject
@@ -108,10 +108,11 @@ class TransferRuns:
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=row.model_uuid, error=str(reason), exc_info=unexpected)
         self._waits.forget(attempt_of(row))
-        if isinstance(error, StoreFullError) and self._partial is not None:
+        full = isinstance(error, StoreFullError)
+        if full and self._partial is not None:
             # Before the row is written: the database may be on the same disk.
             await self._partial.free(row)
-        failed = await _until_written(lambda: self._transfers.fail(row.model_uuid, row.attempt, reason))
+        failed = await _until_written(partial(self._transfers.fail, *attempt_of(row), reason, keep_parts=not full))
         self.broadcast(failed)
 
     async def requeue(self, row: TransferRow, reason: MeshError, *, keep: bool = False) -> None:
@@ -247,11 +248,6 @@ class TransferRuns:
             name = default_name(whole_name(found.name), row.model_uuid)
             opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
             self.broadcast(await _until_written(opened))
-
-
-def attempt_of(row: TransferRow) -> TransferAttempt:
-    """Return the attempt that a row is at."""
-    return TransferAttempt(row.model_uuid, row.attempt)
 
 
 async def _completed(step: Callable[..., Awaitable[T]], *arguments: Any) -> T:

@@ -261,12 +261,17 @@ class Transfers:
                 row.update_time = self._clock()
             return row
 
-    async def fail(self, model_uuid: str, attempt: int, error: MeshError) -> TransferRow | None:
-        """End a transfer as failed, with the reason of an error."""
+    async def fail(
+        self, model_uuid: str, attempt: int, error: MeshError, *, keep_parts: bool = True
+    ) -> TransferRow | None:
+        """End a transfer as failed, with the reason of an error. Without `keep_parts`, it gets its next attempt, which has none."""
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
             row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
             if row is not None:
+                if not keep_parts:
+                    row.attempt += 1
+                    row.bytes_done = 0
                 row.state = TransferState.FAILED
                 row.error_reason = name_of(error.reason)
                 row.error_message = error.message[:_MAX_MESSAGE]

@@ -27,11 +27,11 @@ from services.download.cleanup import Cleanup
 from services.download.kept_parts import KeptParts
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
-from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
+from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
 from services.download.slots import MAX_RUNNING, next_transfers
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
-from services.download.transfer_run import TransferRuns, attempt_of
+from services.download.transfer_run import TransferRuns
 from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
 

@@ -122,6 +122,17 @@ def test_a_job_is_shown_with_figures_durations_and_the_lines_of_its_log(
     assert "GET" not in shown.err
 
 
+@pytest.mark.parametrize("verb", ["show", "watch"])
+def test_a_job_whose_message_says_what_to_do_has_no_empty_hint(
+    quant: FakeQuantService, capsys: Capture, verb: str
+) -> None:
+    job = failed()
+    job.error.reason, job.error.message = "QUANT_REFUSED", "the disk is full"
+    quant.states.append(job)
+    run(["jobs", verb, "job_1"])
+    assert "hint:" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("verb", "state", "said"),
     [

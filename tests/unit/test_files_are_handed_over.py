@@ -16,6 +16,7 @@ from llamesh.cli.local_files import HandedOver, handed_over, handed_over_folder,
 from llamesh.cli.sources import no_source
 from llamesh.client import errors
 from llamesh.client.profile import Profile
+from llamesh.disk_space import RESERVE_BYTES, DiskSpace
 from llamesh.local_mesh import Addresses
 from llamesh.locations import handed_over_directory
 from services.download.handed_over import GRACE_SECONDS, remove_unused
@@ -152,6 +153,32 @@ def test_a_full_disk_is_said_and_leaves_nothing(home: Path, model: Path, monkeyp
         pass
     assert "free some space" in refused.value.hint
     assert handed_folders(home) == []
+
+
+def test_copies_for_which_there_is_no_room_are_refused_before_the_first_one(
+    home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[Path] = []
+    length = sum(file.stat().st_size for file in checkpoint.iterdir())
+    monkeypatch.setattr(Path, "hardlink_to", other_disk)
+    monkeypatch.setattr("llamesh.cli.handed_folder._copy", lambda path, _: copied.append(path))
+    monkeypatch.setattr(
+        "llamesh.cli.handed_folder.disk_space", lambda _: DiskSpace(RESERVE_BYTES + length - 1, 1 << 40)
+    )
+    with (
+        pytest.raises(CommandError, match=f"copies take {length} B, and its disk has {length - 1} B free") as refused,
+        handed_over_folder(checkpoint, LOCAL),
+    ):
+        pass
+    assert "free some space" in refused.value.hint
+    assert copied == []
+    assert handed_folders(home) == []
+
+
+def test_links_need_no_room(home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamesh.cli.handed_folder.disk_space", lambda _: DiskSpace(0, 1 << 40))
+    with handed_over_folder(checkpoint, LOCAL) as handed:
+        assert path_of(handed).is_dir()
 
 
 def test_the_same_file_is_the_same_source_and_a_changed_one_another(home: Path, model: Path) -> None:

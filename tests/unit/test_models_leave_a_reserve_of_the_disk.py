@@ -13,7 +13,9 @@ from llamesh.kit.config import Settings
 from llamesh.kit.objects import PartLayout, StoreFullError
 from llamesh.kit.objects.cache_eviction import CacheEviction
 from llamesh.kit.objects.directory import DirectoryStore
+from services.download.retry_backoffs import RetryBackoffs
 from services.download.room import Room
+from services.download.tables import TransferRow
 from services.quant import submission
 
 SIZE = 1000
@@ -55,12 +57,16 @@ async def test_an_object_leaves_the_reserve_free(tmp_path: Path, free: Free) -> 
     await store.parts.create("0" * 32, PartLayout(SIZE, SIZE))
 
 
-async def test_a_fetch_of_unknown_size_leaves_the_reserve_free(tmp_path: Path, free: Free) -> None:
-    room = Room(DirectoryStore(tmp_path), None, lambda: None)
+async def test_a_fetch_of_unknown_size_leaves_the_reserve_free(
+    tmp_path: Path, free: Free, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.download.room.STEP_BYTES", SIZE)
+    row = TransferRow(model_uuid="m1", attempt=1)
+    room = Room(DirectoryStore(tmp_path), None, RetryBackoffs(lambda: 0.0))
     free(RESERVE_BYTES + SIZE)
-    await room.extend("m1", SIZE)
+    await room.extend(row, SIZE)
     with pytest.raises(StoreFullError, match="bytes free for models"):
-        await room.extend("m1", 1)
+        await room.extend(row, 1)
 
 
 def test_a_job_leaves_the_reserve_free(tmp_path: Path, free: Free) -> None:

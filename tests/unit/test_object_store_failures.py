@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
 from minio.error import S3Error
 
 from llamesh.kit.objects import (
@@ -31,6 +32,7 @@ from llamesh.kit.objects.s3 import S3Store
 from llamesh.kit.objects.s3_errors import S3Errors
 from llamesh.kit.objects.staging import StagingFile
 from tests.unit.fake_s3 import FakeS3, fake_s3
+from tests.unit.loopback import ALL_PATHS, serving
 
 CONTENT = b"model" * 100_000
 KEY = object_key("models", hashlib.sha256(CONTENT).hexdigest(), ".gguf")
@@ -196,6 +198,32 @@ async def test_a_server_that_is_gone_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="cannot look up"):
         await store.stat(KEY)
     await store.close()
+
+
+@pytest.mark.parametrize("name", ["minio..svc", "a" * 64 + ".svc"])
+async def test_an_endpoint_whose_name_is_malformed_is_unavailable(s3: FakeS3, tmp_path: Path, name: str) -> None:
+    store = S3Store(s3.place().model_copy(update={"endpoint": f"{name}:9000"}), tmp_path)
+    with pytest.raises(StoreUnavailableError, match="has a name that cannot be resolved: check MINIO_ENDPOINT"):
+        await store.check()
+    await store.close()
+
+
+async def test_a_bucket_whose_name_is_malformed_is_denied(s3: FakeS3, tmp_path: Path) -> None:
+    store = S3Store(s3.place().model_copy(update={"bucket": "A bucket"}), tmp_path)
+    with pytest.raises(StoreDeniedError, match="check MINIO_BUCKET"):
+        await store.check()
+    await store.close()
+
+
+async def test_an_error_page_in_another_encoding_is_not_from_an_s3_server(s3: FakeS3, tmp_path: Path) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=404, body="introuvable à jamais".encode("latin-1"), content_type="text/html")
+
+    async with serving({ALL_PATHS: refuse}) as address:
+        store = S3Store(s3.place().model_copy(update={"endpoint": address}), tmp_path)
+        with pytest.raises(StoreUnavailableError, match="the server at MINIO_ENDPOINT is not an S3 server"):
+            await store.check()
+        await store.close()
 
 
 async def test_large_objects_go_up_in_parts(s3: FakeS3, remote: S3Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
@@ -58,6 +59,23 @@ async def test_a_model_passes_unchanged(file: File, chunk: int) -> None:
     if chunk > 7 or len(data) < 10_000:
         assert await Stream(data, chunk).passed() == data
     assert await Stream(data).passed(None) == data
+
+
+async def test_the_bytes_of_a_header_are_not_kept_once_they_are_passed_on() -> None:
+    stream = Stream(replace(LARGE, extra=(WORDS,)).build())
+    chunks = checked_chunks(stream.chunks(), len(stream.data), lambda _: None, WHOLE, stream.take)
+    tracemalloc.start()
+    try:
+        passed = 0
+        async for part in chunks:
+            passed += len(part)
+            if passed > 16 << 20:
+                break
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        await chunks.aclose()  # type: ignore[attr-defined]
+    assert kept < 4 << 20, "two chunks, and none of the header"
 
 
 @pytest.mark.parametrize("size", [-1, None], ids=["known size", "unknown size"])

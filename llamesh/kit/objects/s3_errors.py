@@ -48,13 +48,15 @@ class S3Errors:
         except ServerError as error:
             status = error.status_code
             raise StoreUnavailableError(f"{what}: the object store answers with HTTP status {status}") from error
-        except InvalidResponseError as error:
+        except urllib3.exceptions.HTTPError as error:
+            # Before ValueError: those about the form of an address are both.
+            raise StoreUnavailableError(f"{what}: the object store {self._transport_words(error)}") from error
+        except (InvalidResponseError, UnicodeError) as error:
+            # UnicodeError, also a ValueError: the client decodes an error page as UTF-8, whatever its encoding is.
             raise StoreUnavailableError(f"{what}: the server at {self._server}ENDPOINT is not an S3 server") from error
         except ValueError as error:
             # The client checks names before it sends a request, and those of new buckets more strictly than those of old ones.
             raise StoreDeniedError(f"{what}: the S3 client refuses the request: check {self._bucket}") from error
-        except urllib3.exceptions.HTTPError as error:
-            raise StoreUnavailableError(f"{what}: the object store {self._transport_words(error)}") from error
 
     def _refusal(self, what: str, error: S3Error) -> StoreError:
         code, said = _said(error.code), _said(error.message)
@@ -76,7 +78,7 @@ class S3Errors:
         match cause:
             case urllib3.exceptions.SSLError():
                 return f"does not speak TLS as {self._server}SECURE and its certificate ask for"
-            case urllib3.exceptions.NameResolutionError():
+            case urllib3.exceptions.NameResolutionError() | urllib3.exceptions.LocationValueError():
                 return f"has a name that cannot be resolved: check {self._server}ENDPOINT"
             case urllib3.exceptions.NewConnectionError():
                 return f"cannot be reached: it is stopped, or {self._server}ENDPOINT is wrong"

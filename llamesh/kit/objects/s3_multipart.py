@@ -17,6 +17,9 @@ from minio.error import S3Error
 
 from llamesh.kit.objects.parts import ObjectOrigin
 
+MAX_PARTS = 9_000
+"""Maximum number of parts of an upload here; S3 allows 10,000."""
+
 
 class Multipart:
     """Multipart uploads to one bucket."""

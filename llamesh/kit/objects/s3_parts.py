@@ -16,13 +16,11 @@ from datetime import datetime, timedelta
 from llamesh.kit.completion import to_completion
 from llamesh.kit.objects.parted_upload import Bucket, PartedUpload
 from llamesh.kit.objects.parts import SUFFIX, PartLayout
-from llamesh.kit.objects.s3_multipart import Multipart
+from llamesh.kit.objects.s3_multipart import MAX_PARTS, Multipart
 from llamesh.kit.objects.store import ObjectNotFoundError, is_key
 
 MIN_PART_BYTES = 5 << 20
 """Minimum size of a part in S3; the last part may be smaller."""
-MAX_PARTS = 9_000
-"""S3 allows 10,000."""
 
 
 class S3Parts:

@@ -25,7 +25,7 @@ from llamesh.kit.completion import to_completion
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.objects.parted_upload import Bucket
 from llamesh.kit.objects.parts import SUFFIX
-from llamesh.kit.objects.s3_multipart import Multipart
+from llamesh.kit.objects.s3_multipart import MAX_PARTS, Multipart
 from llamesh.kit.objects.staging import blocks
 from llamesh.kit.objects.store import ObjectNotFoundError, StagedObject
 
@@ -33,8 +33,6 @@ T = TypeVar("T")
 
 PART_BYTES = 16 << 20
 """Size of the parts of an upload, unless there would be more than MAX_PARTS."""
-MAX_PARTS = 9_000
-"""S3 allows 10,000."""
 
 
 class S3Staging:

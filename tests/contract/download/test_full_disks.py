@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.objects.directory_parts import DirectoryParts
 from llamesh.kit.objects.parted_file import PartedFile
 from llamesh.v1 import download_pb2 as pb
 from services.download import service as wiring
@@ -82,6 +83,10 @@ def begun(
     return start
 
 
+def full(*_: Any) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def has_bytes(service: Service) -> bool:
     return bool(files_below(service.settings.home / "objects"))
 
@@ -118,12 +123,27 @@ async def test_a_download_for_which_the_disk_is_full_gives_its_bytes_back_before
 ) -> None:
     service = await begun()
     disk.is_full = lambda: has_bytes(service)
-
-    def full(*_: Any) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     monkeypatch.setattr(PartedFile, "write", full)
     source.go_on_until(NEVER)
     found = await service.state("m1")
     assert (found.state, found.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
     assert not has_bytes(service)
+
+
+async def test_bytes_that_a_full_disk_could_not_give_back_are_removed_after_the_failure(
+    begun: Callable[[], Awaitable[Service]], source: RangedServer, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = await begun()
+    remove, failures = DirectoryParts.remove, iter([OSError(errno.EIO, os.strerror(errno.EIO))])
+
+    async def once_failing(*arguments: Any) -> None:
+        for error in failures:
+            raise error
+        await remove(*arguments)
+
+    monkeypatch.setattr(DirectoryParts, "remove", once_failing)
+    monkeypatch.setattr(PartedFile, "write", full)
+    source.go_on_until(NEVER)
+    found = await service.state("m1")
+    assert (found.state, found.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "STORE_UNAVAILABLE")
+    await until(lambda: not has_bytes(service))
