@@ -41,7 +41,7 @@ def test_the_commands_and_extras_exist() -> None:
     assert used
     assert set(used) <= commands
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(re.search(r"\)\[([\w,]+)\]", DOCKERFILE)[1].split(",")) <= extras.keys()  # type: ignore[index]
+    assert set(re.search(r"^ARG EXTRAS=([\w,]+)$", DOCKERFILE, re.MULTILINE)[1].split(",")) <= extras.keys()  # type: ignore[index]
 
 
 def test_a_stop_leaves_time_for_the_drain_and_the_user_is_not_root() -> None:

@@ -27,7 +27,7 @@ def saved(tmp_path: Path) -> Path:
     old = tmp_path / "old"
     for name in ("secrets/jwt_secret", "tls/server.pem", "config.env"):
         (old / name).parent.mkdir(parents=True, exist_ok=True)
-        (old / name).write_text(f"MINIO_BUCKET={old}\n")
+        (old / name).write_text(f"LLAMESH_ADMIN_PASSWORD={old}\n")
     archive.write(old, tmp_path / "saved", __version__, old / "config.env", models=False)
     return tmp_path / "saved"
 

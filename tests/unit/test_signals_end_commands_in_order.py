@@ -116,7 +116,7 @@ def copy():
         raise AssertionError
 main.run = lambda _: copy()
 """
-    code = COMMAND.format(prepare=prepare, place="handed_folder._place = links; main.unused")
+    code = COMMAND.format(prepare=prepare, place="handed_folder._linked = links; main.unused")
     with halfway(code, str(home), str(tmp_path / "m.gguf")) as process:
         assert list((home / "import" / "handed-over").rglob("*.gguf"))
         process.send_signal(number)
