@@ -55,6 +55,11 @@ def next_of(steps: Sequence[S]) -> S | JobState:
     return JobState.PARTIAL if any(published) else JobState.FAILED
 
 
+def unpublished(steps: Sequence[S]) -> list[S]:
+    """Return the steps of the source and of all types that are not published: those that a start from the source does again."""
+    return [step for step in steps if not (step.type and is_published(steps, step.type))]
+
+
 def is_published(steps: Sequence[Step], of_type: str) -> bool:
     """Return whether a type has been published: a retry keeps it."""
     return any(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.quant.plan import is_published
+from services.quant.plan import unpublished
 from services.quant.states import StepKind, StepState
 from services.quant.tables import QuantStepRow
 
@@ -14,9 +14,8 @@ _USE_THE_SOURCE = (StepKind.CONVERT, StepKind.IMATRIX, StepKind.QUANTIZE)
 
 def start_again(steps: Sequence[QuantStepRow]) -> None:
     """Reset the steps of the source and of all types that are not published."""
-    for step in steps:
-        if not (step.type and is_published(steps, step.type)):
-            _reset(step)
+    for step in unpublished(steps):
+        _reset(step)
 
 
 def go_on(steps: Sequence[QuantStepRow]) -> None:

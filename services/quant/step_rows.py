@@ -24,6 +24,11 @@ from services.quant.tables import QuantJobRow, QuantModelRow, QuantStepRow
 from services.quant.variant_objects import variant_uuid
 
 _MAX_MESSAGE = 2_000
+_UNRECORDED = (
+    select(QuantStepRow)
+    .join(QuantJobRow, QuantJobRow.job_id == QuantStepRow.job_id)
+    .where(QuantStepRow.object_key != "", QuantJobRow.state.not_in(ACTIVE), QuantJobRow.workflow == "")
+)
 
 
 class StepRows:
@@ -123,17 +128,14 @@ class StepRows:
 
     async def unrecorded(self) -> Sequence[QuantStepRow]:
         """Return the steps of ended jobs that may have left an object without a record. A workflow may still write one."""
-        query = (
-            select(QuantStepRow)
-            .join(QuantJobRow, QuantJobRow.job_id == QuantStepRow.job_id)
-            .where(QuantStepRow.object_key != "", QuantJobRow.state.not_in(ACTIVE), QuantJobRow.workflow == "")
-        )
         async with self._database.read() as session:
-            return (await session.scalars(query)).all()
+            return (await session.scalars(_UNRECORDED)).all()
 
     async def is_unrecorded(self, step: QuantStepRow) -> bool:
         """Whether a step of `unrecorded` is still one."""
-        return any((each.job_id, each.object_key) == (step.job_id, step.object_key) for each in await self.unrecorded())
+        same = (QuantStepRow.job_id == step.job_id, QuantStepRow.object_key == step.object_key)
+        async with self._database.read() as session:
+            return await session.scalar(_UNRECORDED.where(*same)) is not None
 
     async def forget_object(self, step: QuantStepRow) -> None:
         """Write that a step has left no object, unless its job was restarted."""

@@ -6,7 +6,7 @@ Invariant: a step that has ended in the rows is not changed any more, and steps 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from services.quant.argo.tasks import TaskState, completed, task_state, words_of
@@ -32,7 +32,7 @@ class Change(Generic[S]):
     """One step, and what the cluster says of it."""
 
     step: S
-    state: TaskState = field(default_factory=lambda: TaskState(started=True))
+    state: TaskState
 
 
 def next_change(steps: Sequence[S], workflow: Mapping[str, Any]) -> Change[S] | None:

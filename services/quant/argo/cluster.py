@@ -50,15 +50,7 @@ class Cluster:
         call = api.get_namespaced_custom_object(
             *_WORKFLOWS, self._namespace, "workflows", name, _request_timeout=_SECONDS
         )
-        try:
-            found = cast("dict[str, Any]", await call)
-        except client.ApiException as error:
-            if error.status == 404:
-                return None
-            raise await self._outage(error, "read workflows") from error
-        except (OSError, aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
-        return found
+        return cast("dict[str, Any] | None", await self._asked(call, "read workflows", absent=404))
 
     async def submit(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Create a workflow and return it; return the present one if its name is taken."""
@@ -97,29 +89,34 @@ class Cluster:
             _content_type=_MERGE,
             _request_timeout=_SECONDS,
         )
-        try:
-            await call
-        except client.ApiException as error:
-            if error.status != 404:
-                raise await self._outage(error, "stop workflows") from error
-        except (OSError, aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
+        await self._asked(call, "stop workflows", absent=404)
 
     async def _created(self, call: Awaitable[T], what: str, missing: str) -> T | None:
-        """Return a created object; None if its name is taken."""
+        """Return a created object; None if its name is taken. `missing` says what an answer of 404 means."""
+
+        async def judged() -> T:
+            try:
+                return await call
+            except client.ApiException as error:
+                if error.status in (400, 413, 422):
+                    raise ClusterRefusedError(f"the cluster refuses it: {_message(error)}") from error
+                if error.status == 404:
+                    words = f"the cluster knows no {what} in the namespace {self._namespace}: {missing}"
+                    raise ClusterOutageError(words) from error
+                raise
+
+        return await self._asked(judged(), f"create {what}", absent=409)
+
+    async def _asked(self, call: Awaitable[T], what: str, *, absent: int) -> T | None:
+        """Return the answer to a call; None if the status of the answer is `absent`. `what` names the call."""
         try:
             return await call
         except client.ApiException as error:
-            if error.status == 409:
+            if error.status == absent:
                 return None
-            if error.status in (400, 413, 422):
-                raise ClusterRefusedError(f"the cluster refuses it: {_message(error)}") from error
-            if error.status == 404:
-                words = f"the cluster knows no {what} in the namespace {self._namespace}: {missing}"
-                raise ClusterOutageError(words) from error
-            raise await self._outage(error, f"create {what}") from error
+            raise await self._outage(error, what) from error
         except (OSError, aiohttp.ClientError, TimeoutError) as error:
-            raise _unreachable(error) from error
+            raise ClusterOutageError(f"the cluster does not answer: {error or type(error).__name__}") from error
 
     async def _connected(self) -> client.ApiClient:
         async with self._connecting:
@@ -132,7 +129,9 @@ class Cluster:
         if error.status == 401:
             async with self._connecting:
                 await self.close()
-        return _answer(error, what)
+        if error.status in (401, 403):
+            return ClusterOutageError(f"the cluster does not let this service {what}: {_message(error)}")
+        return ClusterOutageError(f"the cluster answers {error.status}: {_message(error)}")
 
 
 async def _configuration() -> client.Configuration:
@@ -146,16 +145,6 @@ async def _configuration() -> client.Configuration:
     except (config.ConfigException, OSError) as error:
         raise ClusterOutageError(f"no cluster is configured: {error}; set KUBECONFIG") from error
     return found
-
-
-def _answer(error: client.ApiException, what: str) -> ClusterOutageError:
-    if error.status in (401, 403):
-        return ClusterOutageError(f"the cluster does not let this service {what}: {_message(error)}")
-    return ClusterOutageError(f"the cluster answers {error.status}: {_message(error)}")
-
-
-def _unreachable(error: BaseException) -> ClusterOutageError:
-    return ClusterOutageError(f"the cluster does not answer: {error or type(error).__name__}")
 
 
 def _message(error: client.ApiException) -> str:

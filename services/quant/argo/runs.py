@@ -26,7 +26,7 @@ from services.quant.argo.workflow import workflow_name
 from services.quant.argo.workflow_rows import WorkflowRows
 from services.quant.jobs import Job, Jobs
 from services.quant.output_text import printable
-from services.quant.plan import is_published, next_of
+from services.quant.plan import is_published, next_of, unpublished
 from services.quant.states import JobState, StepKind, StepState
 from services.quant.step_process import DONE, MAX_LOG, REFUSED, Outcome, StepProgress
 from services.quant.step_rows import StepRows
@@ -132,8 +132,7 @@ class ArgoRuns:
     async def _workflow(self, job: Job, name: str) -> dict[str, Any] | None:
         """Return the workflow of a job, which is submitted if there is none; None if the job's rows were changed instead."""
         found = await self._cluster.workflow(name)
-        open_steps = [step for step in job.steps if not (step.type and is_published(job.steps, step.type))]
-        begun = any(step.state != StepState.WAITING for step in open_steps)
+        begun = any(step.state != StepState.WAITING for step in unpublished(job.steps))
         if found is not None and (begun or name in self._submitted or has_begun(found)):
             return found
         if found is None and begun:

@@ -16,7 +16,7 @@ from services.quant.argo.source_objects import SourceObjects
 from services.quant.argo.workflow import JobPlan, config_map_of, manifest_of
 from services.quant.job_spec import CALIBRATION, spec_of
 from services.quant.jobs import Job, Jobs
-from services.quant.plan import is_published
+from services.quant.plan import unpublished
 from services.quant.states import StepKind
 from services.quant.submission import needed_bytes
 from services.quant.variants import Variants
@@ -50,11 +50,7 @@ class Submission:
                 if step.object_key:
                     # Of an earlier attempt. The row gets the key of the new one when its step begins.
                     await self._variants.remove_object(step.object_key)
-            steps = [
-                (StepKind(step.kind), step.type)
-                for step in job.steps
-                if not (step.type and is_published(job.steps, step.type))
-            ]
+            steps = [(StepKind(step.kind), step.type) for step in unpublished(job.steps)]
             types = list(dict.fromkeys(of_type for _, of_type in steps if of_type))
             plan = JobPlan(
                 name=name,

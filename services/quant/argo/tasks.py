@@ -38,19 +38,21 @@ def task_name(kind: str, of_type: str) -> str:
 
 def task_state(workflow: Mapping[str, Any], kind: str, of_type: str) -> TaskState | None:
     """Return the state of a step's task; None if the cluster has not begun it, or left it out."""
-    nodes: Mapping[str, Any] = (workflow.get("status") or {}).get("nodes") or {}
+    nodes = _nodes(workflow)
     name = task_name(kind, of_type)
     node = next((each for each in nodes.values() if each.get("displayName") == name), None)
     if node is None or node.get("phase") in ("Skipped", "Omitted"):
         return None
-    pods = [nodes[each] for each in node.get("children") or () if each in nodes] if _retries(node) else [node]
+    pods = (
+        [nodes[each] for each in node.get("children") or () if each in nodes] if node.get("type") == "Retry" else [node]
+    )
     last = pods[-1] if pods else node
     phase = node.get("phase", "")
     words = printable(str(last.get("message") or node.get("message") or ""))[:MAX_LOG]
     done, total = _progress(last)
     ended = phase in _ENDED
     return TaskState(
-        started=ended or len(pods) > 1 or last.get("phase") not in ("Pending", "", None),
+        started=ended or len(pods) > 1 or _has_run(last),
         tries=max(1, len(pods)),
         done=done,
         total=total,
@@ -61,8 +63,7 @@ def task_state(workflow: Mapping[str, Any], kind: str, of_type: str) -> TaskStat
 
 def has_begun(workflow: Mapping[str, Any]) -> bool:
     """Whether a pod of a workflow has run: then all that its pods need is there."""
-    nodes: Mapping[str, Any] = (workflow.get("status") or {}).get("nodes") or {}
-    return any(each.get("type") == "Pod" and each.get("phase") not in ("Pending", "", None) for each in nodes.values())
+    return any(each.get("type") == "Pod" and _has_run(each) for each in _nodes(workflow).values())
 
 
 def completed(workflow: Mapping[str, Any]) -> bool:
@@ -77,8 +78,12 @@ def words_of(workflow: Mapping[str, Any]) -> str:
     return f"its workflow ended as {status.get('phase')} without it" + (f": {message}" if message else "")
 
 
-def _retries(node: Mapping[str, Any]) -> bool:
-    return node.get("type") == "Retry"
+def _nodes(workflow: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (workflow.get("status") or {}).get("nodes") or {}
+
+
+def _has_run(node: Mapping[str, Any]) -> bool:
+    return node.get("phase") not in ("Pending", "", None)
 
 
 def _progress(node: Mapping[str, Any]) -> tuple[int, int]:

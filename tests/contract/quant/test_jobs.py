@@ -247,8 +247,12 @@ async def test_an_object_that_cannot_be_removed_stops_no_other_job(
     async def left(rows: StepRows) -> list[QuantStepRow]:
         return [QuantStepRow(job_id="job_0", position=0, object_key="models/x.gguf")]
 
+    async def is_left(rows: StepRows, step: QuantStepRow) -> bool:
+        return True
+
     monkeypatch.setattr(Variants, "remove_object", denied)
     monkeypatch.setattr(StepRows, "unrecorded", left)
+    monkeypatch.setattr(StepRows, "is_unrecorded", is_left)
     job = await quant.ended((await quant.create("Q8_0")).job_id)
     assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED
 
