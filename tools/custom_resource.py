@@ -15,13 +15,17 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from buf.validate import validate_pb2
 from llamesh.cli.manifest.kinds import API_VERSION
-from llamesh.cli.manifest.spec import DURATION, enum_words
+from llamesh.cli.manifest.spec import DURATION
+from llamesh.enum_words import enum_words
 from llamesh.v1.server_pb2 import Server, ServerChanges, ServerSpec
 from tools.comments import ROOT, comments_of
 
 DEFINITION = ROOT / "deploy" / "kubernetes" / "modelserves.yaml"
 GROUP, VERSION = API_VERSION.split("/")
 TIMESTAMP = "google.protobuf.Timestamp"
+_NUMBER = r"[0-9]+(\.[0-9]{1,9})?"
+LENGTH = rf"^({_NUMBER}h({_NUMBER}m)?({_NUMBER}s)?|{_NUMBER}m({_NUMBER}s)?|{_NUMBER}s)$"
+"""Durations that both the mesh and Kubernetes understand: of hours, minutes and seconds, none of them negative."""
 CONDITION_STATUSES = ("True", "False", "Unknown")
 """Spelling of Kubernetes, which `kubectl wait --for=condition=Ready` expects."""
 COLUMNS = (
@@ -148,7 +152,7 @@ def _of_type(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> dict[str
         return {"type": "string", "enum": [*words, *(word.lower() for word in words), *words.values()]}
     kind = field.message_type.full_name if field.message_type is not None else ""
     if kind == DURATION:
-        return {"type": "string", "format": "duration", "maxLength": 32, **_duration_rule(rules)}
+        return {"type": "string", "format": "duration", "pattern": LENGTH, "maxLength": 32, **_duration_rule(rules)}
     if kind == TIMESTAMP:
         return {"type": "string", "format": "date-time"}
     if kind:
