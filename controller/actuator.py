@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from controller import launch
 from controller.actions import Action, Drain, FallAsleep, Forget, Locate, Resume, Start, Stop
 from controller.declared import DeclaredServer, RunState
-from controller.declared_store import DeclaredServers
+from controller.declared_store import DeclaredStore
 from controller.model_files import Availability, needed_models
 from controller.runtimes import Runtime
 from controller.server_history import ServerHistory
@@ -21,9 +21,7 @@ from llamesh.kit.logs import log
 class Actuator:
     """The acting half of a reconciliation."""
 
-    def __init__(
-        self, settings: Settings, store: DeclaredServers, runtime: Runtime, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, settings: Settings, store: DeclaredStore, runtime: Runtime, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._store = store
         self._runtime = runtime

@@ -20,7 +20,7 @@ from controller import launch
 from controller.actions import Decision, FallAsleep, Forget, Locate
 from controller.actuator import Actuator
 from controller.declared import DeclaredServer, RunState, engines_to_run, not_found
-from controller.declared_store import DeclaredServers
+from controller.declared_store import DeclaredStore
 from controller.demand import Demand
 from controller.footprint import Claim
 from controller.model_files import RETRY_SECONDS, needed_models
@@ -54,7 +54,7 @@ class Reconciler:
     def __init__(
         self,
         settings: Settings,
-        store: DeclaredServers,
+        store: DeclaredStore,
         runtime: Runtime,
         control: ControlPlane,
         statuses: StatusCache,

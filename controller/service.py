@@ -17,7 +17,7 @@ import grpc
 
 from controller import envoy_listeners
 from controller.activity import ActivityPoller
-from controller.declared_store import DeclaredServers
+from controller.declared_servers import DeclaredServers
 from controller.demand import Demand
 from controller.limited import LimitedContractReflector
 from controller.metrics import ServerMetrics

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from controller.capacity import capacity
 from controller.declared import DeclaredServer, RunState
-from controller.declared_store import DeclaredServers
+from controller.declared_store import DeclaredStore
 from controller.footprint import freed, released
 from controller.reconcile import Reconciler
 from controller.runtimes import EnginePhase, Runtime
@@ -45,7 +45,7 @@ class ControllerServicer(ControllerServiceServicer):
     def __init__(
         self,
         settings: Settings,
-        store: DeclaredServers,
+        store: DeclaredStore,
         reconciler: Reconciler,
         statuses: StatusCache,
         runtime: Runtime,

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from controller.declared_store import DeclaredServers
+from controller.declared_servers import DeclaredServers
 from controller.model_files import ModelFile, ModelFiles
 from controller.reconcile import Reconciler
 from controller.runtimes import Engine, EngineExit, EngineLoad, EnginePhase, LaunchSpec

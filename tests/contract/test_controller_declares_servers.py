@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from controller.declared_store import DeclaredServers
+from controller.declared_servers import DeclaredServers
 from controller.reconcile import Reconciler
 from llamesh.kit.config import Settings
 from llamesh.v1 import controller_pb2 as pb

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.declared import RunState
-from controller.declared_store import DeclaredServers
+from controller.declared_servers import DeclaredServers
 from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
 from controller.runtimes import EngineLoad
