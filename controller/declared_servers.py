@@ -15,13 +15,13 @@ from sqlalchemy import ColumnElement, and_, delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from controller.declared import DeclaredServer, RunState, check_repeated, not_found
+from controller.declared import Declaration, DeclaredServer, EngineMemory, RunState, check_repeated, not_found
 from controller.declared_rows import ServerRow, declared_server, spec_json
 from controller.declared_store import DeclaredStore
 from llamesh.kit.clock import utc_now
 from llamesh.kit.database import Database
 from llamesh.kit.spec_changes import apply_changes, check_etag
-from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
+from llamesh.v1.server_pb2 import ServerChanges
 
 
 async def _unguarded(_: AsyncSession) -> None:
@@ -64,29 +64,20 @@ class DeclaredServers(DeclaredStore):
         for row in rows:
             self._cache_row(row)
 
-    async def declare(
-        self,
-        spec: ServerSpec,
-        owner: str,
-        request_id: str,
-        engine_memory_bytes: int,
-        shared_weights_bytes: int = 0,
-        request_digest: str = "",
-        owner_uid: str = "",
-    ) -> DeclaredServer:
+    async def declare(self, wanted: Declaration) -> DeclaredServer:
         """See DeclaredStore."""
         now = self._clock()
         row = ServerRow(
             server_uuid=self._new_id(),
-            model_uuid=spec.model_uuid,
-            spec=spec_json(spec),
+            model_uuid=wanted.spec.model_uuid,
+            spec=spec_json(wanted.spec),
             generation=1,
-            owner=owner,
-            requester=owner_uid or owner,
-            request_id=request_id or None,
-            request_digest=request_digest,
-            engine_memory_bytes=engine_memory_bytes,
-            shared_weights_bytes=shared_weights_bytes,
+            owner=wanted.owner,
+            requester=wanted.requester,
+            request_id=wanted.request_id or None,
+            request_digest=wanted.request_digest,
+            engine_memory_bytes=wanted.memory.total_bytes,
+            shared_weights_bytes=wanted.memory.shared_bytes,
             run_state=RunState.AWAKE,
             removing=False,
             create_time=now,
@@ -98,22 +89,15 @@ class DeclaredServers(DeclaredStore):
                 session.add(row)
         except IntegrityError:
             async with self._database.read() as session:
-                wanted = (ServerRow.requester == (owner_uid or owner)) & (ServerRow.request_id == request_id)
-                first = (await session.execute(select(ServerRow).where(wanted))).scalar_one_or_none()
+                same = (ServerRow.requester == wanted.requester) & (ServerRow.request_id == wanted.request_id)
+                first = (await session.execute(select(ServerRow).where(same))).scalar_one_or_none()
             if first is None:
                 raise
             row = first
         self._changes += 1
-        return check_repeated(self._cache_row(row), request_digest)
+        return check_repeated(self._cache_row(row), wanted.request_digest)
 
-    async def change(
-        self,
-        server_uuid: str,
-        changes: ServerChanges,
-        etag: str,
-        engine_memory_bytes: int,
-        shared_weights_bytes: int = 0,
-    ) -> DeclaredServer:
+    async def change(self, server_uuid: str, changes: ServerChanges, etag: str, memory: EngineMemory) -> DeclaredServer:
         """See DeclaredStore."""
         while True:
             present = await self.get(server_uuid)
@@ -121,19 +105,19 @@ class DeclaredServers(DeclaredStore):
                 raise not_found(server_uuid)
             check_etag(present.etag, etag)
             spec = apply_changes(present.spec, changes)
-            before = (present.engine_memory_bytes, present.shared_weights_bytes)
-            memory = (engine_memory_bytes, shared_weights_bytes) if engine_memory_bytes else before
-            if spec == present.spec and memory == before:
+            before = EngineMemory(present.engine_memory_bytes, present.shared_weights_bytes)
+            after = memory if memory.total_bytes else before
+            if spec == present.spec and after == before:
                 return present
             values = {
                 "spec": spec_json(spec),
                 "generation": present.generation + 1,
-                "engine_memory_bytes": memory[0],
-                "shared_weights_bytes": memory[1],
+                "engine_memory_bytes": after.total_bytes,
+                "shared_weights_bytes": after.shared_bytes,
                 "update_time": self._clock(),
             }
-            if after := await self._update(server_uuid, ServerRow.generation == present.generation, values):
-                return after
+            if changed := await self._update(server_uuid, ServerRow.generation == present.generation, values):
+                return changed
             # Another process changed it in the database.
             await self.refresh()
 

@@ -12,10 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from controller.declared import DeclaredServer, RunState, check_repeated, not_found
+from controller.declared import Declaration, DeclaredServer, EngineMemory, RunState, check_repeated, not_found
 from controller.model_files import needed_models
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
-from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
+from llamesh.v1.server_pb2 import ServerChanges
 
 
 class DeclaredStore(ABC):
@@ -56,34 +56,17 @@ class DeclaredStore(ABC):
         """Read everything again."""
 
     @abstractmethod
-    async def declare(
-        self,
-        spec: ServerSpec,
-        owner: str,
-        request_id: str,
-        engine_memory_bytes: int,
-        shared_weights_bytes: int = 0,
-        request_digest: str = "",
-        owner_uid: str = "",
-    ) -> DeclaredServer:
-        """Declare a server. If the owner repeats a request id, return the server that the first request declared.
+    async def declare(self, wanted: Declaration) -> DeclaredServer:
+        """Declare a server. If the requester repeats a request id, return the server that the first request declared.
 
-        `owner_uid` is the user's id, which stays the same if the name changes. Raises REQUEST_ID_REUSED if the first request had another
-        digest.
+        Raises REQUEST_ID_REUSED if the first request had another digest.
         """
 
     @abstractmethod
-    async def change(
-        self,
-        server_uuid: str,
-        changes: ServerChanges,
-        etag: str,
-        engine_memory_bytes: int,
-        shared_weights_bytes: int = 0,
-    ) -> DeclaredServer:
+    async def change(self, server_uuid: str, changes: ServerChanges, etag: str, memory: EngineMemory) -> DeclaredServer:
         """Change the fields that are set. Raises SERVER_NOT_FOUND, and ETAG_MISMATCH if the server has changed since it was read.
 
-        A change to the present values does not raise the generation.
+        `memory`: the new estimate; zeros if it stays. A change to the present values does not raise the generation.
         """
 
     @abstractmethod

@@ -38,8 +38,10 @@ async def test_a_declared_server_starts_and_becomes_ready(controller: Controller
     assert found.observed_generation == found.generation == 1
     assert [condition.type for condition in found.conditions] == [
         "Ready",
+        "Available",
         "Progressing",
-        "ModelAvailable",
+        "Accepted",
+        "ModelReady",
         "FitsMemory",
         "Routable",
     ]
