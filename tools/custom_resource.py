@@ -28,6 +28,10 @@ LENGTH = rf"^({_NUMBER}h({_NUMBER}m)?({_NUMBER}s)?|{_NUMBER}m({_NUMBER}s)?|{_NUM
 """Durations that both the mesh and Kubernetes understand: of hours, minutes and seconds, none of them negative."""
 CONDITION_STATUSES = ("True", "False", "Unknown")
 """Spelling of Kubernetes, which `kubectl wait --for=condition=Ready` expects."""
+MEMORY = {
+    "engineMemoryBytes": "Bytes of memory that one engine is expected to take, as the contract service estimates.",
+    "sharedWeightsBytes": "Bytes of engineMemoryBytes that engines of the same model on one machine share.",
+}
 COLUMNS = (
     ("Model", "string", ".spec.modelName", 0),
     ("State", "string", ".status.state", 0),
@@ -114,6 +118,8 @@ def _status() -> dict[str, Any]:
     # The object has it itself. Everything else stays, because `-o yaml` writes it and kubectl refuses unknown fields.
     del properties["spec"]
     properties["selector"] = {"type": "string", "description": "The labels of the pods, for the scale subresource."}
+    for name, words in MEMORY.items():
+        properties[name] = {"type": "integer", "format": "int64", "description": words}
     properties["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     condition = properties["conditions"]["items"]
     condition["required"] = ["type", "status"]
