@@ -52,7 +52,7 @@ async def run(member: Member) -> None:
         channels = {name: channel(settings, name) for name in ("gateway", "contract", "download")}
         for each in channels.values():
             stack.push_async_callback(each.close)
-        member.follow_rights(channels["gateway"], channels["contract"])
+        rights = member.follow_rights(channels["gateway"], channels["contract"])
 
         changes = JobChanges()
         jobs = Jobs(database, utc_now, changes, _new_id)
@@ -65,7 +65,7 @@ async def run(member: Member) -> None:
         else:
             runs = JobRuns(settings, jobs, rows, variants, changes)
             await WorkflowRows(database).abandon()
-        worker = JobWorker(jobs, rows, runs, variants)
+        worker = JobWorker(jobs, rows, runs, variants, rights)
         sources = JobSources(settings, channels["download"])
         watches = JobWatches(jobs, changes, worker)
         servicer = QuantServicer(settings, jobs, watches, variants, worker, sources, open_pages(settings))

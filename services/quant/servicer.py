@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator
 
 from llamesh.kit.calls import Context
 from llamesh.kit.config import Settings
-from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.identity import caller
+from llamesh.kit.identity import Identity, caller
 from llamesh.kit.pages import Pages
 from llamesh.v1.quant_pb2 import (
     CancelQuantJobRequest,
@@ -72,7 +71,7 @@ class QuantServicer(QuantServiceServicer):
     async def CreateQuantJob(self, request: CreateQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
         settings, options, identity = self._settings, request.options, caller()
-        owner_uid, digest = identity.uid or identity.subject, _digest(request)
+        owner_uid, digest = _uid(identity), _digest(request)
         # Before the checks: the job itself may have taken the room that they ask for.
         if (repeated := await self._jobs.repeated(owner_uid, request.request_id, digest)) is not None:
             return self._message(repeated)
@@ -98,6 +97,7 @@ class QuantServicer(QuantServiceServicer):
                 attempt=1,
                 owner=identity.subject,
                 owner_uid=owner_uid,
+                requester_uid=owner_uid,
                 request_id=request.request_id,
                 request_digest=digest,
             )
@@ -131,19 +131,13 @@ class QuantServicer(QuantServiceServicer):
 
     async def CancelQuantJob(self, request: CancelQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
-        try:
-            job = await self._jobs.cancel(request.job_id)
-        except MeshError as error:
-            if error.reason != Reason.ERROR_REASON_STORAGE_FULL:
-                raise
-            await self._worker.end_now(request.job_id)
-            job = await self._jobs.cancel(request.job_id)
+        job = await self._worker.end(request.job_id, lambda: self._jobs.cancel(request.job_id))
         self._worker.wake()
         return self._message(job)
 
     async def RetryQuantJob(self, request: RetryQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
-        job = await self._jobs.retry(request.job_id)
+        job = await self._jobs.retry(request.job_id, _uid(caller()))
         self._worker.wake()
         return self._message(job)
 
@@ -176,6 +170,10 @@ class QuantServicer(QuantServiceServicer):
 
     def _message(self, job: Job, *, logs: bool = False) -> QuantJob:
         return job_message(job, self._worker.progress(job.row.job_id), logs=logs)
+
+
+def _uid(identity: Identity) -> str:
+    return identity.uid or identity.subject
 
 
 def _digest(request: CreateQuantJobRequest) -> str:
