@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 
@@ -81,7 +82,7 @@ class QuantServicer(QuantServiceServicer):
         model = source.model
         submission.check_source(model, allow_requantize=options.allow_requantize)
         needed = submission.needed_bytes(model, request.types, converted=source.converted)
-        submission.check_space(needed, submission.space_for_jobs(settings))
+        submission.check_space(needed, await self._space())
         job = await self._jobs.create(
             QuantJobRow(
                 **source.recorded,
@@ -112,7 +113,7 @@ class QuantServicer(QuantServiceServicer):
             request.types,
             request.options,
             self._settings,
-            free=submission.space_for_jobs(self._settings),
+            free=await self._space(),
         )
 
     async def GetQuantJob(self, request: GetQuantJobRequest, context: Context) -> QuantJob:
@@ -167,6 +168,10 @@ class QuantServicer(QuantServiceServicer):
         """See quant.proto."""
         row, path = await self._variants.locate(request.model_uuid)
         return LocateQuantModelResponse(model=model_message(row, self._settings.quant_minio_bucket), path=path)
+
+    async def _space(self) -> int | None:
+        active = [row.job_id for row in await self._jobs.active()]
+        return await asyncio.to_thread(submission.space_for_jobs, self._settings, active)
 
     def _message(self, job: Job, *, logs: bool = False) -> QuantJob:
         return job_message(job, self._worker.progress(job.row.job_id), logs=logs)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from llamesh.disk_space import RESERVE_BYTES, disk_space
+from llamesh.disk_space import RESERVE_BYTES, DiskSpace, disk_space
 from llamesh.installation import install_command
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
@@ -18,6 +18,7 @@ from llamesh.sizes import size
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.quant_pb2 import QuantOptions
 from services.quant.quantisations import QUANTISATIONS, UNQUANTISED, nearest
+from services.quant.workspace import evictable_bytes
 
 _ARGO_PACKAGES = ("hera", "kubernetes")
 _PACKAGES = ("cyllama", "numpy", "gguf", "xllamacpp")
@@ -118,9 +119,15 @@ def _check_quantiser(llama_quantize_bin: str) -> None:
         raise _refused("quantiser", f"{', '.join(missing)} not installed: {installs}{program}")
 
 
-def space_for_jobs(settings: Settings) -> int | None:
-    """Return the bytes that the files of jobs may fill; None on a cluster, which makes a volume for each job."""
-    return disk_space(settings.home).usable if settings.quant_engine == "embedded" else None
+def space_for_jobs(settings: Settings, active: Collection[str]) -> int | None:
+    """Return the bytes that the files of a new job may fill; None on a cluster, which makes a volume for each job.
+
+    `active` are the ids of the jobs that have not ended: the files of all others are removed before a new job begins. Raises OSError.
+    """
+    if settings.quant_engine != "embedded":
+        return None
+    space = disk_space(settings.home)
+    return DiskSpace(space.free + evictable_bytes(settings.home, active), space.total).usable
 
 
 def check_space(needed: int, free: int | None) -> None:
