@@ -43,9 +43,11 @@ async def run(member: Member) -> None:
         database = open_database(settings, "quant")
         stack.push_async_callback(database.close)
         await member.prepare(database, "services.quant")
-        # The folders of its jobs are on one machine.
-        await stack.enter_async_context(
-            member_lease(member, database, "quant", owner_of(settings.home, "quant"), _other)
+        # The folders of its jobs are on one machine. A process that has lost the lease without noticing writes nothing.
+        database.guard_with(
+            await stack.enter_async_context(
+                member_lease(member, database, "quant", owner_of(settings.home, "quant"), _other)
+            )
         )
         store = bucket_of(settings)
         stack.push_async_callback(store.close)
