@@ -18,12 +18,16 @@ from llamesh.sizes import size
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.quant_pb2 import QuantOptions
 from services.quant.quantisations import QUANTISATIONS, UNQUANTISED, nearest
+from services.quant.variant_sizes import falls_back, variant_bytes
 from services.quant.workspace import evictable_bytes
 
 _ARGO_PACKAGES = ("hera", "kubernetes")
 _PACKAGES = ("cyllama", "numpy", "gguf", "xllamacpp")
-_FALLBACKS = 1.3
-"""Factor for a model whose rows do not divide into blocks of 256: it becomes larger than its type suggests, by a quarter where measured."""
+_UNKNOWN_ROWS = 1.3
+"""Factor for a model some of whose rows may not divide into blocks of 256: it becomes larger than its type suggests, by a quarter where
+measured."""
+_KNOWN_ROWS = 1.15
+"""Factor for a model whose fallbacks are estimated: at most a tenth is missing where measured."""
 _HEADER_BYTES = 16 << 20
 """Bytes reserved for the header, which is not quantised."""
 
@@ -150,8 +154,10 @@ def needed_bytes(model: Model, types: Sequence[str], *, converted: bool = False)
 
 
 def _variant_bytes(model: Model, of_type: str) -> int:
-    weights = model.gguf.parameter_count * QUANTISATIONS[of_type].bits / 8
-    return int(weights * (1 if of_type in UNQUANTISED else _FALLBACKS)) + _HEADER_BYTES
+    weights = variant_bytes(model.gguf, of_type)
+    if of_type not in UNQUANTISED:
+        weights = int(weights * (_KNOWN_ROWS if falls_back(of_type, model.gguf.embedding_length) else _UNKNOWN_ROWS))
+    return weights + _HEADER_BYTES
 
 
 _OWN_TYPE = re.compile(r"[-._]?(?:f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)
