@@ -28,7 +28,7 @@ OWN_MODULES = {
 ARGO = "github.com/argoproj/argo-workflows/v4@v4.0.5"
 """Argo Workflows: its command, for `argo lint`, and the CRD of workflows."""
 KUBERNETES = TOOLS / "kubernetes"
-"""A module of this project: every program of the local cluster in one file (tools.cluster), and what holds the namespaces of pods."""
+"""A module of this project: every program of the local cluster in one file (tools.cluster), and two small ones."""
 TESTED = (*PROGRAMS, "versitygw", "argo", "kubernetes")
 """The programs that tests/cluster needs."""
 
@@ -72,7 +72,7 @@ def build_kubernetes(environment: dict[str, str]) -> None:
     flags = " ".join(["-s", "-w", *stamps])
     # Without gRPC's tracing pages the linker drops what only they could reach.
     command = ["go", "build", "-trimpath", "-tags=grpcnotrace", f"-ldflags={flags}"]
-    for name, package in {"pause": "./pause", "kubernetes": "."}.items():
+    for name, package in {"pause": "./pause", "relay": "./relay", "kubernetes": "."}.items():
         subprocess.run([*command, "-o", str(BIN / name), package], cwd=KUBERNETES, env=environment, check=True)
 
 

@@ -32,6 +32,8 @@ pytestmark = [
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]
 READY_SECONDS = 90
+# wget's own -T crashes in Debian's static build.
+FETCH = ("/bin/busybox", "timeout", "3", "/bin/busybox", "wget", "-q", "-O", "-")
 
 
 def pod(name: str, *command: str, **changes: object) -> dict[str, object]:
@@ -101,8 +103,7 @@ class Cluster:
 
     def fetch(self, address: str) -> str:
         """What a pod gets from an address, or nothing."""
-        asked = ("exec", "client", "--", "/bin/busybox", "wget", "-q", "-T", "2", "-O", "-", address)
-        return self.kubectl(*asked, check=False).stdout
+        return self.kubectl("exec", "client", "--", *FETCH, address, check=False).stdout
 
     def processes(self) -> list[psutil.Process]:
         """What started the first process of the namespaces, and all that descends from it."""
@@ -174,7 +175,7 @@ def test_a_pod_runs_and_is_served_by_name(cluster: Cluster) -> None:
 
 def test_a_service_answers_in_the_network_of_the_node(cluster: Cluster) -> None:
     address = cluster.kubectl("get", "service/web", "--output=jsonpath={.spec.clusterIP}").stdout
-    answer = cluster.command("run", BUSYBOX or "", "wget", "-q", "-T", "5", "-O", "-", f"http://{address}")
+    answer = cluster.command("run", BUSYBOX or "", *FETCH[1:3], BUSYBOX or "", *FETCH[4:], f"http://{address}")
     assert answer.stdout == "hello from a pod\n"
 
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from tools.cluster import machine
-from tools.cluster.layout import API_PORT, PATH, PROGRAM, Layout
+from tools.cluster.layout import API_PORT, BIN, PATH, Layout
 from tools.cluster.programs import Program, programs
 
 TICK = 0.05
@@ -36,7 +36,7 @@ class Node:
     def __init__(self, layout: Layout, listener: int) -> None:
         self._layout = layout
         self._listener = listener
-        relay = [str(PROGRAM), "relay", str(listener), f"127.0.0.1:{API_PORT}"]
+        relay = [str(BIN / "relay"), str(listener), f"127.0.0.1:{API_PORT}"]
         self._waiting: dict[str, tuple[Program, float]] = {
             program.name: (program, 0.0) for program in [*programs(layout), Program("relay", relay)]
         }

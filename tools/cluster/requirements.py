@@ -36,7 +36,7 @@ def lacking(folder: Path) -> str:
         packages.add("containernetworking-plugins")
     if packages:
         return f"not installed: apt-get install --no-install-recommends {' '.join(sorted(packages))}"
-    if not all((BIN / program).exists() for program in ("kubernetes", "pause")):
+    if not all((BIN / program).exists() for program in ("kubernetes", "pause", "relay")):
         return "not built: python tools/build.py kubernetes"
     if any(folder.resolve().is_relative_to(hidden) for hidden in HIDDEN):
         return f"the folder is below one of {', '.join(HIDDEN)}, which the node cannot see: choose another one"

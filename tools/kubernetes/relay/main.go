@@ -1,3 +1,6 @@
+// Command relay carries connections of a listener that it inherited to an address: `relay DESCRIPTOR ADDRESS`. The listener belongs to the
+// network of the process that opened it, the address to that of this process, so the relay joins two networks without an interface between
+// them.
 package main
 
 import (
@@ -8,9 +11,7 @@ import (
 	"strconv"
 )
 
-// relay carries connections of a listener that it inherited to an address: `relay DESCRIPTOR ADDRESS`. The listener belongs to the network
-// of the process that opened it, the address to that of this process, so the relay joins two networks without an interface between them.
-func relay() {
+func main() {
 	descriptor, err := strconv.Atoi(os.Args[1])
 	if err != nil {
 		log.Fatal(err)
