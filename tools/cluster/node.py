@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,11 +22,6 @@ from tools.cluster.programs import Program, programs
 TICK = 0.05
 PAUSE_SECONDS = 1.0
 """Between the end of a program and its next start."""
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Node:
@@ -52,7 +46,7 @@ class Node:
             self._reap()
             now = time.monotonic()
             for program, earliest in list(self._waiting.values()):
-                if now >= earliest and (not program.waits_for or _accepts(program.waits_for)):
+                if now >= earliest and program.precondition():
                     self._start(program)
             time.sleep(TICK)
 

@@ -1,7 +1,11 @@
-"""The programs of the node: their command lines, and which port of another one each waits for."""
+"""The programs of the node: their command lines, and what must hold before each starts."""
 
 from __future__ import annotations
 
+import http.client
+import socket
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tools.cluster.layout import (
@@ -23,8 +27,28 @@ class Program:
 
     name: str
     words: list[str]
-    waits_for: int = 0
-    """Port that must accept connections first; none if 0."""
+    precondition: Callable[[], bool] = lambda: True
+    """Whether it may start. Asked again and again, so it answers in a moment."""
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _api_is_ready(layout: Layout) -> bool:
+    """Whether the API server has made the roles by which it authorises: before, programs would be refused, and retry ever more slowly."""
+    if not _accepts(API_PORT):
+        return False
+    context = ssl.create_default_context(cafile=layout.certificate("authority"))
+    connection = http.client.HTTPSConnection("127.0.0.1", API_PORT, timeout=1, context=context)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def _flags(**flags: object) -> list[str]:
@@ -97,6 +121,9 @@ def _controllers(layout: Layout) -> list[str]:
         root_ca_file=layout.certificate("authority"),
         service_account_private_key_file=layout.key("service-accounts"),
         use_service_account_credentials="true",
+        # Each controller gets an account first; at the default rate that alone takes six seconds.
+        kube_api_qps=200,
+        kube_api_burst=400,
     )
 
 
@@ -111,20 +138,17 @@ def programs(layout: Layout) -> list[Program]:
     )
     policies = _flags(kubeconfig=layout.kubeconfig_of("policies"), node=NODE, services=SERVICES)
 
-    def one(name: str, words: list[str], waits_for: int = 0) -> Program:
-        return Program(name, [str(PROGRAM), name, *words], waits_for)
+    def one(name: str, words: list[str], precondition: Callable[[], bool] = lambda: _api_is_ready(layout)) -> Program:
+        return Program(name, [str(PROGRAM), name, *words], precondition)
 
     return [
-        one("etcd", _etcd(layout)),
+        one("etcd", _etcd(layout), lambda: True),
         Program("containerd", ["containerd", f"--config={configuration / 'containerd.toml'}"]),
-        one("kube-apiserver", _apiserver(layout), ETCD_PORT),
-        one(
-            "kube-controller-manager",
-            [*_component(layout, "controller-manager"), *_controllers(layout)],
-            API_PORT,
-        ),
-        one("kube-scheduler", _component(layout, "scheduler"), API_PORT),
-        one("kubelet", kubelet, API_PORT),
-        one("kube-proxy", _flags(config=configuration / "proxy.yaml"), API_PORT),
-        one("network-policies", policies, KUBELET_PORT),
+        one("kube-apiserver", _apiserver(layout), lambda: _accepts(ETCD_PORT)),
+        one("kube-controller-manager", [*_component(layout, "controller-manager"), *_controllers(layout)]),
+        one("kube-scheduler", _component(layout, "scheduler")),
+        one("kubelet", kubelet),
+        one("kube-proxy", _flags(config=configuration / "proxy.yaml")),
+        # The kubelet makes the object of the node, without which it ends.
+        one("network-policies", policies, lambda: _accepts(KUBELET_PORT)),
     ]
