@@ -70,8 +70,9 @@ def build_kubernetes(environment: dict[str, str]) -> None:
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     stamps = [f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items()]
     flags = " ".join(["-s", "-w", *stamps])
-    # Without gRPC's tracing pages the linker drops what only they could reach.
-    command = ["go", "build", "-trimpath", "-tags=grpcnotrace", f"-ldflags={flags}"]
+    # Without gRPC's tracing pages the linker drops what only they could reach. Debug information, which the linker drops too, costs a tenth
+    # of the compiler's time.
+    command = ["go", "build", "-trimpath", "-tags=grpcnotrace", "-gcflags=k8s.io/...=-dwarf=false", f"-ldflags={flags}"]
     for name, package in {"pause": "./pause", "relay": "./relay", "kubernetes": "."}.items():
         subprocess.run([*command, "-o", str(BIN / name), package], cwd=KUBERNETES, env=environment, check=True)
 

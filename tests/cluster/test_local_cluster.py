@@ -18,7 +18,6 @@ import pytest
 import yaml
 
 from tests.mesh.running import ROOT, until
-from tools.cluster.control_groups import MOUNT
 from tools.cluster.images import write_image
 from tools.cluster.layout import PROGRAM, Layout
 from tools.cluster.requirements import lacking
@@ -112,8 +111,8 @@ class Cluster:
         return [outer, *outer.children(recursive=True)]
 
     def groups(self) -> list[Path]:
-        """Its control groups that exist."""
-        return [path for path in MOUNT.rglob("llamesh-cluster-*") if path.is_dir()]
+        """Its control groups."""
+        return [Path(line) for line in self.layout.control_groups.read_text(encoding="utf-8").splitlines()]
 
 
 def machine() -> dict[str, object]:
@@ -219,14 +218,16 @@ def test_nothing_is_left(cluster: Cluster, before: dict[str, object], ending: st
         cluster.command("up", "--port=0")
     processes = cluster.processes()
     assert len(processes) > 10
-    assert cluster.groups()
+    groups = cluster.groups()
+    assert groups
+    assert all((group / "cgroup.procs").exists() for group in groups)
     if ending == "kill":
         os.kill(processes[0].pid, signal.SIGKILL)
         until(lambda: not any(map(alive, processes)), 30, "the end of all processes")
         assert cluster.command("status", check=False).returncode == 1
     cluster.command("down")
     assert not any(map(alive, processes))
-    assert cluster.groups() == []
+    assert not any(group.exists() for group in groups)
     assert [path.name for path in cluster.layout.folder.iterdir()] == ["lock"]
     assert machine() == before
 

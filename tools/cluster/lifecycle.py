@@ -21,13 +21,12 @@ from pathlib import Path
 from tools.cluster import configuration, control_groups, credentials
 from tools.cluster.images import write_image
 from tools.cluster.layout import BIN, CONTAINERD, NODE, PAUSE, PROGRAM, ROOT, Layout
-from tools.cluster.requirements import lacking
+from tools.cluster.requirements import UNSHARE, lacking
 
 READY_SECONDS = 180.0
 """Seconds until the cluster is ready; on an idle machine it needs about ten."""
 END_SECONDS = 30.0
 ADDONS = Path(__file__).with_name("addons.yaml")
-_NAMESPACES = ("--net", "--mount", "--pid", "--ipc", "--uts", "--cgroup")
 
 
 class ClusterError(Exception):
@@ -83,7 +82,7 @@ def up(layout: Layout, port: int) -> None:
         configuration.write(layout)
         with listener, (layout.logs / "node.log").open("wb") as log:
             node = [sys.executable, "-m", "tools.cluster.node", str(layout.folder), str(listener.fileno())]
-            isolated = ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--propagation=private"]
+            isolated = [*UNSHARE, "--kill-child"]
             subprocess.Popen(
                 [*isolated, *node],
                 cwd=ROOT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 from pathlib import Path
 
 from tools.cluster.configuration import CNI_PROGRAMS
@@ -23,6 +24,12 @@ PACKAGES = {
     "nsenter": "util-linux",
 }
 """Programs, each with the package of Debian and Ubuntu that has it."""
+UNSHARE = (
+    "unshare",
+    *("--net", "--mount", "--pid", "--ipc", "--uts", "--cgroup"),
+    *("--fork", "--propagation=private"),
+)
+"""Runs a command in namespaces of its own."""
 HIDDEN = ("/run", "/var", "/proc", "/sys")
 """Folders of which the node sees its own."""
 
@@ -38,6 +45,9 @@ def lacking(folder: Path) -> str:
         return f"not installed: apt-get install --no-install-recommends {' '.join(sorted(packages))}"
     if not all((BIN / program).exists() for program in ("kubernetes", "pause", "relay")):
         return "not built: python tools/build.py kubernetes"
+    probe = [*UNSHARE, "mount", "-t", "sysfs", "probe", "/sys"]
+    if (done := subprocess.run(probe, capture_output=True, text=True, check=False)).returncode:
+        return f"this root may not make namespaces and mounts: {done.stderr.strip()}"
     if any(folder.resolve().is_relative_to(hidden) for hidden in HIDDEN):
         return f"the folder is below one of {', '.join(HIDDEN)}, which the node cannot see: choose another one"
     return ""
