@@ -56,7 +56,8 @@ async def run(member: Member) -> None:
         ownership = Ownership(member, database)
         await ownership.acquire()
         stack.push_async_callback(ownership.close)
-        download, gateway, contract = (channel(settings, name) for name in ("download", "gateway", "contract"))
+        siblings = ("download", "gateway", "contract")
+        download, gateway, contract = (channel(settings, name, member.name) for name in siblings)
         for each in (download, gateway, contract):
             stack.push_async_callback(each.close)
 

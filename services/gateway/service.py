@@ -47,7 +47,7 @@ async def run(member: Member) -> None:
         members = Members(settings)
         stack.push_async_callback(members.close)
         # The gateway follows its own stream of standings through its own socket, as every other member does.
-        own = channel(settings, "gateway")
+        own = channel(settings, "gateway", member.name)
         stack.push_async_callback(own.close)
         member.follow_rights(own, members.channels["contract"])
 

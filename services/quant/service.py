@@ -49,7 +49,7 @@ async def run(member: Member) -> None:
         )
         store = bucket_of(settings)
         stack.push_async_callback(store.close)
-        channels = {name: channel(settings, name) for name in ("gateway", "contract", "download")}
+        channels = {name: channel(settings, name, member.name) for name in ("gateway", "contract", "download")}
         for each in channels.values():
             stack.push_async_callback(each.close)
         member.follow_rights(channels["gateway"], channels["contract"])

@@ -1,0 +1,150 @@
+"""A channel to another member over TCP with mutual TLS, whose certificate may change while it is open.
+
+gRPC's credentials of a client are fixed. So this channel has one gRPC channel for each version of the certificate files and makes each
+call through the newest. An earlier one is dropped: gRPC lets its calls and streams finish and then closes its connection.
+
+A watch waits for its server without a deadline. If the certificate changes before it has begun, it would wait with credentials that
+expire; so it begins again on the newest channel. Other calls have a deadline, which ends long before the certificate does.
+
+Invariant: no call is ended because a certificate was replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import grpc
+
+from llamesh.kit.member_tls import MemberTls
+from llamesh.member_certificates import MemberCertificate, host_name
+
+Options = list[tuple[str, int | str]]
+
+
+@dataclass(slots=True, eq=False)
+class _Generation:
+    """The channel of one version of the files."""
+
+    certificate: MemberCertificate
+    channel: grpc.aio.Channel
+    replaced: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RotatingChannel(grpc.aio.Channel):
+    """A channel to the member `service` at `address` (host:port). Only its event loop uses it."""
+
+    def __init__(self, tls: MemberTls, address: str, service: str, options: Options) -> None:
+        name = host_name(tls.domain, service)
+        # The server's certificate must have this name, wherever the server is.
+        named = {"grpc.ssl_target_name_override": name, "grpc.default_authority": name}
+        self._options = list((dict(options) | named).items())
+        self._tls = tls
+        self._address = address
+        self._present = self._open(tls.look())
+        self._closed = False
+
+    def present(self) -> _Generation:
+        """Return the channel of the present files."""
+        found = self._tls.look()
+        if found is not self._present.certificate and not self._closed:
+            before, self._present = self._present, self._open(found)
+            before.replaced.set()
+        return self._present
+
+    def _open(self, certificate: MemberCertificate) -> _Generation:
+        credentials = grpc.ssl_channel_credentials(certificate.authorities, certificate.key, certificate.chain)
+        return _Generation(certificate, grpc.aio.secure_channel(self._address, credentials, options=self._options))
+
+    def unary_unary(self, *arguments: Any, **options: Any) -> Any:
+        """Return a callable for a method; so do the other three, as the channels of gRPC."""
+        return _Method(self, lambda channel: channel.unary_unary(*arguments, **options))
+
+    def unary_stream(self, *arguments: Any, **options: Any) -> Any:  # noqa: D102 - as gRPC describes it
+        return _Watch(self, lambda channel: channel.unary_stream(*arguments, **options))
+
+    def stream_unary(self, *arguments: Any, **options: Any) -> Any:  # noqa: D102 - as gRPC describes it
+        return _Method(self, lambda channel: channel.stream_unary(*arguments, **options))
+
+    def stream_stream(self, *arguments: Any, **options: Any) -> Any:  # noqa: D102 - as gRPC describes it
+        return _Method(self, lambda channel: channel.stream_stream(*arguments, **options))
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:  # noqa: D102 - as gRPC describes it
+        return self.present().channel.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:  # noqa: D102 - as gRPC describes it
+        await self.present().channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:  # noqa: D102 - as gRPC describes it
+        await self.present().channel.channel_ready()
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close the present channel and end its calls. Calls on earlier channels end with their tasks."""
+        self._closed = True
+        await self._present.channel.close(grace)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_raised: object) -> None:
+        await self.close(None)
+
+
+class _Method:
+    """A method that is called on the present channel."""
+
+    def __init__(self, channel: RotatingChannel, make: Callable[[grpc.aio.Channel], Any]) -> None:
+        self._channel = channel
+        self._make = make
+        self._made: tuple[_Generation, Any] | None = None
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._of(self._channel.present())(*arguments, **options)
+
+    def _of(self, generation: _Generation) -> Any:
+        if self._made is None or self._made[0] is not generation:
+            self._made = generation, self._make(generation.channel)
+        return self._made[1]
+
+
+class _Watch(_Method):
+    """A method that answers with a stream."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if options.get("wait_for_ready") and options.get("timeout") is None:
+            return self._patiently(*arguments, **options)
+        return super().__call__(*arguments, **options)
+
+    async def _patiently(self, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        """Yield the messages of the stream; until it has begun, begin it again whenever the channel is replaced."""
+        call: Any = None
+        while call is None:
+            generation = self._channel.present()
+            call = self._of(generation)(*arguments, **options)
+            try:
+                if not await _began(call, generation, self._channel):
+                    call.cancel()
+                    call = None
+            except BaseException:
+                call.cancel()
+                raise
+        async for message in call:
+            yield message
+
+
+_LOOK_SECONDS = 5.0
+"""Seconds between two comparisons of the certificate files while a stream waits for its server."""
+
+
+async def _began(call: Any, generation: _Generation, channel: RotatingChannel) -> bool:
+    """Wait for the head of a stream's answer, or its failure. Return False if the channel is replaced before."""
+    head = asyncio.ensure_future(call.initial_metadata())
+    try:
+        while not head.done() and channel.present() is generation:
+            await asyncio.wait({head}, timeout=_LOOK_SECONDS)
+        return bool(head.done())
+    finally:
+        head.cancel()
+        await asyncio.gather(head, return_exceptions=True)
