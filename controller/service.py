@@ -36,10 +36,12 @@ from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.database import open_database
 from llamesh.kit.logs import log
+from llamesh.kit.member_tls import open_member_tls
 from llamesh.kit.reflector import Reflector
 from llamesh.kit.revocations import RevocationReflector
 from llamesh.kit.serving import Member
 from llamesh.kit.standings import StandingReflector
+from llamesh.names import WAKER
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 
 _MAX_LISTS_SECONDS = 5.0
@@ -74,7 +76,8 @@ async def run(member: Member) -> None:
         wakes = WakeTasks(reconciler.wake, demand)
         stack.push_async_callback(wakes.close)
         holder = RequestHolder(statuses, demand, wakes, reconciler.touch)
-        waker = Waker(holder, statuses, settings.socket("waker"))
+        tls = open_member_tls(settings, member.name)
+        waker = Waker(holder, statuses, settings.socket(WAKER), settings.listens_at(WAKER), tls)
         await waker.start()
         stack.push_async_callback(waker.close)
         activity = ActivityPoller(statuses, runtime, reconciler)

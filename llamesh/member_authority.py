@@ -55,23 +55,27 @@ class MemberAuthority:
         self._folder = folder
         self._domain = domain
 
-    def issue(self, member: str, now: datetime, life: timedelta = LIFE, *, renew: bool = False) -> MemberCertificate:
+    def issue(
+        self, member: str, now: datetime, life: timedelta | None = None, *, renew: bool = False
+    ) -> MemberCertificate:
         """Return the present certificate of a member, after issuing a new one if two thirds of its life have passed or it cannot be used.
 
-        `renew`: issue a new one in any case. OSError if a file cannot be written; CertificateError if the authority cannot sign.
+        `life`: that of a new one; None: that of the present one, or LIFE if there is none. `renew`: issue a new one in any case.
+        OSError if a file cannot be written; CertificateError if the authority cannot sign.
         """
         with self._alone():
             authorities = self._authorities(now)
             if _is_due(authorities[0].not_valid_before_utc, authorities[0].not_valid_after_utc, now):
                 authorities = self._make(now, authorities)
             place = self._folder / member
-            if not renew:
-                with suppress(CertificateError):
-                    found = read(place, self._domain, member, now)
-                    if not _is_due(found.begins, found.ends, now) and found.authorities == _pem_of(authorities):
-                        return found
+            with suppress(CertificateError):
+                found = read(place, self._domain, member, now)
+                due = _is_due(found.begins, found.ends, now) or found.authorities != _pem_of(authorities)
+                if not due and not renew:
+                    return found
+                life = life or _life_of(found)
             signer, signing = self._signer(authorities, now)
-            chain, key = _signed(self._domain, member, signer, signing, now, life)
+            chain, key = _signed(self._domain, member, signer, signing, now, life or LIFE)
             replace_files(place, {CERTIFICATE: chain, KEY: key, AUTHORITIES: _pem_of(authorities)})
             return read(place, self._domain, member, now)
 
@@ -169,6 +173,11 @@ def _link(path: Path, target: str) -> None:
 
 def _is_due(begins: datetime, ends: datetime, now: datetime) -> bool:
     return now >= begins + (ends - begins) * 2 / 3
+
+
+def _life_of(found: MemberCertificate) -> timedelta:
+    whole = found.ends - found.begins
+    return whole - _SKEW if whole > 2 * _SKEW else whole
 
 
 def _signs(authority: Any, now: datetime) -> bool:

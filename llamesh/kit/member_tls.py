@@ -41,7 +41,7 @@ class MemberTls:
         """Read the files. CertificateError if they cannot be used."""
         self.domain = domain
         self.member = member
-        self._folder = folder
+        self.folder = folder
         self._clock = clock
         self._lock = threading.Lock()
         self._stamp = self._stamped()
@@ -89,7 +89,7 @@ class MemberTls:
 
     def _read(self, stamp: object) -> None:
         try:
-            self._present, problem = read(self._folder, self.domain, self.member, self._clock()), ""
+            self._present, problem = read(self.folder, self.domain, self.member, self._clock()), ""
         except CertificateError as error:
             problem = f"{error}: {error.remedy}"
         self._stamp = stamp
@@ -101,7 +101,7 @@ class MemberTls:
 
     def _stamped(self) -> object:
         """Return what changes with the files; None in place of a file that cannot be seen."""
-        return tuple(_stamp(self._folder / name) for name in (CERTIFICATE, KEY, AUTHORITIES))
+        return tuple(_stamp(self.folder / name) for name in (CERTIFICATE, KEY, AUTHORITIES))
 
 
 def open_member_tls(settings: Settings, member: str) -> MemberTls | None:
