@@ -16,8 +16,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from llamesh.addresses import host_and_port
 from llamesh.background import BackgroundTask
+from llamesh.kit.errors import StartRefused
 from llamesh.kit.inference_errors import error_body
 from llamesh.kit.logs import log, report_failure
+from llamesh.kit.member_port import cannot_listen
 from llamesh.kit.member_tls import LOOK_SECONDS, MemberTls
 from llamesh.member_certificates import AUTHORITIES, CERTIFICATE, KEY, MemberCertificate, identity, present
 from llamesh.names import ENVOY
@@ -38,10 +40,13 @@ class WakerPort:
         self._task = BackgroundTask("listen for Envoy", self._listen, report_failure, every=LOOK_SECONDS)
 
     async def start(self) -> None:
-        """Start listening. Raises OSError if the address cannot be used."""
+        """Start listening. Raises StartRefused if this machine cannot listen there."""
         host, port = host_and_port(self._address)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        try:
+            self._listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except OSError as error:
+            raise StartRefused(cannot_listen(self._address)) from error
         await self._listen()
         log.info("listening with mutual TLS", address=self._address)
         self._task.start()

@@ -12,6 +12,7 @@ import grpc
 from llamesh.background import BackgroundTask
 from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
+from llamesh.kit.errors import StartRefused
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.member_tls import HEALTH_PART, LOOK_SECONDS, open_member_tls
 from llamesh.kit.peers import Peers
@@ -19,6 +20,14 @@ from llamesh.kit.peers import Peers
 CONNECTION_SECONDS = 600
 """Age at which a server asks the callers of a connection to open another, with their present certificate; calls on it finish. So no
 connection of a member whose certificate is renewed in time carries calls after the certificate has expired."""
+
+
+def cannot_listen(address: str) -> str:
+    """Return why a member does not start that cannot listen at its address."""
+    return (
+        f"cannot listen at {address}: another program has the port, or the address is none of this machine; correct"
+        " LLAMESH_MEMBER_ADDRESSES, or set LLAMESH_MEMBER_BIND to an address of this machine"
+    )
 
 
 class MemberPort:
@@ -39,9 +48,12 @@ class MemberPort:
         return (("grpc.max_connection_age_ms", CONNECTION_SECONDS * 1000),) if self._tls else ()
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Add the port to a server that has not started."""
+        """Add the port to a server that has not started. Raises StartRefused if this machine cannot listen there."""
         if self._tls and self._address:
-            server.add_secure_port(self._address, self._tls.server_credentials())
+            try:
+                server.add_secure_port(self._address, self._tls.server_credentials())
+            except RuntimeError as error:
+                raise StartRefused(cannot_listen(self._address)) from error
             log.info("listening with mutual TLS", address=self._address)
 
     def start(self, show: Callable[[str, bool], None]) -> None:

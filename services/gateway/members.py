@@ -38,6 +38,8 @@ class Members:
             for name in ("contract", "download", "controller", *(("quant",) if settings.quant else ()))
         }
         """Channels by name of the member."""
+        self.over_tcp = bool(settings.member_addresses)
+        """Whether members have certificates, because some have an address."""
         self.contract = contract_pb2_grpc.ContractServiceStub(self.channels["contract"])
         self.admission = admission_pb2_grpc.AdmissionServiceStub(self.channels["contract"])
         self.catalogue = download_pb2_grpc.CatalogueServiceStub(self.channels["download"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -264,6 +265,15 @@ async def test_files_that_cannot_be_used_are_refused_in_words(secured, damage, w
 
 def _as(files: dict[str, bytes]) -> dict[str, bytes]:
     return {"crt": files["tls.crt"], "key": files["tls.key"], "ca": files["ca.crt"]}
+
+
+async def test_an_address_that_another_program_has_is_refused_in_words(secured) -> None:
+    host, port = secured.settings.member_addresses["contract"].split(":")
+    with socket.create_server((host, int(port))):
+        member = Member("contract", secured.settings)
+        with pytest.raises(StartRefused, match=r"cannot listen at .* LLAMESH_MEMBER_BIND"):
+            await member.serve()
+        await member.server.stop(None)
 
 
 @pytest.mark.parametrize("name", ["tls.crt", "tls.key", "ca.crt"])

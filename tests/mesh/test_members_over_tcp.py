@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from engine import sentence
-from llamesh.member_certificates import AUTHORITIES, CERTIFICATE, KEY, host_name
+from llamesh.member_authority import replace_files
+from llamesh.member_certificates import AUTHORITIES, CERTIFICATE, KEY, host_name, present
 from llamesh.names import MEMBERS
 from tests.mesh.running import COMMAND_SECONDS, RunningMesh, until
 from tests.ports import free_ports
@@ -205,6 +206,24 @@ def test_envoy_takes_its_new_certificate_toward_every_member(mesh: MeshOnTcp) ->
     assert len(before) == 1
     assert mesh.certificates("envoy", "--renew").returncode == 0
     until(lambda: len(now := envoy_serial(mesh)) == 1 and not now & before, 30, "Envoy's new certificate")
+    chat(mesh)
+
+
+def test_files_that_cannot_be_used_change_nothing_and_health_says_so(mesh: MeshOnTcp) -> None:
+    before = envoy_serial(mesh)
+    for member in ("envoy", "gateway", "contract"):
+        place = present(mesh.folder(member))
+        files = {name: (place / name).read_bytes() for name in (CERTIFICATE, AUTHORITIES)}
+        other = (mesh.folder("quant") / KEY).read_bytes()
+        replace_files(mesh.folder(member), {**files, KEY: other})
+    until(
+        lambda: mesh.components()["gateway"] == mesh.components()["contract"] == "DEGRADED", 30, "health that says so"
+    )
+    chat(mesh)
+    assert envoy_serial(mesh) == before
+    assert mesh.certificates("--renew").returncode == 0
+    until(mesh.healthy, 30, "a healthy mesh")
+    until(lambda: not envoy_serial(mesh) & before, 30, "Envoy's new certificate")
     chat(mesh)
 
 
