@@ -1,7 +1,7 @@
 """A channel to another member over TCP with mutual TLS, whose certificate may change while it is open.
 
 gRPC's credentials of a client are fixed. So this channel has one gRPC channel for each version of the certificate files and makes each
-call through the newest. An earlier one is dropped: gRPC lets its calls and streams finish and then closes its connection.
+call through the newest. An earlier one is closed when its last call or stream has ended.
 
 A watch waits for its server without a deadline. If the certificate changes before it has begun, it would wait with credentials that
 expire; so it begins again on the newest channel. Other calls have a deadline, which ends long before the certificate does.
@@ -26,11 +26,35 @@ Options = list[tuple[str, int | str]]
 
 @dataclass(slots=True, eq=False)
 class _Generation:
-    """The channel of one version of the files."""
+    """The channel of one version of the files, and its running calls."""
 
     certificate: MemberCertificate
     channel: grpc.aio.Channel
-    replaced: asyncio.Event = field(default_factory=asyncio.Event)
+    made: dict[_Method, Any] = field(default_factory=dict)
+    """The callables of its methods."""
+    running: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while no call runs."""
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    def note(self, call: Any) -> Any:
+        """Count a call until its end, and return it."""
+        self.running += 1
+        self.idle.clear()
+        call.add_done_callback(self._ended)
+        return call
+
+    def _ended(self, _call: object) -> None:
+        self.running -= 1
+        if not self.running:
+            self.idle.set()
+
+    async def retire(self) -> None:
+        """Close the channel when its last call has ended."""
+        await self.idle.wait()
+        await self.channel.close()
 
 
 class RotatingChannel(grpc.aio.Channel):
@@ -45,13 +69,17 @@ class RotatingChannel(grpc.aio.Channel):
         self._address = address
         self._present = self._open(tls.look())
         self._closed = False
+        self._earlier: dict[asyncio.Task[None], _Generation] = {}
+        """The channels that have calls of earlier certificates."""
 
     def present(self) -> _Generation:
         """Return the channel of the present files."""
         found = self._tls.look()
         if found is not self._present.certificate and not self._closed:
-            before, self._present = self._present, self._open(found)
-            before.replaced.set()
+            retiring = asyncio.create_task(self._present.retire(), name=f"retire a channel to {self._address}")
+            self._earlier[retiring] = self._present
+            retiring.add_done_callback(self._earlier.pop)
+            self._present = self._open(found)
         return self._present
 
     def _open(self, certificate: MemberCertificate) -> _Generation:
@@ -81,9 +109,12 @@ class RotatingChannel(grpc.aio.Channel):
         await self.present().channel.channel_ready()
 
     async def close(self, grace: float | None = None) -> None:
-        """Close the present channel and end its calls. Calls on earlier channels end with their tasks."""
+        """Close all channels and end their calls."""
         self._closed = True
-        await self._present.channel.close(grace)
+        earlier = dict(self._earlier)
+        await asyncio.gather(*(each.channel.close(grace) for each in (self._present, *earlier.values())))
+        for retiring in earlier:
+            retiring.cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -98,15 +129,15 @@ class _Method:
     def __init__(self, channel: RotatingChannel, make: Callable[[grpc.aio.Channel], Any]) -> None:
         self._channel = channel
         self._make = make
-        self._made: tuple[_Generation, Any] | None = None
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._of(self._channel.present())(*arguments, **options)
+        generation = self._channel.present()
+        return generation.note(self._of(generation)(*arguments, **options))
 
     def _of(self, generation: _Generation) -> Any:
-        if self._made is None or self._made[0] is not generation:
-            self._made = generation, self._make(generation.channel)
-        return self._made[1]
+        if self not in generation.made:
+            generation.made[self] = self._make(generation.channel)
+        return generation.made[self]
 
 
 class _Watch(_Method):
@@ -122,7 +153,7 @@ class _Watch(_Method):
         call: Any = None
         while call is None:
             generation = self._channel.present()
-            call = self._of(generation)(*arguments, **options)
+            call = generation.note(self._of(generation)(*arguments, **options))
             try:
                 if not await _began(call, generation, self._channel):
                     call.cancel()
@@ -130,8 +161,12 @@ class _Watch(_Method):
             except BaseException:
                 call.cancel()
                 raise
-        async for message in call:
-            yield message
+        try:
+            async for message in call:
+                yield message
+        finally:
+            # The reader may have stopped before the end.
+            call.cancel()
 
 
 _LOOK_SECONDS = 5.0
