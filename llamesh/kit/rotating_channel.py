@@ -4,7 +4,7 @@ gRPC's credentials of a client are fixed. So this channel has one gRPC channel f
 call through the newest. An earlier one is closed when its last call or stream has ended.
 
 A watch waits for its server without a deadline. If the certificate changes before it has begun, it would wait with credentials that
-expire; so it begins again on the newest channel. Other calls have a deadline, which ends long before the certificate does.
+expire; so it begins again on the newest channel. Other calls do not wait, or have a deadline that ends long before the certificate does.
 
 Invariant: no call is ended because a certificate was replaced.
 """
@@ -22,6 +22,9 @@ from llamesh.kit.member_tls import MemberTls
 from llamesh.member_certificates import MemberCertificate, host_name
 
 Options = list[tuple[str, int | str]]
+
+_LOOK_SECONDS = 5.0
+"""Seconds between two comparisons of the certificate files while a stream waits for its server."""
 
 
 @dataclass(slots=True, eq=False)
@@ -167,10 +170,6 @@ class _Watch(_Method):
         finally:
             # The reader may have stopped before the end.
             call.cancel()
-
-
-_LOOK_SECONDS = 5.0
-"""Seconds between two comparisons of the certificate files while a stream waits for its server."""
 
 
 async def _began(call: Any, generation: _Generation, channel: RotatingChannel) -> bool:
