@@ -10,7 +10,7 @@ import pytest
 
 from llamesh.certificates import CertificateError
 from llamesh.cli.main import run
-from llamesh.cli.mesh import member_renewal
+from llamesh.cli.mesh import member_checks, member_renewal
 from llamesh.cli.mesh.member_renewal import MemberRenewal
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.member_authority import AUTHORITY, MemberAuthority
@@ -96,6 +96,23 @@ def test_up_renews_what_is_due_of_the_members_that_are_here(settings: MeshSettin
     assert read(tmp_path / "members" / "gateway", "mesh.test", "gateway", now).ends > now + timedelta(hours=23)
     assert read(tmp_path / "members" / "envoy", "mesh.test", "envoy", now) == fresh
     assert not (tmp_path / "members" / "quant").exists()
+
+
+def test_doctor_names_what_is_late_and_what_cannot_be_used(settings: MeshSettings, tmp_path: Path) -> None:
+    authority, now = MemberAuthority(tmp_path / "members", "mesh.test"), datetime.now(UTC)
+    authority.issue("gateway", now - timedelta(hours=30))
+    authority.issue("envoy", now)
+    authority.issue("gateway", now - timedelta(hours=2), renew=True)
+    (found,) = member_checks.of_members(settings)
+    assert (found.state, found.found[:15]) == ("ok", "2 certificates,")
+    authority.issue("gateway", now - timedelta(hours=22), renew=True)
+    (found,) = member_checks.of_members(settings)
+    assert found.state == "warning"
+    assert "is late: gateway (until" in found.found
+    authority.issue("gateway", now - timedelta(hours=25), renew=True)
+    states = {found.state: found.found for found in member_checks.of_members(settings)}
+    assert "expired" in states["problem"]
+    assert list(member_checks.of_members(replace(settings, member_addresses={}))) == []
 
 
 @pytest.mark.parametrize(
