@@ -123,11 +123,12 @@ gen: $(GEN)/gen.stamp $(ENVOY_API)/gen.stamp $(VENV)/dev.stamp ## Generate stubs
 	@$(BIN)/python tools/sync_client.py
 	@$(BIN)/python -m tools.options
 	@$(BIN)/python -m tools.manifest_schema
+	@$(BIN)/python -m tools.custom_resource
 	@$(ENVOY_API)/bin/python tools/envoy_api.py envoy/api.binpb
 
 gen-check: gen ## Fail if generated files differ from the committed ones
-	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb
-	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb)"
+	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb deploy/kubernetes/modelserves.yaml
+	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb deploy/kubernetes/modelserves.yaml)"
 
 breaking: $(GEN)/gen.stamp ## Fail if a contract breaks clients of main
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py

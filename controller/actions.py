@@ -50,7 +50,21 @@ class Forget:
     """Delete the row of a removed server that has no engines left."""
 
 
-Action = Start | Drain | Resume | Stop | Locate | FallAsleep | Forget
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Let this number of engines run; the place where they run replaces them."""
+
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Tell the place where an engine runs that Envoy sends it requests."""
+
+    instance: str
+
+
+Action = Start | Drain | Resume | Stop | Locate | FallAsleep | Forget | Scale | Admit
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from controller import launch
-from controller.actions import Action, Drain, FallAsleep, Forget, Locate, Resume, Start, Stop
+from controller.actions import Action, Admit, Drain, FallAsleep, Forget, Locate, Resume, Scale, Start, Stop
 from controller.declared import DeclaredServer, RunState
-from controller.declared_store import DeclaredServers
+from controller.declared_store import DeclaredStore
 from controller.model_files import Availability, needed_models
-from controller.runtimes import Runtime
+from controller.runtimes import LaunchSpec, Place
 from controller.server_history import ServerHistory
 from llamesh.kit.config import Settings
 from llamesh.kit.logs import log
@@ -21,9 +21,7 @@ from llamesh.kit.logs import log
 class Actuator:
     """The acting half of a reconciliation."""
 
-    def __init__(
-        self, settings: Settings, store: DeclaredServers, runtime: Runtime, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, settings: Settings, store: DeclaredStore, runtime: Place, clock: Callable[[], float]) -> None:
         self._settings = settings
         self._store = store
         self._runtime = runtime
@@ -35,19 +33,24 @@ class Actuator:
             await self._carry_out(action, declared, history)
 
     async def _carry_out(self, action: Action, declared: DeclaredServer, history: ServerHistory) -> None:
+        if self._runtime.scales:
+            match action:
+                case Scale(replicas):
+                    await self._runtime.scale(self._launch_spec(declared, 0), replicas, declared.engine_memory_bytes)
+                case Admit(instance):
+                    await self._runtime.admit(instance)
+        else:
+            match action:
+                case Start(replica):
+                    await self._runtime.start(self._launch_spec(declared, replica))
+                case Stop(instance, grace):
+                    self._runtime.stop(instance, grace)
         match action:
-            case Start(replica):
-                spec = launch.launch_spec(
-                    declared.server_uuid, replica, declared.spec, self._settings, self._runtime.model
-                )
-                await self._runtime.start(spec)
             case Drain(instance):
                 history.draining[instance] = self._clock()
                 history.loads.pop(instance, None)
             case Resume(instance):
                 history.draining.pop(instance, None)
-            case Stop(instance, grace):
-                self._runtime.stop(instance, grace)
             case Locate():
                 for model_uuid in needed_models(declared.spec):
                     if self._runtime.model(model_uuid).availability is not Availability.AVAILABLE:
@@ -57,3 +60,6 @@ class Actuator:
                 self._store.decide_run_state(declared.server_uuid, RunState.ASLEEP_IDLE, only_from=RunState.AWAKE)
             case Forget():
                 await self._store.forget(declared.server_uuid)
+
+    def _launch_spec(self, declared: DeclaredServer, replica: int) -> LaunchSpec:
+        return launch.launch_spec(declared.server_uuid, replica, declared.spec, self._settings, self._runtime.model)

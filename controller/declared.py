@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from controller.footprint import Footprint, of_one_engine
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
@@ -23,6 +24,23 @@ class RunState(enum.StrEnum):
     """The server sleeps because no request arrived for `idle_sleep`."""
     ASLEEP_REQUESTED = "asked"
     """The server sleeps because a caller requested it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the contract service says of a spec. A spec that is not accepted changes nothing that runs."""
+
+    accepted: bool
+    reason: str = "Accepted"
+    """Reason in CamelCase."""
+    message: str = "the contract allows it"
+    """Explanation for people, with numbers."""
+    known: bool = True
+    """False: the contract service has not answered yet."""
+
+
+ACCEPTED = Verdict(True)
+"""The verdict about a server that was checked before it was declared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +65,7 @@ class DeclaredServer:
     removing: bool
     create_time: datetime
     update_time: datetime
+    verdict: Verdict = ACCEPTED
 
     @property
     def etag(self) -> str:
@@ -62,6 +81,37 @@ class DeclaredServer:
     def replicas(self) -> int:
         """Number of engines while the server is awake."""
         return self.spec.replicas or 1
+
+
+class EngineMemory(NamedTuple):
+    """What the contract service estimates for one engine, in bytes. Zeros: unknown."""
+
+    total_bytes: int = 0
+    shared_bytes: int = 0
+    """The part of it that engines of the same model on one machine share."""
+
+
+UNKNOWN_MEMORY = EngineMemory()
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a caller declares, and what the caller says about the call."""
+
+    spec: ServerSpec
+    owner: str
+    memory: EngineMemory = UNKNOWN_MEMORY
+    request_id: str = ""
+    """Makes the call repeatable; empty if every call declares another server."""
+    request_digest: str = ""
+    """Digest of the request, which repetitions must have too."""
+    owner_uid: str = ""
+    """Id of the user, which stays the same if the name changes; empty in tokens from before users had ids."""
+
+    @property
+    def requester(self) -> str:
+        """Who sent the request id."""
+        return self.owner_uid or self.owner
 
 
 def engines_to_run(replicas: int, run_state: RunState, removing: bool) -> int:

@@ -1,126 +1,32 @@
-"""Stores declared servers: rows of one table, and a cache in memory that serves all reads.
+"""The store of declared servers, as the parts of the controller use it: rows of a table on one machine, ModelServe objects on Kubernetes.
 
-Because of the cache, servers keep running while the database is unavailable. A caller's declaration is committed before the call returns. A
-decision of the controller itself (asleep when idle, awake for a request) takes effect at once and is written as soon as the database is
-available.
+All reads are served from memory, so servers keep running while the database or the cluster's API is unavailable.
 
-Invariant: decisions that are not yet written stay in effect when rows are read again.
+Invariant: a caller's declaration is stored before the call returns. A decision of the controller itself (asleep when idle, awake for a
+request) takes effect at once and is written as soon as possible; until then it stays in effect when the store is read again.
 """
 
 from __future__ import annotations
 
-import asyncio
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, delete, select, update
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from controller.declared import DeclaredServer, RunState, check_repeated, not_found
-from controller.declared_rows import ServerRow, declared_server, spec_json
+from controller.declared import Declaration, DeclaredServer, EngineMemory, RunState, check_repeated, not_found
 from controller.model_files import needed_models
-from llamesh.kit.clock import utc_now
-from llamesh.kit.database import Database
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
-from llamesh.kit.spec_changes import apply_changes, check_etag
-from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
+from llamesh.v1.server_pb2 import ServerChanges
 
 
-async def _unguarded(_: AsyncSession) -> None:
-    """Allow every write: no other process writes to this database."""
-
-
-class DeclaredServers:
-    """Store of declared servers. Tests replace `clock` and `new_id` to make times and ids deterministic.
-
-    `guard` is called in every writing transaction. It raises if this process may no longer write (`Lease.guard`).
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        clock: Callable[[], datetime] = utc_now,
-        new_id: Callable[[], str] = lambda: str(uuid.uuid4()),
-        guard: Callable[[AsyncSession], Awaitable[None]] = _unguarded,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._new_id = new_id
-        self._guard = guard
-        self._known: dict[str, DeclaredServer] | None = None
-        """The cache; None until the rows have been read for the first time."""
-        self._changes = 0
-        self._unwritten: dict[str, RunState] = {}
-        """Run states that the controller has decided and not written yet."""
-        self._decided = asyncio.Event()
-        self._writing = asyncio.Lock()
-
-    async def refresh(self) -> None:
-        """Read all rows again. Decisions that are not yet written stay in effect."""
-        changes = self._changes
-        async with self._database.read() as session:
-            rows = (await session.execute(select(ServerRow))).scalars().all()
-        if self._known is not None and changes != self._changes:
-            return  # A change was made during the read, so these rows may be older than the cache.
-        self._known = {}
-        for row in rows:
-            self._cache_row(row)
-
-    async def declare(
-        self,
-        spec: ServerSpec,
-        owner: str,
-        request_id: str,
-        engine_memory_bytes: int,
-        shared_weights_bytes: int = 0,
-        request_digest: str = "",
-        owner_uid: str = "",
-    ) -> DeclaredServer:
-        """Declare a server. If the owner repeats a request id, return the server that the first request declared.
-
-        `owner_uid` is the user's id, which stays the same if the name changes. Raises REQUEST_ID_REUSED if the first request had another
-        digest.
-        """
-        now = self._clock()
-        row = ServerRow(
-            server_uuid=self._new_id(),
-            model_uuid=spec.model_uuid,
-            spec=spec_json(spec),
-            generation=1,
-            owner=owner,
-            requester=owner_uid or owner,
-            request_id=request_id or None,
-            request_digest=request_digest,
-            engine_memory_bytes=engine_memory_bytes,
-            shared_weights_bytes=shared_weights_bytes,
-            run_state=RunState.AWAKE,
-            removing=False,
-            create_time=now,
-            update_time=now,
-        )
-        try:
-            async with self._database.begin() as session:
-                await self._guard(session)
-                session.add(row)
-        except IntegrityError:
-            async with self._database.read() as session:
-                wanted = (ServerRow.requester == (owner_uid or owner)) & (ServerRow.request_id == request_id)
-                first = (await session.execute(select(ServerRow).where(wanted))).scalar_one_or_none()
-            if first is None:
-                raise
-            row = first
-        self._changes += 1
-        return check_repeated(self._cache_row(row), request_digest)
+class DeclaredStore(ABC):
+    """See the module. All methods belong to one event loop."""
 
     async def requested(
         self, owner: str, request_id: str, request_digest: str, owner_uid: str = ""
     ) -> DeclaredServer | None:
         """Return the server that an earlier request declared; None if there is none. Raises REQUEST_ID_REUSED as `declare` does."""
         wanted = (owner_uid or owner, request_id)
-        found = (each for each in (await self._copy()).values() if (each.requester, each.request_id) == wanted)
+        found = (each for each in (await self._present()).values() if (each.requester, each.request_id) == wanted)
         first = next(found, None)
         return check_repeated(first, request_digest) if first is not None else None
 
@@ -133,11 +39,11 @@ class DeclaredServers:
 
     async def find(self, server_uuid: str) -> DeclaredServer | None:
         """Return one server; None if there is none."""
-        return (await self._copy()).get(server_uuid)
+        return (await self._present()).get(server_uuid)
 
     async def all(self) -> Sequence[DeclaredServer]:
         """Return all servers, oldest first."""
-        return sorted((await self._copy()).values(), key=_order_key)
+        return sorted((await self._present()).values(), key=_order_key)
 
     async def page(self, query: PageQuery, model_uuid: str = "") -> tuple[Sequence[DeclaredServer], str]:
         """Return one page, ordered by creation time and id, and the token of the next page."""
@@ -145,131 +51,50 @@ class DeclaredServers:
         found = [each for each in await self.all() if not model_uuid or model_uuid in needed_models(each.spec)]
         return page.cut([each for each in found if page.after is None or _order_key(each) > page.after], _order_key)
 
-    async def change(
-        self,
-        server_uuid: str,
-        changes: ServerChanges,
-        etag: str,
-        engine_memory_bytes: int,
-        shared_weights_bytes: int = 0,
-    ) -> DeclaredServer:
+    @abstractmethod
+    async def refresh(self) -> None:
+        """Read everything again."""
+
+    @abstractmethod
+    async def declare(self, wanted: Declaration) -> DeclaredServer:
+        """Declare a server. If the requester repeats a request id, return the server that the first request declared.
+
+        Raises REQUEST_ID_REUSED if the first request had another digest.
+        """
+
+    @abstractmethod
+    async def change(self, server_uuid: str, changes: ServerChanges, etag: str, memory: EngineMemory) -> DeclaredServer:
         """Change the fields that are set. Raises SERVER_NOT_FOUND, and ETAG_MISMATCH if the server has changed since it was read.
 
-        A change to the present values does not raise the generation.
+        `memory`: the new estimate; zeros if it stays. A change to the present values does not raise the generation.
         """
-        while True:
-            present = await self.get(server_uuid)
-            if present.removing:
-                raise not_found(server_uuid)
-            check_etag(present.etag, etag)
-            spec = apply_changes(present.spec, changes)
-            before = (present.engine_memory_bytes, present.shared_weights_bytes)
-            memory = (engine_memory_bytes, shared_weights_bytes) if engine_memory_bytes else before
-            if spec == present.spec and memory == before:
-                return present
-            values = {
-                "spec": spec_json(spec),
-                "generation": present.generation + 1,
-                "engine_memory_bytes": memory[0],
-                "shared_weights_bytes": memory[1],
-                "update_time": self._clock(),
-            }
-            if after := await self._update(server_uuid, ServerRow.generation == present.generation, values):
-                return after
-            # Another process changed it in the database.
-            await self.refresh()
 
+    @abstractmethod
     async def set_run_state(self, server_uuid: str, run_state: RunState) -> bool:
         """Set the run state for a caller: it is written before it takes effect. Returns False if it was set already."""
-        async with self._writing:
-            after = await self._update(
-                server_uuid, ServerRow.run_state != run_state, {"run_state": run_state, "update_time": self._clock()}
-            )
-            self._unwritten.pop(server_uuid, None)
-            self._override(server_uuid, run_state)
-        return after is not None
 
+    @abstractmethod
     def decide_run_state(self, server_uuid: str, run_state: RunState, only_from: RunState | None = None) -> bool:
         """Set the run state for the controller itself: it takes effect at once, and `write_decided` writes it.
 
         Returns False if it was set already, if the present state is not `only_from`, or if the server is unknown.
         """
-        present = (self._known or {}).get(server_uuid)
-        if present is None or present.run_state is run_state or only_from not in (None, present.run_state):
-            return False
-        self._unwritten[server_uuid] = run_state
-        self._override(server_uuid, run_state)
-        self._decided.set()
-        return True
 
+    @abstractmethod
     async def write_decided(self) -> None:
         """Wait for decisions of the controller and write them. A decision that cannot be written is kept for the next call."""
-        await self._decided.wait()
-        for server_uuid in list(self._unwritten):
-            async with self._writing:
-                run_state = self._unwritten.get(server_uuid)
-                if run_state is None:
-                    continue
-                values = {"run_state": run_state, "update_time": self._clock()}
-                await self._update(server_uuid, ServerRow.run_state != run_state, values)
-                if self._unwritten.get(server_uuid) is run_state:
-                    del self._unwritten[server_uuid]
-        if not self._unwritten:
-            self._decided.clear()
 
+    @abstractmethod
     async def begin_removal(self, server_uuid: str, etag: str = "") -> None:
         """Mark a server as being removed. Raises SERVER_NOT_FOUND, and ETAG_MISMATCH if the server has changed since it was read."""
-        while True:
-            present = await self.get(server_uuid)
-            check_etag(present.etag, etag)
-            as_read = [~ServerRow.removing, *([ServerRow.generation == present.generation] if etag else [])]
-            values = {"removing": True, "update_time": self._clock()}
-            if await self._update(server_uuid, and_(*as_read), values) or present.removing:
-                return
-            # Another process changed it in the database.
-            await self.refresh()
 
+    @abstractmethod
     async def forget(self, server_uuid: str) -> None:
-        """Delete the row."""
-        async with self._database.begin() as session:
-            await self._guard(session)
-            await session.execute(delete(ServerRow).where(ServerRow.server_uuid == server_uuid))
-        self._changes += 1
-        self._unwritten.pop(server_uuid, None)
-        if self._known is not None:
-            self._known.pop(server_uuid, None)
+        """Delete a removed server whose engines have ended."""
 
-    async def _update(
-        self, server_uuid: str, present: ColumnElement[bool], values: dict[str, object]
-    ) -> DeclaredServer | None:
-        """Change a row if it still equals `present`. Returns None if it does not."""
-        statement = update(ServerRow).where(ServerRow.server_uuid == server_uuid, present).values(values)
-        async with self._database.begin() as session:
-            await self._guard(session)
-            row = (await session.execute(statement.returning(ServerRow))).scalar_one_or_none()
-        if row is None:
-            return None
-        self._changes += 1
-        return self._cache_row(row)
-
-    async def _copy(self) -> dict[str, DeclaredServer]:
-        if self._known is None:
-            await self.refresh()
-        return self._known or {}
-
-    def _cache_row(self, row: ServerRow) -> DeclaredServer:
-        """Put a row into the cache, with the run state that was decided since the row was read."""
-        declared = declared_server(row)
-        if (run_state := self._unwritten.get(row.server_uuid)) is not None:
-            declared = replace(declared, run_state=run_state)
-        if self._known is not None:
-            self._known[row.server_uuid] = declared
-        return declared
-
-    def _override(self, server_uuid: str, run_state: RunState) -> None:
-        if self._known is not None and server_uuid in self._known:
-            self._changes += 1
-            self._known[server_uuid] = replace(self._known[server_uuid], run_state=run_state)
+    @abstractmethod
+    async def _present(self) -> Mapping[str, DeclaredServer]:
+        """Return the cached servers by id."""
 
 
 def _order_key(declared: DeclaredServer) -> tuple[datetime, str]:

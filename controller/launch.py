@@ -65,6 +65,22 @@ def launch_spec(
     )
 
 
+def engine_document(spec: LaunchSpec, listen: str, grace_seconds: float) -> dict[str, object]:
+    """Return the spec that `python -m engine` reads, for an engine that listens on a Unix socket or host:port."""
+    return {
+        "model": spec.model_path,
+        "listen": listen,
+        "alias": spec.alias,
+        "http_threads": spec.http_threads,
+        "model_context": spec.model_context,
+        "parameters": dict(spec.parameters),
+        "files": dict(spec.files),
+        "adapters": dict(spec.adapter_paths),
+        "projector": spec.projector_path or None,
+        "grace_seconds": grace_seconds,
+    }
+
+
 def _essence(spec: ServerSpec, settings: Settings) -> dict[str, object]:
     return {
         "model": spec.model_uuid,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from controller.declared import DeclaredServer
 from controller.model_files import Availability, ModelFile, needed_models
-from controller.plan import Desired, ObservedState
+from controller.observed import Desired, ObservedState
 from controller.runtimes import Engine, EnginePhase, Runtime
 from controller.server_history import ServerHistory
 

@@ -2,9 +2,9 @@
 
 A change of a declaration, of an engine or of a model file, or an acknowledgement of Envoy, adds the server's id to the work queue; so do a
 timer that the last plan set, and a resync of all servers every RESYNC_SECONDS. A worker of the queue then runs `_reconcile`, one straight
-line: store -> `Observer` -> `plan` -> `StartGate` -> `Actuator` -> `Reporter` (Envoy and status). It is level-triggered: the same line
-runs for every cause, so a lost event costs only time, and a restarted controller continues the work of a killed one. The queue never runs
-one server twice at the same time, because two plans from the same state would start an engine twice.
+line: store -> `Observer` -> `plan` (of pods: `plan_workload`) -> `StartGate` -> `Actuator` -> `Reporter` (Envoy and status). It is level-
+triggered: the same line runs for every cause, so a lost event costs only time, and a restarted controller continues the work of a killed
+one. The queue never runs one server twice at the same time, because two plans from the same state would start an engine twice.
 
 Invariant: a server is reported ready only after its endpoints were published to Envoy.
 """
@@ -20,15 +20,17 @@ from controller import launch
 from controller.actions import Decision, FallAsleep, Forget, Locate
 from controller.actuator import Actuator
 from controller.declared import DeclaredServer, RunState, engines_to_run, not_found
-from controller.declared_store import DeclaredServers
+from controller.declared_store import DeclaredStore
 from controller.demand import Demand
 from controller.footprint import Claim
 from controller.model_files import RETRY_SECONDS, needed_models
+from controller.observed import Desired
 from controller.observer import Observer
-from controller.plan import Desired, plan
+from controller.plan import plan
+from controller.plan_workload import plan_workload
 from controller.publication import Publication
 from controller.reporter import Reporter
-from controller.runtimes import EngineLoad, EnginePhase, Runtime
+from controller.runtimes import EngineLoad, Place
 from controller.server_history import ServerHistory, desired_version
 from controller.start_gate import StartGate
 from controller.starts import NotEnoughMemory, StartScheduler
@@ -54,8 +56,8 @@ class Reconciler:
     def __init__(
         self,
         settings: Settings,
-        store: DeclaredServers,
-        runtime: Runtime,
+        store: DeclaredStore,
+        runtime: Place,
         control: ControlPlane,
         statuses: StatusCache,
         demand: Demand | None = None,
@@ -167,7 +169,8 @@ class Reconciler:
         history = self._history(declared.server_uuid)
         desired = self._desired(declared)
         await self._observer.refresh(desired, declared, history)
-        decision = plan(desired, self._observer.state(desired, declared, history))
+        decide = plan_workload if self._runtime.scales else plan
+        decision = decide(desired, self._observer.state(desired, declared, history))
         decision = self._gate.admit(decision, declared, self._observer.engines(declared), history)
         if FallAsleep() in decision.actions and not await self._may_sleep(declared, history):
             self._queue.add(declared.server_uuid)
@@ -189,6 +192,7 @@ class Reconciler:
             removing=declared.removing,
             idle_sleep=declared.spec.idle_sleep.ToMilliseconds() / 1000,
             grace=self._settings.drain_seconds,
+            accepted=declared.verdict.accepted,
         )
 
     async def _may_sleep(self, declared: DeclaredServer, history: ServerHistory) -> bool:
@@ -227,11 +231,7 @@ class Reconciler:
 
     def _end_undeclared(self, server_uuid: str) -> None:
         """End the engines of a server that is not declared."""
-        for engine in self._runtime.engines(server_uuid):
-            if engine.phase is EnginePhase.ENDED:
-                self._runtime.forget(engine.instance)
-            else:
-                self._runtime.stop(engine.instance, self._settings.drain_seconds)
+        self._runtime.end_server(server_uuid, self._settings.drain_seconds)
         if not self._runtime.engines(server_uuid):
             self._forget(server_uuid)
 

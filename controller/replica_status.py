@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from controller.plan import Desired, ObservedEngine, ObservedState
+from controller.observed import Desired, ObservedEngine, ObservedState
 from controller.runtimes import EnginePhase
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Replica
@@ -48,11 +48,13 @@ def _entry(state: ObservedState, observed: ObservedEngine, is_doubtful: bool) ->
         replica_state, message = server_pb2.REPLICA_STATE_READY, history.summary
     elif observed.engine.phase is EnginePhase.READY:
         message = "Envoy has not acknowledged it yet"
+    elif observed.engine.problem:
+        message = observed.engine.problem
     entry = Replica(
         index=observed.engine.replica,
         state=replica_state,
         instance=observed.engine.process,
-        restarts=history.restarts,
+        restarts=history.restarts + observed.engine.restarts,
         message=message,
     )
     entry.start_time.FromDatetime(observed.engine.start_time)

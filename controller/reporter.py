@@ -9,13 +9,14 @@ from datetime import datetime
 
 from controller import launch
 from controller.actions import Decision
+from controller.conditions import MemoryRequirement
 from controller.declared import DeclaredServer
+from controller.observed import Desired, ObservedState
 from controller.observer import Observer, model_names
-from controller.plan import Desired, ObservedState
 from controller.runtimes import Engine
 from controller.server_history import ServerHistory, desired_version
 from controller.starts import StartScheduler
-from controller.status import MemoryRequirement, build_status
+from controller.status import build_status
 from controller.status_cache import StatusCache
 from controller.status_reading import stopped_status
 from controller.xds.clusters import ServerEndpoints

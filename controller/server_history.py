@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from controller.declared import DeclaredServer, RunState
-from controller.plan import ObservedEngine, ObservedState
+from controller.observed import ObservedEngine, ObservedState
 from controller.publication import Publication
 from controller.restarts import STEADY_SECONDS, RestartHistory, after_exit, after_ready, after_steady
 from controller.runtimes import Engine, EngineLoad, EnginePhase

@@ -11,21 +11,18 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from controller import envoy_listeners
 from controller.activity import ActivityPoller
-from controller.declared_store import DeclaredServers
 from controller.demand import Demand
 from controller.limited import LimitedContractReflector
+from controller.machine import MachinePlace, open_machine
 from controller.metrics import ServerMetrics
-from controller.model_files import ModelFiles
-from controller.ownership import Ownership
 from controller.reconcile import Reconciler
 from controller.request_holder import RequestHolder
-from controller.runtimes.process import ProcessRuntime
 from controller.servicer import ControllerServicer
 from controller.signing import SigningKeys
 from controller.status_cache import StatusCache
@@ -34,7 +31,6 @@ from controller.waker import Waker
 from controller.xds.serving import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
-from llamesh.kit.database import open_database
 from llamesh.kit.logs import log
 from llamesh.kit.member_tls import open_member_tls
 from llamesh.kit.reflector import Reflector
@@ -44,6 +40,9 @@ from llamesh.kit.standings import StandingReflector
 from llamesh.names import WAKER
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 
+if TYPE_CHECKING:
+    from controller.kubernetes.cluster import ClusterPlace
+
 _MAX_LISTS_SECONDS = 5.0
 """Longest wait for the lists of ids that Envoy must ask Admission about, in seconds."""
 
@@ -52,26 +51,19 @@ async def run(member: Member) -> None:
     """Serve llamesh.v1.ControllerService, Envoy's control plane and the waker until the member is asked to stop."""
     settings = member.settings
     async with AsyncExitStack() as stack:
-        database = open_database(settings, "controller")
-        stack.push_async_callback(database.close)
-        await member.prepare(database, "controller")
-        ownership = Ownership(member, database)
-        await ownership.acquire()
-        stack.push_async_callback(ownership.close)
         siblings = ("download", "gateway", "contract")
         download, gateway, contract = (channel(settings, name, member.name) for name in siblings)
         for each in (download, gateway, contract):
             stack.push_async_callback(each.close)
-
-        store = DeclaredServers(database, guard=ownership.guard)
         statuses, control, demand = StatusCache(), ControlPlane(), Demand()
-        runtime = ProcessRuntime(settings, models=ModelFiles(download))
-        stack.push_async_callback(runtime.close)
-        reconciler = Reconciler(settings, store, runtime, control, statuses, demand)
+        place = await _open_place(stack, member, download, contract)
+        reconciler = Reconciler(settings, place.store, place.runtime, control, statuses, demand)
+        await place.open(reconciler.changed)
         await reconciler.open()
         # An orderly end of the controller is the end of the mesh on this machine. A killed controller leaves its engines running.
-        stack.push_async_callback(runtime.stop_all, settings.drain_seconds)
+        stack.push_async_callback(place.runtime.stop_all, settings.drain_seconds)
         stack.push_async_callback(reconciler.close)
+        place.start(statuses)
 
         wakes = WakeTasks(reconciler.wake, demand)
         stack.push_async_callback(wakes.close)
@@ -80,7 +72,7 @@ async def run(member: Member) -> None:
         waker = Waker(holder, statuses, settings.socket(WAKER), settings.listens_at(WAKER), tls)
         await waker.start()
         stack.push_async_callback(waker.close)
-        activity = ActivityPoller(statuses, runtime, reconciler)
+        activity = ActivityPoller(statuses, place.runtime, reconciler)
         activity.start()
         stack.push_async_callback(activity.close)
 
@@ -89,13 +81,25 @@ async def run(member: Member) -> None:
         stack.push_async_callback(keys.close)
         await _follow_lists(stack, _reflectors(control, gateway, contract))
 
-        member.metrics.add(ServerMetrics(statuses.all, runtime).read)
+        member.metrics.add(ServerMetrics(statuses.all, place.runtime).read)
         control.add_to(member.server)
-        servicer = ControllerServicer(settings, store, reconciler, statuses, runtime, control)
+        servicer = ControllerServicer(settings, place.store, reconciler, statuses, place.runtime, control)
         add_ControllerServiceServicer_to_server(servicer, member.server)
         member.announce("llamesh.v1.ControllerService")
         await member.serve()
-    ownership.check()
+    place.check()
+
+
+async def _open_place(
+    stack: AsyncExitStack, member: Member, download: grpc.aio.Channel, contract: grpc.aio.Channel
+) -> MachinePlace | ClusterPlace:
+    """Open the place where engines run, with its store of declared servers."""
+    if member.settings.runtime == "process":
+        return await open_machine(stack, member, download)
+    # The package `kubernetes` is an extra.
+    from controller.kubernetes.cluster import open_cluster
+
+    return await open_cluster(stack, member.settings, download, contract)
 
 
 def _take_keys(control: ControlPlane, settings: Settings, jwks: str) -> None:

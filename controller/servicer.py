@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from controller.capacity import capacity
-from controller.declared import DeclaredServer, RunState
-from controller.declared_store import DeclaredServers
+from controller.declared import Declaration, DeclaredServer, EngineMemory, RunState
+from controller.declared_store import DeclaredStore
 from controller.footprint import freed, released
 from controller.reconcile import Reconciler
 from controller.runtimes import EnginePhase, Runtime
@@ -45,7 +45,7 @@ class ControllerServicer(ControllerServiceServicer):
     def __init__(
         self,
         settings: Settings,
-        store: DeclaredServers,
+        store: DeclaredStore,
         reconciler: Reconciler,
         statuses: StatusCache,
         runtime: Runtime,
@@ -61,15 +61,15 @@ class ControllerServicer(ControllerServiceServicer):
 
     async def DeclareServer(self, request: pb.DeclareServerRequest, context: Context) -> Server:
         """Declare a server."""
-        declared = await self._store.declare(
+        wanted = Declaration(
             request.spec,
             request.owner,
+            EngineMemory(request.engine_memory_bytes, request.shared_weights_bytes),
             request.request_id,
-            request.engine_memory_bytes,
-            request.shared_weights_bytes,
             request.request_digest,
             request.owner_uid,
         )
+        declared = await self._store.declare(wanted)
         return await self._routed(declared, context)
 
     async def FindRequestedServer(self, request: pb.FindRequestedServerRequest, context: Context) -> Server:
@@ -96,13 +96,8 @@ class ControllerServicer(ControllerServiceServicer):
 
     async def UpdateDeclaredServer(self, request: pb.UpdateDeclaredServerRequest, context: Context) -> Server:
         """Change the fields that the request sets."""
-        declared = await self._store.change(
-            request.server_uuid,
-            request.changes,
-            request.etag,
-            request.engine_memory_bytes,
-            request.shared_weights_bytes,
-        )
+        memory = EngineMemory(request.engine_memory_bytes, request.shared_weights_bytes)
+        declared = await self._store.change(request.server_uuid, request.changes, request.etag, memory)
         if request.changes.HasField("model_name"):
             return await self._routed(declared, context)
         return self._changed(declared)

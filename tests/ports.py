@@ -18,8 +18,9 @@ _BLOCK = 200
 """Ports of a block: more than a module of tests needs at once."""
 _BLOCKS = (LAST - FIRST + 1) // _BLOCK
 
-_reservations: dict[int, socket.socket] = {}
-"""A UDP socket at the first number of each block of this process. The system closes it when the process ends, however it ends."""
+_reservations: dict[int, int] = {}
+"""The descriptor of a UDP socket at the first number of each block of this process. The system closes it when the process ends, however it
+ends; a socket object would warn at the end of the interpreter that nobody has closed it."""
 
 
 def _candidates() -> Iterator[int]:
@@ -39,7 +40,7 @@ def _reserve() -> int:
         except OSError:
             reservation.close()
             continue
-        _reservations[first] = reservation
+        _reservations[first] = reservation.detach()
         return first
     return 0
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from llamesh.kit.errors import component_not_ready
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 
 NAMES = ("ada", "admin", "bob", "cyn", "eve", "root")
@@ -28,6 +29,7 @@ class FakeStandings(gateway_pb2_grpc.StandingServiceServicer):
         """What CountContractUsers says; None: what is true of the users here."""
         self.before_count: Callable[[], Awaitable[None]] | None = None
         """What happens before CountContractUsers is answered."""
+        self._away = False
         self._queues: list[asyncio.Queue[gateway_pb2.WatchStandingsResponse]] = []
 
     def put(self, username: str, **fields: Any) -> None:
@@ -50,19 +52,32 @@ class FakeStandings(gateway_pb2_grpc.StandingServiceServicer):
         told = gateway_pb2.Standing(uid=gone.uid, deleted=True)
         self._tell(gateway_pb2.WatchStandingsResponse(users=[told], ended=[f"{gone.uid}:{gone.standing}"]))
 
+    def go_away(self) -> None:
+        """End all watches, and refuse every later one, with all users removed meanwhile."""
+        self.users.clear()
+        self._away = True
+        self._tell(gateway_pb2.WatchStandingsResponse())
+
     def _tell(self, message: gateway_pb2.WatchStandingsResponse) -> None:
         for queue in self._queues:
             queue.put_nowait(message)
 
     async def WatchStandings(self, request: Any, context: Any) -> AsyncIterator[gateway_pb2.WatchStandingsResponse]:
+        self._refuse_if_away()
         queue: asyncio.Queue[gateway_pb2.WatchStandingsResponse] = asyncio.Queue()
         self._queues.append(queue)
         try:
             yield gateway_pb2.WatchStandingsResponse(users=self.users.values(), synced=True)
             while True:
-                yield await queue.get()
+                message = await queue.get()
+                self._refuse_if_away()
+                yield message
         finally:
             self._queues.remove(queue)
+
+    def _refuse_if_away(self) -> None:
+        if self._away:
+            raise component_not_ready("gateway")
 
     async def CountContractUsers(self, request: Any, context: Any) -> gateway_pb2.CountContractUsersResponse:
         if self.before_count is not None:

@@ -12,17 +12,24 @@ PARAMETERS = ROOT / "llamesh" / "v1" / "parameters.json"
 
 
 def comments_of(file: str) -> dict[str, str]:
-    """Return the comment above each field and value of a contract, on one line."""
+    """Return the comment above each field and value of a contract, on one line, by its name.
+
+    Several messages may have a field of one name; the key "Message.field" is that of one message, "field" that of the first.
+    """
     found: dict[str, str] = {}
     block: list[str] = []
+    message = ""
     for line in (PROTO / file).read_text(encoding="utf-8").splitlines():
         text = line.strip()
         if text.startswith("//"):
             block.append(text.removeprefix("//").strip())
             continue
         words = text.split("=")[0].split()
-        if words and "=" in text and not text.startswith("("):
+        if line.startswith(("message ", "enum ")):
+            message = words[1]
+        elif words and "=" in text and not text.startswith("("):
             found.setdefault(words[-1], " ".join(block))
+            found.setdefault(f"{message}.{words[-1]}", " ".join(block))
         block = []
     return found
 

@@ -9,7 +9,8 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from buf.validate import validate_pb2
 from llamesh.cli.manifest.kinds import API_VERSION, SPECS
-from llamesh.cli.manifest.spec import DURATION, enum_words
+from llamesh.cli.manifest.spec import DURATION
+from llamesh.enum_words import enum_words
 from llamesh.runtime_parameters import about
 from tools.comments import ROOT
 

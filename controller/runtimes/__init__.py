@@ -9,7 +9,7 @@ import enum
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from controller.model_files import ModelFile
 from llamesh.kit.machine_memory import MachineMemory
@@ -76,6 +76,14 @@ class Engine:
     liveness: Liveness = Liveness.ALIVE
     liveness_message: str = ""
     """Why the engine is not ALIVE, for people."""
+    admitted: bool = True
+    """Whether the cluster has been told that the engine gets requests; true where there is no cluster."""
+    restarts: int = 0
+    """Times that the cluster has started the engine again."""
+    problem_reason: str = ""
+    """Why an engine that should start does not, in CamelCase; empty if nothing speaks against it."""
+    problem: str = ""
+    """The same for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,7 @@ class EngineLoad:
 
 
 class Runtime(Protocol):
-    """The place where engines run, as the reconciler uses it: the processes of this machine, or pods of a cluster."""
+    """What all places where engines run have in common: an `EngineRuntime` and a `WorkloadRuntime`."""
 
     async def open(self, on_change: Callable[[str], None], on_model_change: Callable[[str], None]) -> None:
         """Adopt the running engines. Afterwards call `on_change(server_uuid)` and `on_model_change(model_uuid)` on every change."""
@@ -140,14 +148,11 @@ class Runtime(Protocol):
     def engines(self, server_uuid: str) -> Sequence[Engine]:
         """Return a server's engines, including those that ended and were not forgotten."""
 
-    async def start(self, spec: LaunchSpec) -> None:
-        """Start an engine and return before it is ready. Never fails: an engine that cannot be started shows as ENDED."""
-
-    def stop(self, instance: str, grace: float) -> None:
-        """Stop an engine, by force after `grace` seconds. Returns at once; idempotent."""
-
     def forget(self, instance: str) -> None:
         """Remove the record and the files of an ended engine."""
+
+    def end_server(self, server_uuid: str, grace: float) -> None:
+        """Stop the engines of a server that is not declared, by force after `grace` seconds. Returns at once; idempotent."""
 
     async def load(self, instance: str) -> EngineLoad | None:
         """Return the load of an engine; None if it does not answer."""
@@ -160,3 +165,31 @@ class Runtime(Protocol):
 
     def drop_logs(self, server_uuid: str) -> None:
         """Remove the logs of a removed server."""
+
+
+class EngineRuntime(Runtime, Protocol):
+    """A place where the controller starts and stops each engine: the processes of this machine."""
+
+    scales: Literal[False]
+
+    async def start(self, spec: LaunchSpec) -> None:
+        """Start an engine and return before it is ready. Never fails: an engine that cannot be started shows as ENDED."""
+
+    def stop(self, instance: str, grace: float) -> None:
+        """Stop an engine, by force after `grace` seconds. Returns at once; idempotent."""
+
+
+class WorkloadRuntime(Runtime, Protocol):
+    """A place that keeps a number of engines running and replaces them one after the other: the Deployments of a cluster."""
+
+    scales: Literal[True]
+
+    async def scale(self, spec: LaunchSpec, replicas: int, memory_bytes: int) -> None:
+        """Let this number of engines run with a spec. `memory_bytes`: what one is expected to take; 0 if unknown. Idempotent."""
+
+    async def admit(self, instance: str) -> None:
+        """Tell the place that an engine gets requests, so that an old one may leave. Idempotent."""
+
+
+Place = EngineRuntime | WorkloadRuntime
+"""Where engines run. `scales` says which of both it is."""

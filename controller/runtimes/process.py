@@ -16,9 +16,11 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Literal
 
 from google.protobuf import json_format
 
+from controller.launch import engine_document
 from controller.model_files import Availability, ModelFile, ModelFiles
 from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec, probe
 from controller.runtimes.backlogs import Backlogs
@@ -49,6 +51,8 @@ PROBE_SECONDS = 1.0
 
 class ProcessRuntime:
     """Runtime of the engines of this machine. All methods belong to one event loop."""
+
+    scales: Literal[False] = False
 
     def __init__(
         self,
@@ -157,6 +161,14 @@ class ProcessRuntime:
         if engine := self._engines.get(instance):
             engine.stop(grace)
 
+    def end_server(self, server_uuid: str, grace: float) -> None:
+        """Stop the engines of a server that is not declared, and forget those that have ended."""
+        for engine in self.engines(server_uuid):
+            if engine.phase is EnginePhase.ENDED:
+                self.forget(engine.instance)
+            else:
+                self.stop(engine.instance, grace)
+
     def forget(self, instance: str) -> None:
         """Remove the record and the files of an ended engine."""
         engine = self._engines.get(instance)
@@ -248,16 +260,7 @@ class ProcessRuntime:
 
     def _document(self, instance: str, spec: LaunchSpec) -> dict[str, object]:
         return {
-            "model": spec.model_path,
-            "listen": str(self._records.socket(instance)),
-            "alias": spec.alias,
-            "http_threads": spec.http_threads,
-            "model_context": spec.model_context,
-            "parameters": dict(spec.parameters),
-            "files": dict(spec.files),
-            "adapters": dict(spec.adapter_paths),
-            "projector": spec.projector_path or None,
-            "grace_seconds": self._grace,
+            **engine_document(spec, str(self._records.socket(instance)), self._grace),
             "state_file": str(self._records.state(instance)),
             "hand_over": str(self._records.hand_over(instance)),
         }

@@ -72,6 +72,7 @@ def describe(server: ServerOrModel, *, output: Output = "table") -> None:
 
 def _describe_model(mesh: Client, name: str, output: Output, servers: Sequence[Server]) -> None:
     """Show everything about the model that a name names. CommandError if it names neither a server nor a model."""
+    from llamesh.cli.downloads import refuse_undownloaded
     from llamesh.cli.models import MODEL
     from llamesh.client import errors
 
@@ -81,6 +82,7 @@ def _describe_model(mesh: Client, name: str, output: Output, servers: Sequence[S
         found = mesh.models.get(resolve(name, pairs))
     except errors.ModelNotFound:
         refuse_unfetched(mesh, name)
+        refuse_undownloaded(mesh, name)
         pairs += [(item.server_uuid, item.model_name) for item in servers]
         refuse_near(name, pairs, "server and no model")
         hint = "`llamesh status` lists the servers, `llamesh models` the models"

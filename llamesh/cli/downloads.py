@@ -11,6 +11,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed, left, percent
+from llamesh.cli.remedies import remedy_for
 from llamesh.model_addresses import is_address
 
 if TYPE_CHECKING:
@@ -33,6 +34,14 @@ def _done(download: Download) -> str:
     return f"{percent(download)}% of {size(download.bytes_total)}"
 
 
+def remedy_of(download: Download) -> str:
+    """Return what to do about a download that has failed, as for an error that a call gives; "" for every other download."""
+    if _state(download) != "FAILED":
+        return ""
+    known = {"modelUuid": download.model_uuid, "source": download.source}
+    return remedy_for(download.error.reason, known, download.error.remedy)
+
+
 DOWNLOAD = (
     Column("MODEL", lambda download: download.model_uuid),
     Column("STATE", _state),
@@ -40,6 +49,7 @@ DOWNLOAD = (
     Column("RATE", lambda download: f"{size(download.bytes_per_second)}/s" if download.bytes_per_second else ""),
     Column("LEFT", left),
     Column("WHY", lambda download: download.error.message, below=True),
+    Column("HINT", remedy_of, below=True),
     Column("SOURCE", lambda download: download.source, wide=True),
     Column("STARTED", lambda download: when(download.create_time), wide=True),
 )
@@ -150,3 +160,21 @@ def _meant(mesh: Client, name: str) -> str:
     if any(meant == uuid for uuid, _ in downloads):
         return meant
     return find_id(name, [pair for model in mesh.models.list() for pair in names_of(model)] + downloads, "download")
+
+
+def refuse_undownloaded(mesh: Client, name: str) -> None:
+    """Refuse the id or name of a model whose download has brought nothing yet, with its state, its reason and its remedy."""
+    from llamesh.client.errors import MeshError
+
+    try:
+        found = next((item for item in mesh.models.downloads() if name in (item.model_uuid, item.name)), None)
+    except MeshError:
+        # The caller may not list them.
+        return
+    if found is not None:
+        raise CommandError(
+            f"the model {text(name)} is not there: its download is {_state(found)}",
+            parts=[text(found.error.message)] if found.error.message else (),
+            hint=remedy_of(found) or "`llamesh downloads` lists the downloads",
+            code=Exit.NOT_FOUND,
+        )

@@ -1,6 +1,6 @@
 """The table of settings: name, type, bounds, default and description of each. `config_models.py` has those of
-models, `config_quant.py` those of the engine of quantisation jobs, `config_members.py` those of members on TCP; `config_loading.py` reads
-all.
+models, `config_quant.py` those of the engine of quantisation jobs, `config_kubernetes.py` those of engines on Kubernetes,
+`config_members.py` those of members on TCP; `config_loading.py` reads all.
 
 Names without prefix are those of the reference deployment, or of Hugging Face's own programs, and keep their meaning; all others begin
 with LLAMESH_.
@@ -19,6 +19,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from llamesh.addresses import LOCALHOST, read_bind
 from llamesh.home_files import MIN_SECRET_LENGTH
 from llamesh.kit import limits
+from llamesh.kit.config_kubernetes import KubernetesSettings
 from llamesh.kit.config_members import MemberSettings
 from llamesh.kit.config_models import ModelSettings
 from llamesh.kit.config_quant import QuantEngineSettings
@@ -32,7 +33,7 @@ MIN_ROTATION_DAYS = 1 / 24
 """Verifiers get each key pair until its last token has expired; a shorter rotation would make their number unbounded."""
 
 
-class Settings(ModelSettings, QuantEngineSettings, MemberSettings):
+class Settings(ModelSettings, QuantEngineSettings, KubernetesSettings, MemberSettings):
     """All settings. Raises pydantic.ValidationError, which names the setting, if a value is invalid."""
 
     # With populate_by_name, the name of a field is read from the environment too; the prefix prevents that HOME sets `home`.

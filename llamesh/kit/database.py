@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +53,8 @@ MIGRATION_SECONDS = 120.0
 
 SQLITE_SHARE = 2.0
 """Factor of the deadline of a SQLite operation: once for the lock, once for the queue of this process's transactions."""
+
+Guard = Callable[[AsyncSession], Awaitable[None]]
 
 NAMING = {
     "ix": "ix_%(column_0_label)s",
@@ -112,19 +114,24 @@ class Database:
         self._migrations = migrations or writer.engine
         self._identity: tuple[int, int] | None = None
         self._waiting_for_tables = False
+        self._guard: Guard | None = None
 
     @property
     def engine(self) -> AsyncEngine:
         """SQLAlchemy's engine, for tools and tests."""
         return self._writer.engine
 
+    def guard_with(self, guard: Guard) -> None:
+        """Call `guard` first in every later transaction. It raises if this process may no longer write (`Lease.guard`)."""
+        self._guard = guard
+
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncSession]:
+    async def begin(self, *, guarded: bool = True) -> AsyncIterator[AsyncSession]:
         """Open a session in one transaction, to write or to read rows that belong together. Commits at the end, rolls back on an error.
 
         SQLite runs one transaction at a time. On PostgreSQL, lock the rows that a decision depends on (`with_for_update()`).
         If the caller is cancelled, the transaction is rolled back before this ends, or the commit had begun and the transaction may have
-        happened. A connection whose statement was cancelled is closed.
+        happened. A connection whose statement was cancelled is closed. Without `guarded` the guard is not called.
 
         Raises:
             MeshError: COMPONENT_UNAVAILABLE if the database does not answer, is locked or too slow; after a failed commit the transaction
@@ -134,6 +141,8 @@ class Database:
         """
         self._admit()
         async with self._bounded(self._writer.turns), self._writer.sessions() as session, session.begin():
+            if guarded and self._guard is not None:
+                await self._guard(session)
             yield session
 
     @asynccontextmanager

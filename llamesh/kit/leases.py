@@ -6,7 +6,7 @@ owner, it calls `on_lost`, once, and the member ends. All times are from the dat
 restarted owner has the same id and takes its lease back at once. A service with a SQLite file needs no lease: `ownership` is enough.
 
 Invariant: only the owner writes in a transaction that called `guard`. An owner that was frozen or cut off, and has lost its lease without
-noticing, therefore writes nothing.
+noticing, therefore writes nothing, also after its successor has ended: the lease has another generation then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, String, case, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, String, and_, case, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, mapped_column
@@ -67,6 +67,8 @@ class Lease:
         self._on_lost = on_lost
         self._sleep = sleep
         self._lost = False
+        self._generation: int | None = None
+        """The generation that this process has taken; None if it has none."""
         # A longer backoff could outlast the lease and lose it after a short outage.
         self._renewing = BackgroundTask(
             f"renew the lease {name}", self._renew, report_failure, every=RENEW_SECONDS, longest=RENEW_SECONDS
@@ -98,24 +100,28 @@ class Lease:
         """Stop renewing; with `release` the lease expires at once."""
         await self._renewing.close()
         if release and not self._lost:
-            mine = (LeaseRow.name == self._name) & (LeaseRow.owner_id == self._owner.id)
+            ended = update(LeaseRow).where(self._mine).values(expires_at=moment(self._database))
             try:
-                async with self._database.begin() as session:
-                    await session.execute(update(LeaseRow).where(mine).values(expires_at=moment(self._database)))
+                async with self._database.begin(guarded=False) as session:
+                    await session.execute(ended)
             except Exception as error:
                 report_failure(f"release the lease {self._name}", error)
 
     async def guard(self, session: AsyncSession) -> None:
         """Raise COMPONENT_UNAVAILABLE unless this process is the owner. The owner cannot change before the transaction ends."""
-        owner = await session.scalar(
-            select(LeaseRow.owner_id).where(LeaseRow.name == self._name).with_for_update(read=True)
-        )
-        if owner != self._owner.id:
+        query = select(LeaseRow.generation).where(self._mine).with_for_update(read=True)
+        if await session.scalar(query) is None:
             raise MeshError(
                 Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
                 f"another mesh has taken over the role {self._name} on this database",
                 {"component": self._name},
             )
+
+    @property
+    def _mine(self) -> ColumnElement[bool]:
+        """The row, if no other owner has had the lease since this process took it."""
+        same = and_(LeaseRow.name == self._name, LeaseRow.owner_id == self._owner.id)
+        return and_(same, LeaseRow.generation == self._generation)
 
     async def _take(self) -> bool:
         new = {
@@ -132,10 +138,11 @@ class Lease:
                 set_={**new, "generation": LeaseRow.generation + case((mine, 0), else_=1)},
                 where=or_(mine, LeaseRow.expires_at < moment(self._database)),
             )
-            .returning(LeaseRow.name)
+            .returning(LeaseRow.generation)
         )
-        async with self._database.begin() as session:
-            return (await session.execute(taken)).first() is not None
+        async with self._database.begin(guarded=False) as session:
+            self._generation = await session.scalar(taken)
+        return self._generation is not None
 
     async def _present(self) -> tuple[str, datetime]:
         async with self._database.read() as session:
@@ -144,7 +151,12 @@ class Lease:
             return words, expires_at
 
     async def _renew(self) -> None:
-        if not self._lost and not await self._take():
+        if self._lost:
+            return
+        renewed = update(LeaseRow).where(self._mine).values(expires_at=moment(self._database, LEASE_SECONDS))
+        async with self._database.begin(guarded=False) as session:
+            kept = await session.scalar(renewed.returning(LeaseRow.name)) is not None
+        if not kept:
             words, _ = await self._present()
             self._lost = True
             self._on_lost(words)

@@ -29,6 +29,7 @@ CALLS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ENVOY: (_ANY,),
         GATEWAY: ("Check", "GetContract"),
         DOWNLOAD: ("EstimateMemory",),
+        CONTROLLER: ("CheckDeclaredServer",),
     },
     "llamesh.v1.AdmissionService": {
         GATEWAY: ("Grant", "WatchRevocations"),

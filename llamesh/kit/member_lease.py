@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from llamesh.kit.database import Database
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from llamesh.kit.database import Database, Guard
 from llamesh.kit.leases import Lease, LeaseHeldError
 from llamesh.kit.ownership import Owner
 from llamesh.kit.serving import Member, StartRefused
@@ -20,13 +22,13 @@ async def member_lease(
     refusal: Callable[[object], str],
     *,
     release: bool = True,
-) -> AsyncIterator[None]:
-    """Hold a lease. `refusal` makes the message of StartRefused from the description of another owner.
+) -> AsyncIterator[Guard]:
+    """Hold a lease, and yield its guard. `refusal` makes the message of StartRefused from the description of another owner.
 
     `release` releases the lease at the end, so that others may take it at once. On SQLite no lease is needed.
     """
     if database.schema is None:
-        yield
+        yield _unguarded
         return
     successors: list[str] = []
 
@@ -41,8 +43,12 @@ async def member_lease(
         raise StartRefused(refusal(held)) from held
     lease.start()
     try:
-        yield
+        yield lease.guard
     finally:
         await lease.close(release=release)
     if successors:
         raise StartRefused(refusal(successors[0]))
+
+
+async def _unguarded(_: AsyncSession) -> None:
+    """Allow every transaction."""

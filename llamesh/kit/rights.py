@@ -75,6 +75,11 @@ class Rights:
         return self._changed
 
     @property
+    def knows_users(self) -> bool:
+        """Whether the list of users has arrived."""
+        return self._users is not None
+
+    @property
     def users(self) -> Collection[UserRights]:
         """All known users."""
         return (self._users or {}).values()

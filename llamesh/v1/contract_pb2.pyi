@@ -103,6 +103,31 @@ class CheckRequest(google.protobuf.message.Message):
 Global___CheckRequest: typing_extensions.TypeAlias = CheckRequest
 
 @typing.final
+class CheckDeclaredServerRequest(google.protobuf.message.Message):
+    """Request of CheckDeclaredServer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHECK_FIELD_NUMBER: builtins.int
+    SUBJECT_FIELD_NUMBER: builtins.int
+    subject: builtins.str
+    """Who declared it, for the record: the owner, or "kubernetes:" with namespace and name of the object."""
+    @property
+    def check(self) -> Global___CheckRequest:
+        """What is declared. `serve` is ignored."""
+
+    def __init__(
+        self,
+        *,
+        check: Global___CheckRequest | None = ...,
+        subject: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["check", b"check"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["check", b"check", "subject", b"subject"]) -> None: ...
+
+Global___CheckDeclaredServerRequest: typing_extensions.TypeAlias = CheckDeclaredServerRequest
+
+@typing.final
 class EstimateMemoryRequest(google.protobuf.message.Message):
     """Request of EstimateMemory."""
 

@@ -41,6 +41,11 @@ class ContractServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_contract__pb2.CheckRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_contract__pb2.CheckResponse.FromString,
                 _registered_method=True)
+        self.CheckDeclaredServer = channel.unary_unary(
+                '/llamesh.v1.ContractService/CheckDeclaredServer',
+                request_serializer=llamesh_dot_v1_dot_contract__pb2.CheckDeclaredServerRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_contract__pb2.CheckResponse.FromString,
+                _registered_method=True)
         self.EstimateMemory = channel.unary_unary(
                 '/llamesh.v1.ContractService/EstimateMemory',
                 request_serializer=llamesh_dot_v1_dot_contract__pb2.EstimateMemoryRequest.SerializeToString,
@@ -115,6 +120,13 @@ class ContractServiceServicer(object):
     def Check(self, request, context):
         """Says whether a server would be allowed and what it would take, without starting anything. Never an error for a refusal:
         the answer says why. Malformed parameters are an error. The decision is recorded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckDeclaredServer(self, request, context):
+        """The same for a server that was declared without a call: a ModelServe object of Kubernetes. The decision is recorded as "serve".
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,6 +231,11 @@ def add_ContractServiceServicer_to_server(servicer, server):
                     request_deserializer=llamesh_dot_v1_dot_contract__pb2.CheckRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_contract__pb2.CheckResponse.SerializeToString,
             ),
+            'CheckDeclaredServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckDeclaredServer,
+                    request_deserializer=llamesh_dot_v1_dot_contract__pb2.CheckDeclaredServerRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_contract__pb2.CheckResponse.SerializeToString,
+            ),
             'EstimateMemory': grpc.unary_unary_rpc_method_handler(
                     servicer.EstimateMemory,
                     request_deserializer=llamesh_dot_v1_dot_contract__pb2.EstimateMemoryRequest.FromString,
@@ -312,6 +329,33 @@ class ContractService(object):
             target,
             '/llamesh.v1.ContractService/Check',
             llamesh_dot_v1_dot_contract__pb2.CheckRequest.SerializeToString,
+            llamesh_dot_v1_dot_contract__pb2.CheckResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckDeclaredServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.ContractService/CheckDeclaredServer',
+            llamesh_dot_v1_dot_contract__pb2.CheckDeclaredServerRequest.SerializeToString,
             llamesh_dot_v1_dot_contract__pb2.CheckResponse.FromString,
             options,
             channel_credentials,

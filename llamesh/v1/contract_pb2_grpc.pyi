@@ -42,6 +42,22 @@ _ContractServiceCheckType = typing_extensions.TypeVar(
     ],
 )
 
+_ContractServiceCheckDeclaredServerType = typing_extensions.TypeVar(
+    '_ContractServiceCheckDeclaredServerType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.contract_pb2.CheckDeclaredServerRequest,
+        llamesh.v1.contract_pb2.CheckResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.contract_pb2.CheckDeclaredServerRequest,
+        llamesh.v1.contract_pb2.CheckResponse,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.contract_pb2.CheckDeclaredServerRequest,
+        llamesh.v1.contract_pb2.CheckResponse,
+    ],
+)
+
 _ContractServiceEstimateMemoryType = typing_extensions.TypeVar(
     '_ContractServiceEstimateMemoryType',
     grpc.UnaryUnaryMultiCallable[
@@ -250,13 +266,17 @@ _ContractServiceGetDecisionType = typing_extensions.TypeVar(
     ],
 )
 
-class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractServiceEstimateMemoryType, _ContractServiceGetPolicyType, _ContractServiceCreateContractType, _ContractServiceListContractsType, _ContractServiceGetContractType, _ContractServiceUpdateContractType, _ContractServiceDeleteContractType, _ContractServiceCreateKeyType, _ContractServiceListKeysType, _ContractServiceRevokeKeyType, _ContractServiceListUsageType, _ContractServiceListDecisionsType, _ContractServiceGetDecisionType]):
+class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractServiceCheckDeclaredServerType, _ContractServiceEstimateMemoryType, _ContractServiceGetPolicyType, _ContractServiceCreateContractType, _ContractServiceListContractsType, _ContractServiceGetContractType, _ContractServiceUpdateContractType, _ContractServiceDeleteContractType, _ContractServiceCreateKeyType, _ContractServiceListKeysType, _ContractServiceRevokeKeyType, _ContractServiceListUsageType, _ContractServiceListDecisionsType, _ContractServiceGetDecisionType]):
     """Policy, resource contracts, keys, usage and the record of decisions."""
 
     @typing.overload
     def __init__(self: ContractServiceStub[
         grpc.UnaryUnaryMultiCallable[
             llamesh.v1.contract_pb2.CheckRequest,
+            llamesh.v1.contract_pb2.CheckResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.contract_pb2.CheckDeclaredServerRequest,
             llamesh.v1.contract_pb2.CheckResponse,
         ],
         grpc.UnaryUnaryMultiCallable[
@@ -320,6 +340,10 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
             llamesh.v1.contract_pb2.CheckResponse,
         ],
         grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.contract_pb2.CheckDeclaredServerRequest,
+            llamesh.v1.contract_pb2.CheckResponse,
+        ],
+        grpc.aio.UnaryUnaryMultiCallable[
             llamesh.v1.contract_pb2.EstimateMemoryRequest,
             llamesh.v1.server_pb2.MemoryEstimate,
         ],
@@ -378,6 +402,9 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
     the answer says why. Malformed parameters are an error. The decision is recorded.
     """
 
+    CheckDeclaredServer: _ContractServiceCheckDeclaredServerType
+    """The same for a server that was declared without a call: a ModelServe object of Kubernetes. The decision is recorded as "serve"."""
+
     EstimateMemory: _ContractServiceEstimateMemoryType
     """What an engine of a model would take with default parameters. Unlike Check, records nothing."""
 
@@ -420,6 +447,10 @@ class ContractServiceStub(typing.Generic[_ContractServiceCheckType, _ContractSer
 ContractServiceAsyncStub: typing_extensions.TypeAlias = ContractServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
         llamesh.v1.contract_pb2.CheckRequest,
+        llamesh.v1.contract_pb2.CheckResponse,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.contract_pb2.CheckDeclaredServerRequest,
         llamesh.v1.contract_pb2.CheckResponse,
     ],
     grpc.aio.UnaryUnaryMultiCallable[
@@ -488,6 +519,14 @@ class ContractServiceServicer(metaclass=abc.ABCMeta):
         """Says whether a server would be allowed and what it would take, without starting anything. Never an error for a refusal:
         the answer says why. Malformed parameters are an error. The decision is recorded.
         """
+
+    @abc.abstractmethod
+    def CheckDeclaredServer(
+        self,
+        request: llamesh.v1.contract_pb2.CheckDeclaredServerRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.contract_pb2.CheckResponse, collections.abc.Awaitable[llamesh.v1.contract_pb2.CheckResponse]]:
+        """The same for a server that was declared without a call: a ModelServe object of Kubernetes. The decision is recorded as "serve"."""
 
     @abc.abstractmethod
     def EstimateMemory(

@@ -1001,7 +1001,9 @@ class Server(google.protobuf.message.Message):
 
     @property
     def conditions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Condition]:
-        """Conditions, each with a status and a reason. Types: Ready, Progressing, ModelAvailable, FitsMemory, Routable."""
+        """Conditions, each with a status and a reason. Types: Ready, Available, Progressing, Accepted, ModelReady,
+        FitsMemory, Routable.
+        """
 
     @property
     def replica_statuses(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Replica]:

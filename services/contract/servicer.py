@@ -63,6 +63,17 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
     async def Check(self, request: contract_pb2.CheckRequest, context: Any) -> contract_pb2.CheckResponse:  # noqa: N802
         """See contract.proto."""
         identity = caller()
+        return await self._checked(request, identity.subject, identity.contract_id, serve=request.serve)
+
+    async def CheckDeclaredServer(  # noqa: N802
+        self, request: contract_pb2.CheckDeclaredServerRequest, context: Any
+    ) -> contract_pb2.CheckResponse:
+        """See contract.proto."""
+        return await self._checked(request.check, request.subject, "", serve=True)
+
+    async def _checked(
+        self, request: contract_pb2.CheckRequest, subject: str, contract_id: str, *, serve: bool
+    ) -> contract_pb2.CheckResponse:
         parameters = read_parameters(request)
         proposed = ProposedServer(
             request.model_uuid,
@@ -70,9 +81,9 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             parameters,
             request.namespace or DEFAULT_NAMESPACE,
             request.replaces_server_uuid,
-            request.serve,
+            serve,
         )
-        result = await self._checker.check(proposed, identity.subject, identity.contract_id)
+        result = await self._checker.check(proposed, subject, contract_id)
         return contract_pb2.CheckResponse(
             allowed=not result.refusals,
             refusals=[refusal_message(refusal) for refusal in result.refusals],

@@ -55,6 +55,10 @@ class RetryBackoffs:
         room = self._of_room[attempt] - self.clock() if attempt in self._of_room else 0.0
         return max(store.seconds_left() if store else 0.0, source.seconds_left() if source else 0.0, room)
 
+    def retries(self, attempt: TransferAttempt) -> bool:
+        """Return whether an attempt has failed because of its source or the store, and is tried again for a bounded time."""
+        return attempt in self.of_store or attempt in self.of_source
+
     def attempts(self) -> Set[TransferAttempt]:
         """Return all attempts that have failed at least once or wait for room."""
         return self.of_store.keys() | self.of_source.keys() | self.unsized_bytes.keys() | self._of_room.keys()

@@ -1,13 +1,17 @@
 """Chooses the transfers that begin next. No I/O.
 
+Of the transfers of one source one runs at a time. Once it has succeeded, the store has the bytes, and the next one fetches nothing
+(`present_objects`); if it ends otherwise, the next one fetches them itself.
+
 Invariant: the transfers of one user never have all slots, so slow downloads of one user do not stop those of others. A free slot goes to
-the user who has the fewest, and among the transfers of equal users to the one that was requested first.
+the user who has the fewest, and among the transfers of equal users to the one that was requested first. A transfer waits for another one of
+its source only if that one runs, or tries again after a failure, which is bounded: never for one that waits for a slot or for room.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from services.download.tables import TransferRow
 
@@ -18,10 +22,10 @@ MAX_OF_USER = MAX_RUNNING - 1
 
 
 def next_transfers(waiting: Sequence[TransferRow], running: Iterable[str], free: int) -> list[TransferRow]:
-    """Return the transfers that get the `free` slots.
+    """Return the transfers that get the `free` slots, of one source at most one.
 
     Args:
-        waiting: the transfers that may begin, by time of request.
+        waiting: the transfers that may begin (see `without_fetched`), by time of request.
         running: the user of each running transfer; transfers whose user is unknown count as those of one user.
         free: number of slots without a transfer.
     """
@@ -33,7 +37,35 @@ def next_transfers(waiting: Sequence[TransferRow], running: Iterable[str], free:
             break
         # min returns the first of equal rows, which was requested first.
         row = min(allowed, key=lambda row: of_user[row.requested_by])
-        left.remove(row)
+        left = [other for other in left if other is not row and not _have_one_source(other, row)]
         chosen.append(row)
         of_user[row.requested_by] += 1
     return chosen
+
+
+def without_fetched(
+    waiting: Iterable[TransferRow], rows: Sequence[TransferRow], running: Collection[str], retried: Collection[str]
+) -> list[TransferRow]:
+    """Return the waiting transfers whose source no other transfer fetches.
+
+    Args:
+        waiting: the transfers that may begin otherwise.
+        rows: all active transfers, by time of request.
+        running: models whose transfer runs.
+        retried: models whose transfer has failed and is tried again. Of several of one source the first one goes on.
+    """
+    fetching = [row for row in rows if row.model_uuid in running]
+    fetching += [row for row in rows if row.model_uuid in retried and row.model_uuid not in running]
+    first: dict[str, str] = {}
+    for row in fetching:
+        first.setdefault(row.source, row.model_uuid)
+    return [row for row in waiting if first.get(row.source, row.model_uuid) == row.model_uuid or not _can_wait(row)]
+
+
+def _have_one_source(row: TransferRow, other: TransferRow) -> bool:
+    return row.source == other.source and _can_wait(row)
+
+
+def _can_wait(row: TransferRow) -> bool:
+    """Return whether the address is as good later: one with a query may have a signature that expires."""
+    return "?" not in row.source

@@ -8,8 +8,8 @@ others. What ended transfers have left is removed beside it (`cleanup`).
 
 Several processes on one database and store share the work: each claims the rows that it runs (see `transfers`).
 
-Invariant: at most MAX_RUNNING transfers run, and those of one user leave a slot to others (see `slots`). A process whose own store fails
-does not fail a transfer that another process might run.
+Invariant: at most MAX_RUNNING transfers run, of one source one, and those of one user leave a slot to others (see `slots`). A process
+whose own store fails does not fail a transfer that another process might run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from services.download.kept_parts import KeptParts
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
-from services.download.slots import MAX_RUNNING, next_transfers
+from services.download.slots import MAX_RUNNING, next_transfers, without_fetched
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
 from services.download.transfer_run import TransferRuns
@@ -208,10 +208,11 @@ class Worker:
             await self._partial.remove_ended(self._tasks)
 
     def _startable(self, rows: Sequence[TransferRow]) -> list[TransferRow]:
-        """Return the rows that may begin, and set the timer for the first of the others."""
+        """Return the rows that may begin, and set the timer for the first of those whose wait ends by itself."""
         lefts = [(self._waits.seconds_left(attempt_of(row)), row) for row in rows if row.model_uuid not in self._tasks]
         self._set_timer(min((left for left, _ in lefts if left > 0), default=0.0))
-        return [row for left, row in lefts if left <= 0]
+        retried = {row.model_uuid for row in rows if self._waits.retries(attempt_of(row))}
+        return without_fetched([row for left, row in lefts if left <= 0], rows, self._tasks, retried)
 
     def _set_timer(self, seconds: float) -> None:
         """Wake the loop in so many seconds instead of when the timer was set for; with 0 not at all."""

@@ -11,6 +11,7 @@ from llamesh.v1.quant_pb2 import EstimateQuantJobResponse, QuantError, QuantEsti
 from services.quant import submission
 from services.quant.job_sources import JobSource
 from services.quant.quantisations import QUANTISATIONS, QUANTISED
+from services.quant.variant_sizes import variant_bytes
 
 
 def estimate(
@@ -36,11 +37,12 @@ def estimate(
 
 
 def _of_type(model: Model, name: str, options: QuantOptions) -> QuantEstimate:
-    known = QUANTISATIONS[name]
+    known, size_bytes = QUANTISATIONS[name], variant_bytes(model.gguf, name)
+    weights = model.gguf.parameter_count
     return QuantEstimate(
         type=name,
-        size_bytes=int(model.gguf.parameter_count * known.bits / 8),
-        bits_per_weight=known.bits,
+        size_bytes=size_bytes,
+        bits_per_weight=round(size_bytes * 8 / weights, 2) if weights else known.bits,
         max_kl_divergence=known.max_kl,
         refusal=_refusal(lambda: submission.check_types([name], importance_matrix=options.importance_matrix)),
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import shutil
 from collections.abc import Iterable, Mapping
@@ -27,13 +26,12 @@ from llamesh.v1.model_pb2 import GgufMetadata, Model
 from services.quant.checkpoint_config import (
     CODE_FILES,
     OTHER_CONVERTER,
-    WIDTHS,
     CheckpointRefusedError,
     read_config,
     refuse_unusable,
-    stored_type,
     uses_own_converter,
 )
+from services.quant.stored_types import bytes_of_types, bytes_to_read, weights_of
 
 MAX_CONFIG_BYTES = 1 << 20
 """Maximum size of a file that is read when a job is submitted. Most have some kilobytes; a longer tokenizer_config.json is read
@@ -85,11 +83,13 @@ class JobSources:
                 return JobSource(await self._catalogue.GetCatalogueModel(wanted, **call_options()))
             checkpoint = await self._checkpoints.GetCheckpoint(GetCheckpointRequest(source=source), **call_options())
             documents = {name: await self._document(checkpoint, name) for name in CODE_FILES}
-        try:
-            return JobSource(self._converted(checkpoint, documents), checkpoint)
-        except CheckpointRefusedError as error:
-            words = f"{checkpoint.shown_source} cannot be converted: {error}"
-            raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": error.rule}) from error
+            try:
+                self._check(checkpoint, documents)
+            except CheckpointRefusedError as error:
+                words = f"{checkpoint.shown_source} cannot be converted: {error}"
+                raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": error.rule}) from error
+            types = bytes_of_types(await self._header(checkpoint))
+        return JobSource(_converted(checkpoint, documents["config.json"], types), checkpoint)
 
     async def _document(self, checkpoint: Checkpoint, name: str) -> Any:
         """Return a parsed file; None if it is missing, no JSON, or too long."""
@@ -109,8 +109,20 @@ class JobSources:
         except (ValueError, RecursionError):
             return None
 
-    def _converted(self, checkpoint: Checkpoint, documents: Mapping[str, Any]) -> Model:
-        """Return the model that the conversion will give. `documents` are the parsed CODE_FILES. Raises CheckpointRefusedError."""
+    async def _header(self, checkpoint: Checkpoint) -> bytes:
+        """Return the beginning of the first file of weights, with its header, which stands for those of all files."""
+        file = next(filter(_has_weights, checkpoint.files))
+        request = ReadCheckpointRequest(source=checkpoint.source, name=file.name, version=file.version)
+        call, data = self._checkpoints.ReadCheckpoint(request, **call_options()), bytearray()
+        async for part in call:
+            data += part.data
+            if len(data) >= bytes_to_read(data):
+                call.cancel()
+                break
+        return bytes(data)
+
+    def _check(self, checkpoint: Checkpoint, documents: Mapping[str, Any]) -> None:
+        """Raise CheckpointRefusedError if the checkpoint cannot be converted. `documents` are its parsed CODE_FILES."""
         config = documents["config.json"]
         refuse_unusable(config)
         program = self._settings.llama_convert_bin
@@ -122,19 +134,26 @@ class JobSources:
                 raise CheckpointRefusedError(
                     "tokenizer", f"it has no tokenizer.json, which is converted; {OTHER_CONVERTER}"
                 )
-        kind = stored_type(config)
-        weights = math.ceil(weight_bytes(checkpoint.files) / WIDTHS[kind])
-        return Model(
-            model_uuid=id_of(checkpoint.name),
-            sha256=digest_of(checkpoint.files),
-            size_bytes=sum(file.size_bytes for file in checkpoint.files),
-            gguf=GgufMetadata(quantisation=kind, parameter_count=weights),
-        )
+
+
+def _converted(checkpoint: Checkpoint, config: Mapping[str, Any], types: Mapping[str, int]) -> Model:
+    """Return the model that the conversion will give. `types` are the bytes of some of its weights by their type."""
+    kind, weights = weights_of(types, config, weight_bytes(checkpoint.files))
+    return Model(
+        model_uuid=id_of(checkpoint.name),
+        sha256=digest_of(checkpoint.files),
+        size_bytes=sum(file.size_bytes for file in checkpoint.files),
+        gguf=GgufMetadata(quantisation=kind, parameter_count=weights),
+    )
 
 
 def weight_bytes(files: Iterable[CheckpointFile]) -> int:
     """Return the length of the weights of a checkpoint in bytes."""
-    return sum(file.size_bytes for file in files if file.name.endswith(".safetensors"))
+    return sum(file.size_bytes for file in filter(_has_weights, files))
+
+
+def _has_weights(file: CheckpointFile) -> bool:
+    return file.name.endswith(".safetensors")
 
 
 def digest_of(files: Iterable[CheckpointFile]) -> str:

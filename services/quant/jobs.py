@@ -180,8 +180,8 @@ class Jobs:
                         step.state = StepState.SKIPPED
             return job
 
-    async def retry(self, job_id: str) -> Job:
-        """Restart a job that ended without all its types. Idempotent.
+    async def retry(self, job_id: str, requester_uid: str) -> Job:
+        """Restart a job that ended without all its types. Idempotent. From now on it has the rights of the requester.
 
         Raises QUANT_JOB_NOT_FOUND, QUANT_MODEL_EXISTS and TOO_MANY_JOBS.
         """
@@ -194,6 +194,7 @@ class Jobs:
             await _refuse_too_many(session, row.owner_uid)
             row.state = JobState.QUEUED
             row.attempt += 1
+            row.requester_uid = requester_uid
             row.update_time = self._clock()
             go_on(job.steps)
             return job

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from services.quant.plan import unpublished
 from services.quant.states import StepKind, StepState
+from services.quant.submitters import REASONS
 from services.quant.tables import QuantStepRow
 
 _USE_THE_SOURCE = (StepKind.CONVERT, StepKind.IMATRIX, StepKind.QUANTIZE)
@@ -21,11 +22,12 @@ def start_again(steps: Sequence[QuantStepRow]) -> None:
 def go_on(steps: Sequence[QuantStepRow]) -> None:
     """Reset the steps that did not succeed, and those whose result may be the reason.
 
-    A variant is made again unless only the bucket was the reason. The source is brought again if it could not be used.
+    A variant is made again unless only the bucket or the rights of a user were the reason. The source is brought again if it could not be
+    used.
     """
     again = {(step.kind, step.type) for step in steps if step.state != StepState.SUCCEEDED}
     for step in steps:
-        if step.state != StepState.FAILED:
+        if step.state != StepState.FAILED or step.error_reason in REASONS:
             continue
         if step.type and not (step.kind == StepKind.PUBLISH and step.error_reason == "STORE_UNAVAILABLE"):
             again |= {(kind, step.type) for kind in (StepKind.QUANTIZE, StepKind.VERIFY, StepKind.PUBLISH)}

@@ -43,16 +43,18 @@ async def run(member: Member) -> None:
         database = open_database(settings, "quant")
         stack.push_async_callback(database.close)
         await member.prepare(database, "services.quant")
-        # The folders of its jobs are on one machine.
-        await stack.enter_async_context(
-            member_lease(member, database, "quant", owner_of(settings.home, "quant"), _other)
+        # The folders of its jobs are on one machine. A process that has lost the lease without noticing writes nothing.
+        database.guard_with(
+            await stack.enter_async_context(
+                member_lease(member, database, "quant", owner_of(settings.home, "quant"), _other)
+            )
         )
         store = bucket_of(settings)
         stack.push_async_callback(store.close)
         channels = {name: channel(settings, name, member.name) for name in ("gateway", "contract", "download")}
         for each in channels.values():
             stack.push_async_callback(each.close)
-        member.follow_rights(channels["gateway"], channels["contract"])
+        rights = member.follow_rights(channels["gateway"], channels["contract"])
 
         changes = JobChanges()
         jobs = Jobs(database, utc_now, changes, _new_id)
@@ -65,7 +67,7 @@ async def run(member: Member) -> None:
         else:
             runs = JobRuns(settings, jobs, rows, variants, changes)
             await WorkflowRows(database).abandon()
-        worker = JobWorker(jobs, rows, runs, variants)
+        worker = JobWorker(jobs, rows, runs, variants, rights)
         sources = JobSources(settings, channels["download"])
         watches = JobWatches(jobs, changes, worker)
         servicer = QuantServicer(settings, jobs, watches, variants, worker, sources, open_pages(settings))

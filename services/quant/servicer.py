@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 
 from llamesh.kit.calls import Context
 from llamesh.kit.config import Settings
-from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.identity import caller
+from llamesh.kit.identity import Identity, caller
 from llamesh.kit.pages import Pages
 from llamesh.v1.quant_pb2 import (
     CancelQuantJobRequest,
@@ -72,7 +72,7 @@ class QuantServicer(QuantServiceServicer):
     async def CreateQuantJob(self, request: CreateQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
         settings, options, identity = self._settings, request.options, caller()
-        owner_uid, digest = identity.uid or identity.subject, _digest(request)
+        owner_uid, digest = _uid(identity), _digest(request)
         # Before the checks: the job itself may have taken the room that they ask for.
         if (repeated := await self._jobs.repeated(owner_uid, request.request_id, digest)) is not None:
             return self._message(repeated)
@@ -82,7 +82,7 @@ class QuantServicer(QuantServiceServicer):
         model = source.model
         submission.check_source(model, allow_requantize=options.allow_requantize)
         needed = submission.needed_bytes(model, request.types, converted=source.converted)
-        submission.check_space(needed, submission.space_for_jobs(settings))
+        submission.check_space(needed, await self._space())
         job = await self._jobs.create(
             QuantJobRow(
                 **source.recorded,
@@ -98,6 +98,7 @@ class QuantServicer(QuantServiceServicer):
                 attempt=1,
                 owner=identity.subject,
                 owner_uid=owner_uid,
+                requester_uid=owner_uid,
                 request_id=request.request_id,
                 request_digest=digest,
             )
@@ -112,7 +113,7 @@ class QuantServicer(QuantServiceServicer):
             request.types,
             request.options,
             self._settings,
-            free=submission.space_for_jobs(self._settings),
+            free=await self._space(),
         )
 
     async def GetQuantJob(self, request: GetQuantJobRequest, context: Context) -> QuantJob:
@@ -131,19 +132,13 @@ class QuantServicer(QuantServiceServicer):
 
     async def CancelQuantJob(self, request: CancelQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
-        try:
-            job = await self._jobs.cancel(request.job_id)
-        except MeshError as error:
-            if error.reason != Reason.ERROR_REASON_STORAGE_FULL:
-                raise
-            await self._worker.end_now(request.job_id)
-            job = await self._jobs.cancel(request.job_id)
+        job = await self._worker.end(request.job_id, lambda: self._jobs.cancel(request.job_id))
         self._worker.wake()
         return self._message(job)
 
     async def RetryQuantJob(self, request: RetryQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
-        job = await self._jobs.retry(request.job_id)
+        job = await self._jobs.retry(request.job_id, _uid(caller()))
         self._worker.wake()
         return self._message(job)
 
@@ -174,8 +169,16 @@ class QuantServicer(QuantServiceServicer):
         row, path = await self._variants.locate(request.model_uuid)
         return LocateQuantModelResponse(model=model_message(row, self._settings.quant_minio_bucket), path=path)
 
+    async def _space(self) -> int | None:
+        active = [row.job_id for row in await self._jobs.active()]
+        return await asyncio.to_thread(submission.space_for_jobs, self._settings, active)
+
     def _message(self, job: Job, *, logs: bool = False) -> QuantJob:
         return job_message(job, self._worker.progress(job.row.job_id), logs=logs)
+
+
+def _uid(identity: Identity) -> str:
+    return identity.uid or identity.subject
 
 
 def _digest(request: CreateQuantJobRequest) -> str:

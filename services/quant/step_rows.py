@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
-from llamesh.kit.errors import Reason
+from llamesh.kit.errors import MeshError, Reason, name_of
 from services.quant.job_changes import JobChanges
 from services.quant.jobs import Job
 from services.quant.output_text import printable
@@ -111,6 +111,24 @@ class StepRows:
             step.state, step.end_time = StepState.FAILED, self._clock()
             step.error_reason, step.error_message = "INTERNAL", words
             await self._skip_after(session, step)
+
+    async def refuse(self, job_id: str, attempt: int, error: MeshError) -> None:
+        """End a job that may not go on: its next step gets the error, all others that have not ended are skipped."""
+        async with self._changes.writing(self._database, job_id) as session:
+            job = await session.get(QuantJobRow, job_id, with_for_update=True)
+            if job is None or job.state not in ACTIVE or job.attempt != attempt:
+                return
+            steps = await _steps(session, job_id)
+            refused = next_of(steps)
+            if not isinstance(refused, JobState):
+                for step in steps:
+                    if step.state in (StepState.WAITING, StepState.RUNNING):
+                        step.state = StepState.SKIPPED
+                refused.state, refused.end_time = StepState.FAILED, self._clock()
+                refused.error_reason, refused.error_message = name_of(error.reason), error.message
+            ended = next_of(steps)
+            assert isinstance(ended, JobState), "no step is left"
+            job.state, job.update_time = ended, self._clock()
 
     async def restart(self, job: Job) -> None:
         """Reset a job to its source, because its folder is gone; published types stay."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from llamesh.disk_space import RESERVE_BYTES, disk_space
+from llamesh.disk_space import RESERVE_BYTES, DiskSpace, disk_space
 from llamesh.installation import install_command
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason, invalid_field
@@ -18,11 +18,16 @@ from llamesh.sizes import size
 from llamesh.v1.model_pb2 import Model
 from llamesh.v1.quant_pb2 import QuantOptions
 from services.quant.quantisations import QUANTISATIONS, UNQUANTISED, nearest
+from services.quant.variant_sizes import falls_back, variant_bytes
+from services.quant.workspace import evictable_bytes
 
 _ARGO_PACKAGES = ("hera", "kubernetes")
 _PACKAGES = ("cyllama", "numpy", "gguf", "xllamacpp")
-_FALLBACKS = 1.3
-"""Factor for a model whose rows do not divide into blocks of 256: it becomes larger than its type suggests, by a quarter where measured."""
+_UNKNOWN_ROWS = 1.3
+"""Factor for a model some of whose rows may not divide into blocks of 256: it becomes larger than its type suggests, by a quarter where
+measured."""
+_KNOWN_ROWS = 1.15
+"""Factor for a model whose fallbacks are estimated: at most a tenth is missing where measured."""
 _HEADER_BYTES = 16 << 20
 """Bytes reserved for the header, which is not quantised."""
 
@@ -118,9 +123,15 @@ def _check_quantiser(llama_quantize_bin: str) -> None:
         raise _refused("quantiser", f"{', '.join(missing)} not installed: {installs}{program}")
 
 
-def space_for_jobs(settings: Settings) -> int | None:
-    """Return the bytes that the files of jobs may fill; None on a cluster, which makes a volume for each job."""
-    return disk_space(settings.home).usable if settings.quant_engine == "embedded" else None
+def space_for_jobs(settings: Settings, active: Collection[str]) -> int | None:
+    """Return the bytes that the files of a new job may fill; None on a cluster, which makes a volume for each job.
+
+    `active` are the ids of the jobs that have not ended: the files of all others are removed before a new job begins. Raises OSError.
+    """
+    if settings.quant_engine != "embedded":
+        return None
+    space = disk_space(settings.home)
+    return DiskSpace(space.free + evictable_bytes(settings.home, active), space.total).usable
 
 
 def check_space(needed: int, free: int | None) -> None:
@@ -143,8 +154,10 @@ def needed_bytes(model: Model, types: Sequence[str], *, converted: bool = False)
 
 
 def _variant_bytes(model: Model, of_type: str) -> int:
-    weights = model.gguf.parameter_count * QUANTISATIONS[of_type].bits / 8
-    return int(weights * (1 if of_type in UNQUANTISED else _FALLBACKS)) + _HEADER_BYTES
+    weights = variant_bytes(model.gguf, of_type)
+    if of_type not in UNQUANTISED:
+        weights = int(weights * (_KNOWN_ROWS if falls_back(of_type, model.gguf.embedding_length) else _UNKNOWN_ROWS))
+    return weights + _HEADER_BYTES
 
 
 _OWN_TYPE = re.compile(r"[-._]?(?:f32|f16|bf16|fp16|fp32)$", re.IGNORECASE)

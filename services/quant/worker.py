@@ -1,9 +1,10 @@
 """The worker: runs the jobs whose rows are active, and cleans up after ended jobs.
 
-Level-triggered: `_follow_rows` compares the rows with the running jobs, cancels a run whose row has changed (cancelled, deleted,
-restarted), and starts others; users take turns. It is woken by a call that changed a row and by the end of a run; otherwise it runs every
-POLL_SECONDS, so a missed wake-up costs seconds. After a restart, an interrupted job is found like all others. `_settle` removes what ended
-jobs have left elsewhere, objects without a record among it; it may take long, so it is a task of its own.
+Level-triggered: `_follow_rows` ends the jobs of users who may not have them any more, compares the rows with the running jobs, cancels a
+run whose row has changed (cancelled, deleted, restarted), and starts others; users take turns. It is woken by a call that changed a row, by
+a change of users' rights and by the end of a run; otherwise it runs every POLL_SECONDS, so a missed wake-up costs seconds. After a restart,
+an interrupted job is found like all others. `_settle` removes what ended jobs have left elsewhere, objects without a record among it; it
+may take long, so it is a task of its own.
 
 Invariant: at most `Runs.at_once` jobs run, each once. What an ended job has left is removed only after its run has ended.
 """
@@ -12,18 +13,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import Protocol, TypeVar
 
 from llamesh.background import BackgroundTask, backoff, sleep_or
-from llamesh.kit.errors import MeshError
+from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log, report_failure
+from llamesh.kit.rights import Rights
 from services.quant.jobs import Jobs
 from services.quant.step_process import StepProgress
 from services.quant.step_rows import StepRows
-from services.quant.tables import QuantStepRow
+from services.quant.submitters import refusal
+from services.quant.tables import QuantJobRow, QuantStepRow
 from services.quant.turns import next_job
 from services.quant.variants import Variants
+
+T = TypeVar("T")
 
 POLL_SECONDS = 5.0
 """Seconds between two reads of the rows without a wake-up, and between two writes of progress."""
@@ -59,7 +65,8 @@ class Runs(Protocol):
 class JobWorker:
     """Runs the jobs of this process."""
 
-    def __init__(self, jobs: Jobs, rows: StepRows, runs: Runs, variants: Variants) -> None:
+    def __init__(self, jobs: Jobs, rows: StepRows, runs: Runs, variants: Variants, rights: Rights) -> None:
+        self._rights = rights
         self._jobs = jobs
         self._rows = rows
         self._runs = runs
@@ -80,6 +87,7 @@ class JobWorker:
             BackgroundTask(
                 "follow jobs", self._follow_rows, report_failure, every=POLL_SECONDS, sleep=sleep_or(self._wake)
             ),
+            BackgroundTask("follow rights", self._follow_rights, report_failure),
             BackgroundTask("write progress", runs.write_progress, report_failure, every=POLL_SECONDS),
             BackgroundTask("clean up after jobs", self._settle, report_failure, every=POLL_SECONDS),
         ]
@@ -88,11 +96,20 @@ class JobWorker:
         """Read the rows now: a call has changed one."""
         self._wake.set()
 
-    async def end_now(self, job_id: str) -> None:
-        """End the run of a job and remove its files before its row is changed: on a full disk only they may free the room for the row."""
+    async def end(self, job_id: str, write: Callable[[], Awaitable[T]]) -> T:
+        """Write that a job has ended, and return what `write` returns.
+
+        On a full disk its run is ended and its files are removed first: only they may free the room for its row.
+        """
+        try:
+            return await write()
+        except MeshError as error:
+            if error.reason != Reason.ERROR_REASON_STORAGE_FULL:
+                raise
         await self._stop([run for run in self._running if run[0] == job_id])
         active = await self._jobs.active()
         await self._runs.clear([row.job_id for row in active if row.job_id != job_id])
+        return await write()
 
     def progress(self, job_id: str) -> StepProgress | None:
         """Return the progress of the running step; None if the step belongs to another job."""
@@ -112,7 +129,7 @@ class JobWorker:
 
     async def _follow_rows(self) -> None:
         self._wake.clear()
-        active = await self._jobs.active()
+        active = await self._allowed(await self._jobs.active())
         current = {(row.job_id, row.attempt) for row in active}
         await self._stop([run for run in self._running if run not in current])
         for run in [run for run in self._waiting if run not in current]:
@@ -128,6 +145,22 @@ class JobWorker:
             self._turn += 1
             self._served[row.owner_uid] = self._turn
             self._start((row.job_id, row.attempt))
+
+    async def _allowed(self, active: Sequence[QuantJobRow]) -> Sequence[QuantJobRow]:
+        """Return the jobs that may go on, and end all others."""
+        allowed = []
+        for row in active:
+            error = refusal(row, self._rights)
+            if error is None:
+                allowed.append(row)
+                continue
+            log.warning("job refused", job_id=row.job_id, error=error.message)
+            await self.end(row.job_id, partial(self._rows.refuse, row.job_id, row.attempt, error))
+        return allowed
+
+    async def _follow_rights(self) -> None:
+        await self._rights.changed().wait()
+        self._wake.set()
 
     def _start(self, run: tuple[str, int]) -> None:
         task = self._running[run] = asyncio.create_task(self._runs.run(*run))

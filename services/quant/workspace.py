@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from llamesh.disk_space import free_bytes
 from llamesh.durability import sync
 from llamesh.private_files import write_private
 
+_BLOCK = 512
+"""Unit of st_blocks in bytes."""
 _OF_A_JOB = re.compile(r"job_[0-9a-f]+")
 
 
@@ -126,12 +129,16 @@ class Workspace:
         return JobSpec.read(self._spec.read_text(encoding="utf-8"))
 
     def is_too_large(self) -> bool:
-        """Whether the files take more than half of what is free on their disk: then other jobs need the room. Links take none."""
+        """Whether the files take more than half of what is free on their disk: then other jobs need the room."""
         try:
-            found = [path.stat() for path in self.folder.rglob("*") if path.is_file()]
+            return 2 * self.freed_bytes() > free_bytes(self.folder)
         except OSError:
             return True
-        return 2 * sum(each.st_size for each in found if each.st_nlink == 1) > free_bytes(self.folder)
+
+    def freed_bytes(self) -> int:
+        """Return the bytes that `remove` frees. Files with another link, such as a source in the store, free none. Raises OSError."""
+        found = [path.lstat() for path in self.folder.rglob("*") if path.is_file()]
+        return sum(each.st_blocks * _BLOCK for each in found if each.st_nlink == 1)
 
     def remove_sources(self) -> None:
         """Remove all parts of the source model. Raises OSError."""
@@ -177,6 +184,16 @@ def job_folders(home: Path) -> list[str]:
         return sorted(path.name for path in root_of(home).iterdir() if path.is_dir() and _OF_A_JOB.fullmatch(path.name))
     except FileNotFoundError:
         return []
+
+
+def evictable_bytes(home: Path, active: Collection[str]) -> int:
+    """Return the bytes in the folders of jobs that are not active, which are removed when the next job begins."""
+    left = 0
+    for job_id in set(job_folders(home)) - set(active):
+        # The worker may be removing the folder.
+        with suppress(OSError):
+            left += Workspace(home, job_id).freed_bytes()
+    return left
 
 
 def finish(unfinished: Path, path: Path) -> None:

@@ -221,7 +221,7 @@ def test_a_server_whose_model_cannot_be_fetched_says_so_and_recovers(
         assert answer.status_code == 200, answer.text
         uuid = answer.json()["server_uuid"]
         until(lambda: "ModelUnreachable" in reasons(mesh.server(uuid)), 30, "the server to say what it lacks")
-        words = next(item["message"] for item in mesh.server(uuid)["conditions"] if item["type"] == "ModelAvailable")
+        words = next(item["message"] for item in mesh.server(uuid)["conditions"] if item["type"] == "ModelReady")
         assert "the object store cannot be reached" in words
         assert "HTTPConnectionPool" not in words
         # A request for it is held for its budget, and its refusal says why.

@@ -7,13 +7,14 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import grpc
 import pytest
 
-from controller.declared_store import DeclaredServers
+from controller.declared_servers import DeclaredServers
 from controller.model_files import ModelFile, ModelFiles
 from controller.reconcile import Reconciler
 from controller.runtimes import Engine, EngineExit, EngineLoad, EnginePhase, LaunchSpec
@@ -39,6 +40,8 @@ Until = Any
 
 class FakeRuntime:
     """FAKE: engines that are only entries of a list. They start at once and become ready when the test says so."""
+
+    scales: Literal[False] = False
 
     def __init__(self, models: ModelFiles) -> None:
         self._models = models
@@ -91,6 +94,10 @@ class FakeRuntime:
 
     def stop(self, instance: str, grace: float) -> None:
         self._replace(instance, phase=EnginePhase.ENDED, exit=EngineExit("EngineExited", "", requested=True))
+
+    def end_server(self, server_uuid: str, grace: float) -> None:
+        for engine in self.engines(server_uuid):
+            (self.forget if engine.phase is EnginePhase.ENDED else partial(self.stop, grace=grace))(engine.instance)
 
     def forget(self, instance: str) -> None:
         self.list = [engine for engine in self.list if engine.instance != instance]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from controller.declared_store import DeclaredServers
+from controller.declared_servers import DeclaredServers
 from controller.reconcile import Reconciler
 from llamesh.kit.config import Settings
 from llamesh.v1 import controller_pb2 as pb
@@ -38,8 +38,10 @@ async def test_a_declared_server_starts_and_becomes_ready(controller: Controller
     assert found.observed_generation == found.generation == 1
     assert [condition.type for condition in found.conditions] == [
         "Ready",
+        "Available",
         "Progressing",
-        "ModelAvailable",
+        "Accepted",
+        "ModelReady",
         "FitsMemory",
         "Routable",
     ]

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from controller.declared import RunState
-from controller.declared_store import DeclaredServers
+from controller.declared_servers import DeclaredServers
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.database_failures import DatabaseUnreachableError, unreachable

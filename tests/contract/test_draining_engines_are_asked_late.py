@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from controller.declared import RunState
-from controller.declared_store import DeclaredServers
+from controller.declared import Declaration, RunState
+from controller.declared_servers import DeclaredServers
 from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
 from controller.runtimes import EngineLoad
@@ -51,7 +51,7 @@ async def test_an_answer_from_before_the_withdrawal_ends_no_engine(
     models = ModelFiles(connect(one_settings, "download"))
     store, runtime = DeclaredServers(database), _BusyAtTheLastMoment(envoy, models)
     reconciler = Reconciler(one_settings, store, runtime, envoy, statuses)
-    server = await store.declare(ServerSpec(model_uuid="m1", model_name="a"), "ada", "", 0)
+    server = await store.declare(Declaration(ServerSpec(model_uuid="m1", model_name="a"), "ada"))
     await runtime.open(lambda _: None, lambda _: None)
     await runtime.start(_launch_spec(server.server_uuid, server.spec, one_settings))
     runtime.become_ready()

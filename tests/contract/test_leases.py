@@ -113,6 +113,44 @@ async def test_the_former_owner_is_told_writes_nothing_and_does_not_release_it(
     await follower.close()
 
 
+async def test_the_former_owner_gets_nothing_back_when_its_follower_has_ended(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the follower has changed is unknown to it."""
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.02)
+    lost: list[str] = []
+    frozen = lease(database, ADA, lost)
+    await frozen.acquire()
+    await forget_to_renew(database)
+    await lease(database, BEN).acquire()
+    await forget_to_renew(database)
+    frozen.start()
+    async with asyncio.timeout(PATIENCE):
+        while not lost:
+            await asyncio.sleep(0.01)
+    await frozen.close()
+    assert lost == ["process 2 on host beta"]
+    # The next process of the same owner begins with what it reads.
+    await lease(database, ADA).acquire()
+    with pytest.raises(MeshError, match="another mesh has taken over"):
+        async with database.begin() as session:
+            await frozen.guard(session)
+
+
+async def test_every_transaction_of_a_guarded_database_is_refused_to_the_former_owner(
+    database: Database, tmp_path: Path
+) -> None:
+    first = lease(database, ADA)
+    await first.acquire()
+    database.guard_with(first.guard)
+    await forget_to_renew(database)
+    async with database.begin(guarded=False) as session:
+        await session.execute(text("UPDATE lease SET owner_id = 'thief', generation = generation + 1"))
+    with pytest.raises(MeshError, match="another mesh has taken over"):
+        async with database.begin():
+            pass
+
+
 async def test_an_expired_lease_that_was_not_taken_is_kept(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after an outage of the database."""
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.02)

@@ -208,8 +208,8 @@ async def test_a_model_that_is_not_there_is_said_so(mesh: ControlledMesh) -> Non
     server = await mesh.serve("missing", "missing", wait=False)
     state = await mesh.until_state(server.server_uuid, FAILING)
     conditions = {condition.type: condition for condition in state.conditions}
-    assert conditions["ModelAvailable"].reason == "ModelNotFound"
-    assert conditions["ModelAvailable"].status == server_pb2.CONDITION_STATUS_FALSE
+    assert conditions["ModelReady"].reason == "ModelNotFound"
+    assert conditions["ModelReady"].status == server_pb2.CONDITION_STATUS_FALSE
     assert (await mesh.chat(model="missing"))[0] == 503
 
 

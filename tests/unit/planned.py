@@ -8,7 +8,8 @@ from typing import Any
 
 from controller.actions import Decision
 from controller.declared import RunState
-from controller.plan import Desired, ObservedEngine, ObservedState, plan
+from controller.observed import Desired, ObservedEngine, ObservedState
+from controller.plan import plan
 from controller.runtimes import Engine, EnginePhase, Liveness
 
 NEW, OLD = "new", "old"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from controller.actions import Action, Decision, Drain, FallAsleep, Forget, Locate, Resume, Start, Stop
-from controller.plan import IDLE_POLL_SECONDS, PATIENCE, Desired, ObservedEngine
+from controller.observed import Desired, ObservedEngine
+from controller.plan import IDLE_POLL_SECONDS, PATIENCE
 from controller.restarts import RestartHistory
 from controller.runtimes import Liveness
 from controller.starts import NotEnoughMemory, Queued

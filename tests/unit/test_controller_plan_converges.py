@@ -10,7 +10,8 @@ import pytest
 
 from controller.actions import Action, Decision, Drain, FallAsleep, Forget, Locate, Resume, Start, Stop
 from controller.declared import RunState
-from controller.plan import Desired, ObservedEngine, ObservedState, plan
+from controller.observed import Desired, ObservedEngine, ObservedState
+from controller.plan import plan
 from controller.restarts import RestartHistory, after_exit
 from controller.runtimes import EngineExit, EnginePhase, Liveness
 from controller.starts import NotEnoughMemory

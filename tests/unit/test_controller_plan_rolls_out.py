@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from controller.actions import Action, Drain, Start, Stop
-from controller.plan import ObservedEngine
+from controller.observed import ObservedEngine
 from tests.unit.planned import GRACE, OLD, TWO, decide, draining, ready, starting
 
 STEPS: list[tuple[list[ObservedEngine], list[Action], list[str]]] = [

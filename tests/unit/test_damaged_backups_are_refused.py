@@ -17,6 +17,7 @@ from llamesh.cli.backup import backup
 from llamesh.cli.failure import CommandError
 from llamesh.cli.mesh import archive, restoration
 from llamesh.cli.mesh.archive import ArchiveError
+from llamesh.disk_space import RESERVE_BYTES, DiskSpace
 from tests.mounts import mounted
 
 NAMES = ("contract", "controller", "gateway")
@@ -167,14 +168,23 @@ def test_a_file_larger_than_the_free_space_is_refused_before_it_is_written(
 ) -> None:
     (home / "objects" / "m").write_bytes(bytes(200_000))
     file = written(home, models=True)
-    monkeypatch.setattr(restoration, "free_bytes", lambda _: 199_999)
-    with pytest.raises(ArchiveError, match="objects/m has 200000 bytes, and 199999 are free"):
+    free = RESERVE_BYTES + 199_999
+    monkeypatch.setattr(restoration, "disk_space", lambda _: DiskSpace(free, free))
+    with pytest.raises(ArchiveError, match="objects/m has 200000 bytes, and 199999 are free for models"):
         restoration.restore(file, home.parent / "new", __version__, no_tables)
     assert not (home.parent / "new").exists()
 
 
+def test_the_reserve_of_the_disk_is_for_the_state_of_the_mesh(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models leave it free, and a home without models is restored into it."""
+    monkeypatch.setattr(restoration, "disk_space", lambda _: DiskSpace(RESERVE_BYTES, RESERVE_BYTES))
+    assert "secrets/jwt_secret" in restored(written(home, models=False), home.parent / "new")
+    with pytest.raises(ArchiveError, match="0 are free for models"):
+        restoration.restore(written(home, models=True), home.parent / "other", __version__, no_tables)
+
+
 def test_a_home_that_is_a_file_system_is_restored(home: Path, tmp_path: Path) -> None:
-    with mounted(tmp_path / "mounted", "8m") as new:
+    with mounted(tmp_path / "mounted", "300m") as new:
         (new / "lost+found").mkdir()
         assert "secrets/jwt_secret" in restored(written(home, models=True), new)
         assert [path.name for path in new.iterdir() if path.name.startswith(".")] == []

@@ -95,7 +95,7 @@ async def test_the_file_that_is_meant(hub: FakeHub, address: str, data: bytes) -
         (
             ["a-Q8_0.gguf", "b-Q8_0.gguf"],
             ":Q8_0",
-            "2 files of the type Q8_0: name one: hf:ada/x/a-Q8_0.gguf; hf:ada/x/b-Q8",
+            "2 models of the type Q8_0: name one: hf:ada/x/a-Q8_0.gguf (0 MiB); hf:ada/x/b-Q8",
         ),
         (["a.gguf", "b.gguf"], "", "did you mean hf:ada/x/a.gguf? There are hf:ada/x/a.gguf (0 MiB), hf:ada/x/b.gguf"),
         (["a-Q8_0.gguf"], "/a-Q8_O.gguf", "has no file a-Q8_O.gguf: did you mean hf:ada/x/a-Q8_0.gguf?"),

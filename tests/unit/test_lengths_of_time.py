@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamesh.cli.durations import seconds
+from llamesh.durations import seconds
 
 
 @pytest.mark.parametrize(

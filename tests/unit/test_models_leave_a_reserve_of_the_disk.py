@@ -72,9 +72,9 @@ async def test_a_fetch_of_unknown_size_leaves_the_reserve_free(
 def test_a_job_leaves_the_reserve_free(tmp_path: Path, free: Free) -> None:
     settings = Settings(home=tmp_path)
     free(RESERVE_BYTES + SIZE)
-    assert submission.space_for_jobs(settings) == SIZE
+    assert submission.space_for_jobs(settings, []) == SIZE
     free(RESERVE_BYTES - 1)
-    assert submission.space_for_jobs(settings) == 0
+    assert submission.space_for_jobs(settings, []) == 0
 
 
 def test_the_cache_of_a_small_disk_leaves_the_reserve_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,9 @@ class Rows:
         self.begun: list[str] = []
 
     def add(self, name: str) -> TransferAttempt:
-        row = TransferRow(model_uuid=name, attempt=1, state=TransferState.QUEUED, requested_by="ada")
+        row = TransferRow(
+            model_uuid=name, source=f"hf:ada/{name}", attempt=1, state=TransferState.QUEUED, requested_by="ada"
+        )
         self.rows.append(row)
         return TransferAttempt(name, 1)
 

@@ -21,3 +21,8 @@ def test_processes_side_by_side_share_no_port() -> None:
             running.callback(process.kill)
         found = [port for each in processes if each.stdout for port in each.stdout.readline().split()]
     assert len(found) == len(set(found)) == PROCESSES * PORTS
+
+
+def test_the_end_of_a_process_with_reservations_gives_no_warning() -> None:
+    words = [sys.executable, "-X", "dev", "-c", "from tests.ports import free_ports; free_ports(1)"]
+    assert subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True, timeout=60).stderr == ""

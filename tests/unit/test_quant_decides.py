@@ -153,7 +153,7 @@ def test_jobs_on_a_cluster_need_an_image_a_bucket_and_the_clients_and_no_quantis
     monkeypatch.setattr(submission.importlib.util, "find_spec", lambda name: None if name in missing else name)
     argo = settings(quant_engine="argo", minio_endpoint="minio:9000", argo_image="llamesh:1")
     submission.check_engine(argo)
-    assert submission.space_for_jobs(argo) is None
+    assert submission.space_for_jobs(argo, []) is None
     submission.check_space(1 << 60, None)
     on_image = argo.model_copy(update={"llama_imatrix_bin": "/opt/i", "llama_quantize_bin": "/opt/q"})
     submission.check_installation(QuantOptions(importance_matrix=True), on_image)

@@ -67,7 +67,6 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
         ([], "has no files"),
         ([descriptor(f"{OLLAMA}.tensor; name=a")], "single tensors of Ollama's own format"),
         ([descriptor("application/vnd.docker.ai.safetensors")], "safetensors files, which engines do not take"),
-        ([descriptor("application/vnd.cncf.model.weight.v1.tar+gzip", name="m.gguf")], "compressed archives"),
         ([descriptor("application/vnd.oci.image.layer.v1.tar+gzip")], "the file system of a container image"),
         ([descriptor("application/x-other\x1b[31m")], "only layers of the types application/x-other?"),
         ([descriptor(f"{OLLAMA}.projector", n) for n in (1, 2)], "with 2 projectors; at most 1"),
@@ -81,6 +80,30 @@ def test_what_is_no_model_of_gguf_files_is_refused_in_words(layers: list[dict[st
         roles(*layers)
     assert words in str(refused.value)
     assert len(str(refused.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/vnd.cncf.model.weight.v1.tar+gzip",
+        "application/vnd.cncf.model.weight.v1.tar",
+        "application/vnd.cncf.model.weight.v1.gguf+zstd",
+        "application/vnd.docker.ai.gguf.v3+gzip",
+        "application/vnd.oci.image.layer.v1.tar.gzip",
+        "application/gzip",
+        "application/x-gzip; level=9",
+        "application/zstd",
+        "application/x-tar",
+        "application/zip",
+        "Application/Octet-Stream+GZIP",
+    ],
+)
+def test_a_packed_layer_is_refused_by_its_type_even_if_its_file_is_called_gguf(media_type: str) -> None:
+    shown = media_type.partition(";")[0].lower()
+    with pytest.raises(SourceRefusedError) as refused:
+        roles(descriptor(media_type, name="m.gguf"))
+    assert refused.value.rule == "format"
+    assert f"its layers are packed, of the types {shown}" in str(refused.value)
 
 
 @pytest.mark.parametrize(

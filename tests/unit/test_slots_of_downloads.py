@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
-from services.download.slots import MAX_OF_USER, MAX_RUNNING, next_transfers
+from services.download.slots import MAX_OF_USER, MAX_RUNNING, next_transfers, without_fetched
 from services.download.tables import TransferRow, TransferState
 from services.download.worker import Worker
 
@@ -18,9 +18,10 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def row(name: str) -> TransferRow:
-    """A queued transfer `USER-NUMBER`."""
+    """A queued transfer `USER-NUMBER`, of a source of its own, or `USER-NUMBER=SOURCE`."""
     return TransferRow(
-        model_uuid=name,
+        model_uuid=name.partition("=")[0],
+        source=name.partition("=")[2] or f"https://models.test/{name}.gguf",
         requested_by=name.partition("-")[0],
         attempt=1,
         state=TransferState.QUEUED,
@@ -51,6 +52,37 @@ def test_users_get_slots_in_turn_and_the_first_request_first() -> None:
 def test_no_slot_no_transfer() -> None:
     assert chosen("cleo-1", running="ada ada ben ben") == ""
     assert chosen("") == ""
+
+
+def test_transfers_of_one_source_begin_one_at_a_time() -> None:
+    assert chosen("ada-1=hf:a/b ada-2=hf:a/b ben-1=hf:a/b ben-2") == "ada-1 ben-2"
+
+
+def unfetched(rows: str, running: str = "", retried: str = "") -> str:
+    """Of all these transfers, those that wait and may begin."""
+    listed = [row(name) for name in rows.split()]
+    waiting = [each for each in listed if each.model_uuid not in running.split()]
+    return " ".join(each.model_uuid for each in without_fetched(waiting, listed, running.split(), retried.split()))
+
+
+def test_a_transfer_waits_for_one_of_its_source_that_runs_or_is_tried_again() -> None:
+    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b ben-2", running="ada-1") == "ben-2"
+    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b ben-2", retried="ada-1") == "ada-1 ben-2"
+
+
+def test_a_transfer_that_only_waits_holds_no_other_one_of_its_source() -> None:
+    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b") == "ada-1 ben-1"
+
+
+def test_of_two_transfers_of_one_source_that_are_tried_again_one_goes_on() -> None:
+    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b", retried="ben-1 ada-1") == "ada-1"
+    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b", running="ben-1", retried="ben-1 ada-1") == ""
+
+
+def test_an_address_whose_signature_may_expire_waits_for_no_other() -> None:
+    signed = "https://models.test/m.gguf?signature=x"
+    assert chosen(f"ada-1={signed} ada-2={signed}") == "ada-1 ada-2"
+    assert unfetched(f"ada-1={signed} ada-2={signed}", running="ada-1") == "ada-2"
 
 
 class Runs:

@@ -9,7 +9,7 @@ import pytest
 
 from controller.declared import DeclaredServer, RunState
 from controller.model_files import Availability, ModelFile
-from controller.plan import Desired, ObservedEngine, ObservedState
+from controller.observed import Desired, ObservedEngine, ObservedState
 from controller.runtimes import Liveness
 from controller.status import build_status
 from llamesh.v1 import server_pb2

@@ -15,7 +15,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from buf.validate import validate_pb2
-from llamesh.cli.durations import seconds
+from llamesh.durations import seconds
+from llamesh.enum_words import enum_words
 from llamesh.nearest import nearest
 
 DURATION = "google.protobuf.Duration"
@@ -103,13 +104,6 @@ def _spelled(field: FieldDescriptor, value: Any) -> Any:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not isinstance(value, str | list):
         raise TypeError
     return value
-
-
-def enum_words(field: Any) -> dict[str, str]:
-    """Full names of an enum's values by the words without their prefix."""
-    names = [value.name for value in field.enum_type.values]
-    prefix = re.sub(r"UNSPECIFIED$", "", names[0])
-    return {name.removeprefix(prefix): name for name in names[1:]}
 
 
 def _out_of_bounds(field: FieldDescriptor, value: Any) -> str:

@@ -42,7 +42,7 @@ from llamesh.cli.mesh.archive import (
 from llamesh.cli.mesh.archive_headers import EntryHeader, ForeignHeaderError
 from llamesh.cli.mesh.archive_listing import FileListing
 from llamesh.cli.mesh.unfinished import remove
-from llamesh.disk_space import free_bytes
+from llamesh.disk_space import disk_space
 from llamesh.durability import sync, sync_all
 from llamesh.locations import make_private
 from llamesh.private_files import new_private
@@ -257,10 +257,12 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, source: Path, ho
     if not _allowed(member.name):
         raise _foreign(source, member.name)
     content = _content(archive, member, source)
-    free = free_bytes(home)
-    if member.size > free:
+    space = disk_space(home)
+    is_model = PurePosixPath(member.name).parts[0] in MODELS
+    room, free = (space.usable, "free for models") if is_model else (space.free, "free for the home")
+    if member.size > room:
         raise ArchiveError(
-            f"{member.name} has {member.size} bytes, and {free} are free for the home",
+            f"{member.name} has {member.size} bytes, and {room} are {free}",
             "free space, or set LLAMESH_HOME to a folder of a larger file system",
         )
     target = home / member.name

@@ -41,17 +41,25 @@ class HubModel:
         sizes = [file.size for file in self.files]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether no part is missing."""
+        return len(self.files) == self.count
+
+    def is_at(self, path: str) -> bool:
+        """Return whether a path is that of one of its files, or their common name without the number of a part."""
+        return path == whole_name(self.files[0].path) or path in {file.path for file in self.files}
+
 
 def choose(listing: HubListing, address: HubAddress) -> Sequence[HubFile]:
     """Return the files of the model that an address means. Raises SourceError, which lists the possible models or the missing parts."""
     if address.path:
         files = _models(_gguf_files(listing, address))
-        of_path = [model for model in files if address.path in {file.path for file in model.files}]
-        return _single(address, of_path, files)
+        return _single(address, [model for model in files if model.is_at(address.path)], files)
     models = models_in(listing, address)
     if address.choice:
         return _single(address, [model for model in models if _key(model.type) == _key(address.choice)], models)
-    if len(models) == 1:
+    if len({model.type or model.files[0].path for model in models}) == 1:
         return _single(address, models, models)
     return _single(address, [model for model in models if model.type == DEFAULT_TYPE], models)
 
@@ -88,15 +96,15 @@ def _models(files: Iterable[HubFile]) -> list[HubModel]:
 
 
 def _single(address: HubAddress, matching: Sequence[HubModel], all_models: Sequence[HubModel]) -> Sequence[HubFile]:
-    whole = [model for model in matching if model.count == 1]
-    matching = whole or matching
+    # What may be taken: one file rather than parts, and parts only if none is missing.
+    for usable in (lambda model: model.count == 1, lambda model: model.is_complete):
+        matching = list(filter(usable, matching)) or matching
     if len(matching) == 1:
         return _complete(address, matching[0])
     if matching:
-        names = "; ".join(_address_of(address, model.files[0]) for model in matching[:_MAX_LISTED])
-        raise SourceError(
-            f"{address.repository} has {len(matching)} files of the type {matching[0].type}: name one: {names}"
-        )
+        names = "; ".join(_described(address, model) for model in matching[:_MAX_LISTED])
+        what = f"of the type {matching[0].type}" if not address.path else f"called {address.path}"
+        raise SourceError(f"{address.repository} has {len(matching)} models {what}: name one: {names}")
     if address.path:
         meant = nearest(address.path, [file.path for model in all_models for file in model.files], 0.5)
         hint = (
@@ -138,6 +146,12 @@ def _listed(address: HubAddress, models: Iterable[HubModel]) -> str:
 
 def _size(models: Sequence[HubModel]) -> str:
     return f" ({size(models[0].size)})" if len(models) == 1 and models[0].size is not None else ""
+
+
+def _described(address: HubAddress, model: HubModel) -> str:
+    """Return the address of a model that has others of its type beside it, and how it differs from them."""
+    parts = f" in {model.count} parts" if model.count > 1 else ""
+    return f"{_address_of(address, model.files[0])}{parts}{_size([model])}"
 
 
 def _address_of(address: HubAddress, file: HubFile) -> str:

@@ -85,7 +85,7 @@ def _count(value: Any) -> int:
 
 def models_of(address: HubAddress, listing: HubListing) -> list[FoundModel]:
     """Return the models in a repository, in the order of their names, without those of which parts are missing. Raises SourceError."""
-    complete = [model for model in models_in(listing, address) if len(model.files) == model.count]
+    complete = [model for model in models_in(listing, address) if model.is_complete]
     models = sorted(complete, key=lambda model: model.files[0].path)[:MAX_MODELS]
     types = Counter(model.type for model in complete)
     return [

@@ -58,13 +58,12 @@ _NAMES = ("org.opencontainers.image.title", "org.cncf.model.filepath", "org.cnai
 _FORMATS = {
     "vnd.ollama.image.tensor": "single tensors of Ollama's own format",
     "safetensors": "safetensors files",
-    "+gzip": "compressed archives",
-    "+zstd": "compressed archives",
-    ".tar": "archives",
     "rootfs": "the file system of a container image",
     "image.layer": "the file system of a container image",
 }
 """What a media type that contains a word is, for the refusal of a manifest without GGUF files."""
+_PACKED = re.compile(r"(?:^|[+./-])(?:gzip|zstd|tar|zip|bzip2|xz|lz4)(?=$|[+.-])")
+"""In a media type: the layer is an archive or compressed, whatever the name of its file says."""
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
 
@@ -145,12 +144,9 @@ def template_language(layer: Layer) -> str:
 
 
 def _role(layer: Layer) -> FileRole | None:
-    role = _ROLES.get(_plain(layer.media_type))
-    if (
-        role is not None
-        or not layer.name.lower().endswith(".gguf")
-        or re.search(r"\+gzip|\+zstd|\.tar", layer.media_type)
-    ):
+    plain = _plain(layer.media_type)
+    role = _ROLES.get(plain)
+    if role is not None or not layer.name.lower().endswith(".gguf") or _PACKED.search(plain):
         return role
     return _PROJECTOR if "mmproj" in layer.name.rpartition("/")[2].lower() else _WEIGHTS
 
@@ -187,6 +183,10 @@ def _check_count(found: Sequence[Any], most: int, what: str, of_what: str) -> No
 def _no_files(layers: Iterable[Layer], place: str) -> str:
     types = dict.fromkeys(_plain(layer.media_type) for layer in layers)
     formats = dict.fromkeys(words for each in types for key, words in _FORMATS.items() if key in each)
+    if packed := [each for each in types if _PACKED.search(each)]:
+        shown = ", ".join(shown_phrase(each) for each in packed[:_MAX_SHOWN])
+        what = f" ({' and '.join(list(formats)[:_MAX_SHOWN])})" if formats else ""
+        return f"{place} has no GGUF file: its layers are packed, of the types {shown}{what}, and a packed layer is not unpacked"
     if formats:
         return f"{place} has no GGUF file: it has {' and '.join(list(formats)[:_MAX_SHOWN])}, which engines do not take"
     if not types:

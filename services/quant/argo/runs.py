@@ -30,6 +30,7 @@ from services.quant.plan import is_published, next_of, unpublished
 from services.quant.states import JobState, StepKind, StepState
 from services.quant.step_process import DONE, MAX_LOG, REFUSED, Outcome, StepProgress
 from services.quant.step_rows import StepRows
+from services.quant.submitters import REASONS
 from services.quant.variant_objects import variant_key
 
 GRACE = timedelta(minutes=2)
@@ -196,7 +197,8 @@ class ArgoRuns:
 
     def _is_left(self, job: Job) -> bool:
         """Whether nobody needs what the workflow of an ended job still does. One whose tasks have all ended ends by itself."""
-        return job.row.state == JobState.CANCELLED or self._clock() - job.row.update_time > GRACE
+        refused = any(step.error_reason in REASONS for step in job.steps)
+        return refused or job.row.state == JobState.CANCELLED or self._clock() - job.row.update_time > GRACE
 
 
 def _left(job: Job, workflow: dict[str, Any]) -> dict[int, str]:

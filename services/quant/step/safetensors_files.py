@@ -21,9 +21,8 @@ import numpy
 from llamesh.kit.gguf import MAX_TENSORS
 from services.quant.checkpoint_config import WIDTHS, shown
 from services.quant.step.untrusted_json import parse_json
+from services.quant.stored_types import MAX_HEADER_BYTES
 
-MAX_HEADER_BYTES = 4 << 20
-"""Maximum length of a header: 256 bytes for each of MAX_TENSORS. Real files with thousands of tensors have less than one MiB."""
 _MAX_DIMENSIONS = 4
 NUMPY_TYPES: Mapping[str, str] = MappingProxyType({"F32": "<f4", "F16": "<f2", "BF16": "<u2"})
 """How numpy reads and writes the weights of a type; BF16, which it has not, as 16-bit whole numbers."""

@@ -96,6 +96,8 @@ async def test_projector_adapter_and_facts_come_with_their_model(registry: FakeR
         (("application/vnd.ollama.image.projector", projector_bytes()), "the file is of the kind 'mmproj'"),
         (("application/vnd.ollama.image.tensor", b"x"), "single tensors of Ollama's own format"),
         (("application/vnd.docker.ai.safetensors", b"x"), "safetensors files"),
+        (("application/vnd.cncf.model.weight.v1.tar+gzip", b"x"), "application/vnd.cncf.model.weight.v1.tar+gzip"),
+        (("application/vnd.oci.image.layer.v1.tar+zstd", b"x"), "application/vnd.oci.image.layer.v1.tar+zstd"),
         ((OLLAMA_MODEL, b"ggla, the former format of adapters"), "not a GGUF file"),
     ],
 )

@@ -24,7 +24,13 @@ from tests.quantised_models import write_program
 from tests.unit.fake_hub import COMMIT, FakeHub, Repository, fake_hub
 
 pytestmark = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
+HEADER_READ = ["model-00001-of-00002.safetensors"]
+"""What is asked for of the weights when a job is submitted: the beginning of one file."""
 FAILED, SUCCEEDED = quant_pb2.QUANT_JOB_STATE_FAILED, quant_pb2.QUANT_JOB_STATE_SUCCEEDED
+
+
+def weights_asked(hub: FakeHub) -> list[str]:
+    return [path.rpartition("/")[2] for path, _ in hub.asked if "/resolve/" in path and path.endswith(".safetensors")]
 
 
 @pytest.fixture
@@ -151,6 +157,13 @@ async def test_an_estimate_is_that_of_the_model_that_will_be_made(quant: Quant, 
     weights = found.types[0].size_bytes * 8 / found.types[0].bits_per_weight * 2
     assert 0.9 < weights / source.stat().st_size < 1.1
     assert found.needed_bytes > 2 * weights
+
+
+async def test_the_disk_that_a_job_needs_follows_the_types_of_the_files(quant: Quant, repository: Repository) -> None:
+    request = quant_pb2.EstimateQuantJobRequest(source="hf:ada/Tiny", types=["F16"])
+    right = await quant.call("EstimateQuantJob", request)
+    _change(repository, torch_dtype="float32")
+    assert (await quant.call("EstimateQuantJob", request)).needed_bytes == right.needed_bytes
 
 
 @pytest.mark.parametrize(
@@ -359,7 +372,7 @@ async def test_a_tokenizer_with_code_and_a_long_file_is_refused_before_the_weigh
     repository.files["tokenizer_config.json"] = json.dumps(document | long).encode()
     job = await quant.ended((await quant.create("Q8_0", model_uuid="", source="hf:ada/Tiny")).job_id)
     assert (job.state, states(job)[0], job.error.reason) == (FAILED, "fetch FAILED", "QUANT_REFUSED")
-    assert not [path for path, _ in hub.asked if "/resolve/" in path and path.endswith(".safetensors")]
+    assert weights_asked(hub) == HEADER_READ
 
 
 async def test_a_tokenizer_that_cannot_be_converted_is_found_before_the_weights_come(
@@ -370,7 +383,7 @@ async def test_a_tokenizer_that_cannot_be_converted_is_found_before_the_weights_
     job = await quant.ended((await quant.create("Q8_0", model_uuid="", source="hf:ada/Tiny")).job_id)
     assert (job.state, states(job)[0], job.error.reason) == (FAILED, "fetch FAILED", "QUANT_REFUSED")
     assert "Lowercase" in job.error.message
-    assert not [path for path, _ in hub.asked if "/resolve/" in path and path.endswith(".safetensors")]
+    assert weights_asked(hub) == HEADER_READ
 
 
 async def test_files_without_weights_have_a_largest_size(quant: Quant, repository: Repository) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import grpc
 import pytest
 
-from llamesh.disk_space import DiskSpace
+from llamesh.disk_space import RESERVE_BYTES, DiskSpace
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1 import quant_pb2
 from services.quant.jobs import Job, Jobs
@@ -218,6 +219,25 @@ async def test_a_request_is_answered_again_although_its_job_took_the_room(
     job = await quant.create("Q8_0", request_id="r-1")
     monkeypatch.setattr("services.quant.submission.disk_space", lambda path: DiskSpace(free=0, total=1))
     assert (await quant.create("Q8_0", request_id="r-1")).job_id == job.job_id
+
+
+async def test_the_room_that_a_failed_job_keeps_is_free_for_the_next(
+    quant: Quant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quant.fault.write_text("refuse Q8_0")
+    await quant.ended((await quant.create("Q8_0")).job_id)
+    (kept,) = quant.folders()
+    with (kept / "Q8_0.gguf").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 64 << 20)
+    monkeypatch.setattr("services.quant.submission.disk_space", lambda path: DiskSpace(RESERVE_BYTES, RESERVE_BYTES))
+    quant.fault.write_text("hang")
+    job = await quant.create("Q4_0")
+    await quant.until(job.job_id, lambda job: job.steps[1].done)
+    assert not kept.exists()
+    # The files of a job that runs are in use.
+    assert await refused(quant.create("Q8_0")) == "QUANT_REFUSED"
+    quant.fault.unlink()
+    await quant.ended(job.job_id)
 
 
 async def test_one_user_has_a_limited_number_of_jobs_that_have_not_ended(

@@ -16,7 +16,7 @@ from llamesh.kit.errors import StartRefused
 from llamesh.v1 import quant_pb2
 from services.quant.service import run
 from tests.argo_cluster import ArgoCluster, argo_cluster
-from tests.contract.conftest import StartMain
+from tests.contract.conftest import AsCaller, StartMain, StartStandings
 from tests.contract.patience import PATIENCE
 from tests.contract.quant.conftest import Quant, states
 from tests.contract.rich_status import read_refusal
@@ -308,3 +308,16 @@ async def test_the_service_starts_only_with_what_pods_need(
     settings = prepared.settings.model_copy(update={"quant_engine": "argo"})
     with pytest.raises(StartRefused, match="needs MINIO_ENDPOINT and LLAMESH_ARGO_IMAGE"):
         await start_main(settings, "quant", run)
+
+
+async def test_a_job_whose_user_is_disabled_stops_its_workflow_at_once(
+    argo: Quant, cluster: ArgoCluster, start_standings: StartStandings, as_caller: AsCaller
+) -> None:
+    job = await submitted(argo, cluster, "Q8_0")
+    cluster.set_task("fetch", "Running")
+    await argo.until(job.job_id, lambda job: states(job)[0] == "fetch RUNNING")
+    (await start_standings(argo.settings)).put("ada", disabled=True)
+    argo.caller = as_caller("bob", "manage")
+    job = await argo.ended(job.job_id)
+    assert (job.state, job.error.reason) == (FAILED, "USER_DISABLED")
+    await until(lambda: cluster.workflow["spec"].get("shutdown") == "Terminate")

@@ -56,6 +56,7 @@ async def submitted(jobs: Jobs) -> Job:
             attempt=1,
             owner="ada",
             owner_uid="usr_ada",
+            requester_uid="usr_ada",
             request_id="",
             request_digest="",
         )
@@ -83,7 +84,7 @@ TRANSITIONS: dict[str, Callable[[StepRows, Job, QuantStepRow], Awaitable[object]
 async def test_a_run_of_an_earlier_attempt_changes_nothing(jobs: Jobs, rows: StepRows, transition: str) -> None:
     first = await submitted(jobs)
     await jobs.cancel(first.row.job_id)
-    await jobs.retry(first.row.job_id)
+    await jobs.retry(first.row.job_id, "usr_ada")
     before = await seen(jobs, first.row.job_id)
     await TRANSITIONS[transition](rows, first, first.steps[0])
     assert await seen(jobs, first.row.job_id) == before
@@ -95,7 +96,7 @@ async def test_a_run_of_an_earlier_attempt_changes_nothing(jobs: Jobs, rows: Ste
 async def test_a_run_of_an_earlier_attempt_does_not_reset_the_steps_of_the_next(jobs: Jobs, rows: StepRows) -> None:
     first = await submitted(jobs)
     await jobs.cancel(first.row.job_id)
-    again = await jobs.retry(first.row.job_id)
+    again = await jobs.retry(first.row.job_id, "usr_ada")
     await rows.begin(again, again.steps[0])
     await rows.restart(first)
     assert (await jobs.get(first.row.job_id)).steps[0].state == StepState.RUNNING

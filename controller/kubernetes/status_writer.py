@@ -1,0 +1,74 @@
+"""Writes the status of every server into its object, and an Event for each change of its Ready condition.
+
+It follows the cache of statuses, which merges changes: a slow API server gets the latest status, not each step. Invariant: a status that
+could not be written is written later, because a failure starts the follower anew and it then gets every status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from controller.kubernetes import modelserve, workload
+from controller.kubernetes.declared_objects import DeclaredObjects
+from controller.status_cache import StatusCache
+from llamesh.background import BackgroundTask, Report
+from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
+from llamesh.v1.server_pb2 import Server
+
+
+class StatusWriter:
+    """Writes while this controller leads."""
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        store: DeclaredObjects,
+        statuses: StatusCache,
+        leads: Callable[[], bool],
+        report: Report,
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._statuses = statuses
+        self._leads = leads
+        self._written: dict[str, Object] = {}
+        self._task = BackgroundTask("write the statuses of ModelServe objects", self._follow, report)
+
+    def start(self) -> None:
+        """Start to write."""
+        self._task.start()
+
+    async def close(self) -> None:
+        """Stop writing."""
+        await self._task.close()
+
+    async def write_all(self) -> None:
+        """Write every status that differs from what was written last: this controller has become the leader."""
+        for server in self._statuses.all():
+            await self._write(server)
+
+    async def _follow(self) -> None:
+        async for change in self._statuses.watch():
+            if change.HasField("server"):
+                await self._write(change.server)
+            elif change.HasField("removed"):
+                self._written.pop(change.removed.server_uuid, None)
+
+    async def _write(self, server: Server) -> None:
+        item = self._store.object(server.server_uuid)
+        if item is None or not self._leads():
+            return
+        labels = workload.label_selector(workload.selector(server.server_uuid))
+        status = modelserve.status(server, labels)
+        if self._written.get(server.server_uuid) == status:
+            return
+        metadata = item["metadata"]
+        place = modelserve.path(metadata["namespace"], metadata["name"], "status")
+        try:
+            found = await self._api.apply(place, modelserve.status_patch(item, status))
+        except ClusterError as error:
+            if error.status == 404 or error.is_conflict:
+                return  # It has gone.
+            raise
+        self._written[server.server_uuid] = status
+        self._store.take(found)

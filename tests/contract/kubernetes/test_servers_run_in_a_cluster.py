@@ -1,0 +1,268 @@
+"""A ModelServe object becomes engines that answer, however it was declared. Against a stand-in of the cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+
+from controller.kubernetes import acceptance
+from llamesh.v1 import controller_pb2 as pb
+from llamesh.v1 import server_pb2
+from llamesh.v1.contract_pb2 import Refusal
+from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
+from tests.contract.fake_runtime import refused
+from tests.contract.kubernetes.world import SERVERS, FakeContract, InCluster, outage
+from tests.contract.patience import until
+
+
+async def ready(world: InCluster, name: str = "chat", pods: int = 1) -> None:
+    await until(lambda: world.deployment() and world.deployment()["spec"]["replicas"] == pods)
+    world.cluster.settle()
+    world.answers()
+    await until(lambda: world.condition("Ready", name).get("status") == "True")
+
+
+async def test_an_applied_object_becomes_engines_that_answer(world: InCluster) -> None:
+    world.apply(modelName="smol", parameters={"ctxSize": 2048, "cacheTypeK": "q8_0"}, idleSleep="10m")
+    await until(lambda: world.deployment())
+    deployment = world.deployment()
+    assert deployment is not None
+    assert deployment["metadata"]["ownerReferences"][0]["uid"] == world.object()["metadata"]["uid"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["containers"][0]["resources"]["requests"]["memory"] == str(128 << 20)
+    assert not world.endpoints()
+    world.cluster.settle()
+    assert world.condition("Ready").get("status") != "True"
+    world.answers("10.0.0.7")
+    await until(lambda: world.condition("Ready").get("status") == "True")
+    assert world.endpoints() == ("10.0.0.7:8080",)
+    (only,) = world.pods()
+    assert {"type": "llamesh.dev/routed", "status": "True", "reason": "Acknowledged"} in only["status"]["conditions"]
+    status = world.object()["status"]
+    assert (status["state"], status["replicas"], status["readyReplicas"]) == ("READY", 1, 1)
+    assert status["observedGeneration"] == 1
+    assert status["endpoint"].endswith(f"/{world.object()['metadata']['uid']}/v1")
+    assert status["engineMemoryBytes"] == 128 << 20
+    for kind in ("Accepted", "ModelReady", "Available"):
+        assert world.condition(kind)["status"] == "True", kind
+
+
+async def test_a_call_and_an_object_declare_the_same(world: InCluster) -> None:
+    spec = ServerSpec(model_uuid="m1", model_name="smol", replicas=2)
+    request = pb.DeclareServerRequest(spec=spec, owner="ada", owner_uid="u1", request_id="once", request_digest="d1")
+    first = await world.stub.DeclareServer(request)
+    again = await world.stub.DeclareServer(request)
+    assert first.server_uuid == again.server_uuid
+    (item,) = world.cluster.of("modelserves")
+    assert item["metadata"]["uid"] == first.server_uuid
+    assert item["spec"] == {"modelUuid": "m1", "modelName": "smol", "replicas": 2}
+    assert item["metadata"]["annotations"]["llamesh.dev/owner"] == "ada"
+    request.request_digest = "d2"
+    await refused(world.stub.DeclareServer(request), "REQUEST_ID_REUSED")
+    found = await world.stub.FindRequestedServer(
+        pb.FindRequestedServerRequest(owner="ada", owner_uid="u1", request_id="once", request_digest="d1")
+    )
+    assert found.server_uuid == first.server_uuid
+    await ready(world, item["metadata"]["name"], pods=2)
+    listed = await world.stub.ListDeclaredServers(pb.ListDeclaredServersRequest())
+    assert [(each.state, each.ready_replicas) for each in listed.servers] == [(server_pb2.SERVER_STATE_READY, 2)]
+
+
+async def test_a_refused_spec_says_why_and_is_asked_again(
+    world: InCluster, contract: FakeContract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "FIRST_PAUSE", 0.05)
+    contract.refusal = Refusal(reason="DOES_NOT_FIT", message="needs 11.2 GiB, 8 GiB are free")
+    world.apply()
+    await until(lambda: world.condition("Accepted").get("status") == "False")
+    accepted = world.condition("Accepted")
+    assert (accepted["reason"], accepted["message"]) == ("DoesNotFit", "needs 11.2 GiB, 8 GiB are free")
+    await until(lambda: world.condition("Ready").get("reason") == "DoesNotFit")
+    assert world.deployment() is None
+    assert contract.asked[0].subject == "kubernetes:default/chat"
+    contract.refusal = None
+    await ready(world)
+    assert world.condition("Accepted")["status"] == "True"
+
+
+async def test_a_refused_change_leaves_what_runs(world: InCluster, contract: FakeContract) -> None:
+    world.apply()
+    await ready(world)
+    before = world.deployment()
+    contract.refusal = Refusal(reason="TOO_MANY_REPLICAS", message="at most 5")
+    world.apply(replicas=9)
+    await until(lambda: world.condition("Accepted").get("status") == "False")
+    assert world.condition("Accepted")["observedGeneration"] == 2
+    assert world.deployment() == before
+    assert world.endpoints()
+
+
+async def test_an_outage_of_the_contract_service_is_waited_for(world: InCluster, contract: FakeContract) -> None:
+    contract.error = outage()
+    world.apply()
+    await until(lambda: len(contract.asked) > 1)
+    assert world.deployment() is None
+    contract.error = None
+    await ready(world)
+
+
+async def test_an_old_pod_stays_until_its_successor_gets_requests(world: InCluster) -> None:
+    world.apply()
+    await ready(world)
+    (old,) = [pod["metadata"]["name"] for pod in world.pods()]
+    before = world.deployment()
+    world.apply(parameters={"ctxSize": 4096})
+    await until(lambda: world.deployment() != before)
+    world.cluster.settle()
+    assert len(world.pods()) == 2
+    assert world.endpoints() == ("10.0.0.1:8080",)
+    world.answers("10.0.0.2")
+    await until(lambda: len(world.endpoints()) == 2)
+    await until(lambda: all("llamesh.dev/routed" in str(pod["status"]) for pod in world.pods()))
+    world.cluster.settle()
+    await until(lambda: world.endpoints() == ("10.0.0.2:8080",))
+    assert old not in {pod["metadata"]["name"] for pod in world.pods()}
+
+
+async def test_replicas_follow_the_object_and_nobody_else(world: InCluster) -> None:
+    world.apply()
+    await ready(world)
+    world.apply(replicas=3)
+    await until(lambda: world.deployment()["spec"]["replicas"] == 3)
+    path = next(path for path in world.cluster.objects if "/deployments/" in path)
+    foreign = {**world.cluster.objects[path], "spec": {**world.cluster.objects[path]["spec"], "replicas": 7}}
+    world.cluster.put(path, foreign)
+    await until(lambda: world.deployment()["spec"]["replicas"] == 3)
+
+
+async def test_a_server_sleeps_wakes_and_is_removed(world: InCluster) -> None:
+    world.apply()
+    await ready(world)
+    uid = world.object()["metadata"]["uid"]
+    await world.stub.SleepDeclaredServer(pb.SleepDeclaredServerRequest(server_uuid=uid))
+    await until(lambda: world.deployment()["spec"]["replicas"] == 0)
+    assert world.object()["metadata"]["annotations"]["llamesh.dev/run-state"] == "asked"
+    assert world.object()["metadata"]["generation"] == 1
+    world.cluster.settle()
+    await until(lambda: world.condition("Ready").get("reason") == "Asleep")
+    await world.stub.WakeDeclaredServer(pb.WakeDeclaredServerRequest(server_uuid=uid))
+    await ready(world)
+    assert "llamesh.dev/run-state" not in world.object()["metadata"]["annotations"]
+    removal = world.stub.RemoveServer(pb.RemoveServerRequest(server_uuid=uid))
+    await until(lambda: world.object()["metadata"].get("deletionTimestamp"))
+    await until(lambda: world.condition("Ready").get("reason") == "Stopping")
+    # The cluster removes what the object owns, then the object.
+    world.cluster.remove(f"{SERVERS}/chat")
+    assert (await removal).state == server_pb2.SERVER_STATE_STOPPED
+    await until(lambda: not world.envoy.intent._servers)
+
+
+async def test_a_change_for_a_caller_keeps_what_others_changed(world: InCluster) -> None:
+    world.apply(parameters={"ctxSize": 2048, "parallel": 2})
+    await ready(world)
+    uid = world.object()["metadata"]["uid"]
+    changes = ServerChanges(replicas=2, parameters={"ctx_size": 4096})
+    changed = await world.stub.UpdateDeclaredServer(
+        pb.UpdateDeclaredServerRequest(server_uuid=uid, changes=changes, etag="1")
+    )
+    assert changed.generation == 2
+    assert world.object()["spec"] == {"modelUuid": "m1", "replicas": 2, "parameters": {"ctxSize": 4096}}
+    with pytest.raises(grpc.aio.AioRpcError):
+        await world.stub.UpdateDeclaredServer(
+            pb.UpdateDeclaredServerRequest(server_uuid=uid, changes=changes, etag="1")
+        )
+
+
+async def test_engines_stay_reachable_while_the_cluster_does_not_answer(world: InCluster) -> None:
+    world.apply()
+    await ready(world)
+    world.cluster.fault = (503, "etcd is away")
+    world.cluster.cut_watches()
+    uid = world.object()["metadata"]["uid"]
+    server = await world.stub.GetDeclaredServer(pb.GetDeclaredServerRequest(server_uuid=uid))
+    assert server.state == server_pb2.SERVER_STATE_READY
+    await refused(world.stub.DeclareServer(declare("other")), "COMPONENT_UNAVAILABLE")
+    assert world.endpoints()
+    world.cluster.fault = None
+    world.apply("second")
+    await until(lambda: len(world.cluster.of("deployments")) == 2)
+
+
+def declare(name: str) -> Any:
+    return pb.DeclareServerRequest(spec=ServerSpec(model_uuid="m1", model_name=name), owner="ada")
+
+
+WAITING = {"name": "engine", "restartCount": 3}
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "words"),
+    [
+        (
+            {
+                "conditions": [
+                    {
+                        "type": "PodScheduled",
+                        "status": "False",
+                        "reason": "Unschedulable",
+                        "message": "0/1 nodes: Insufficient memory",
+                    }
+                ]
+            },
+            "Unschedulable",
+            "no node takes it: 0/1 nodes: Insufficient memory",
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {**WAITING, "state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}}
+                ]
+            },
+            "ImagePullBackOff",
+            "the image of the engine cannot be pulled: not found",
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {
+                        **WAITING,
+                        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                        "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}},
+                    }
+                ]
+            },
+            "OutOfMemory",
+            "took more memory than its limit",
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {
+                        **WAITING,
+                        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                        "lastState": {
+                            "terminated": {"exitCode": 65, "message": "x\nengine: the model is damaged (BAD_MODEL)\n"}
+                        },
+                    }
+                ]
+            },
+            "EngineExited",
+            "the model is damaged",
+        ),
+    ],
+)
+async def test_the_failure_of_a_pod_is_said_in_words(
+    world: InCluster, status: dict[str, Any], reason: str, words: str
+) -> None:
+    world.apply()
+    await until(lambda: world.deployment())
+    world.cluster.settle()
+    (pod,) = world.pods()
+    path = f"/api/v1/namespaces/default/pods/{pod['metadata']['name']}"
+    world.cluster.put(path, {**pod, "status": {"phase": "Pending", **status}})
+    await until(lambda: world.condition("Ready").get("reason") == reason)
+    assert words in world.condition("Ready")["message"]
+    assert world.object()["status"]["state"] == "FAILING"

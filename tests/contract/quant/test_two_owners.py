@@ -1,0 +1,72 @@
+"""Two processes of the Quant service on one database: the one that has lost its lease without noticing writes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from llamesh.kit.config import Settings
+from llamesh.kit.database import Database, open_database
+from llamesh.kit.serving import Member
+from llamesh.v1 import quant_pb2
+from services.quant.service import run
+from tests.contract.conftest import StartMain
+from tests.contract.patience import PATIENCE
+from tests.contract.quant.conftest import Quant
+
+TAKE = """UPDATE lease SET owner_id = 'thief', owner_words = 'process 7 on host thief', generation = generation + 1,
+ expires_at = now() + interval '1 hour'"""
+
+
+@pytest.fixture
+def database_url(postgres: Callable[[], str]) -> str:
+    """SQLite belongs to one home."""
+    return postgres()
+
+
+@pytest.fixture
+async def other(prepared: Quant, tmp_path: Path) -> AsyncIterator[Database]:
+    """The database, as another home sees it."""
+    url = prepared.settings.database_url
+    assert url is not None
+    opened = open_database(Settings(home=tmp_path / "other", database_url=SecretStr(url.get_secret_value())), "quant")
+    yield opened
+    await opened.close()
+
+
+async def rows(database: Database) -> list[tuple[object, ...]]:
+    """What a run may change."""
+    query = text("SELECT kind, type, state, tries, done, result::text FROM quant_step ORDER BY position")
+    async with database.read() as session:
+        return [tuple(row) for row in await session.execute(query)]
+
+
+async def test_a_process_that_has_lost_its_lease_writes_no_row(
+    prepared: Quant, other: Database, start_main: StartMain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It does not notice: a frozen process has not renewed yet either when it wakes up.
+    monkeypatch.setattr("llamesh.kit.leases.RENEW_SECONDS", 10 * PATIENCE)
+    member: Member = await start_main(prepared.settings, "quant", run)
+    prepared.fault.write_text("hang")
+    job = await prepared.create("Q8_0")
+    await prepared.until(job.job_id, lambda job: job.steps[1].done)
+    async with other.begin() as session:
+        await session.execute(text(TAKE))
+    before = await rows(other)
+    prepared.fault.unlink()
+    variant = prepared.settings.home / "quant" / job.job_id / "Q8_0.gguf"
+    async with asyncio.timeout(PATIENCE):
+        while not variant.exists():
+            await asyncio.sleep(0.05)
+    # The end of the step is written at once; it is refused, and tried again with a backoff.
+    await asyncio.sleep(2)
+    assert await rows(other) == before
+    assert not member.stopping.is_set()
+    request = quant_pb2.CancelQuantJobRequest(job_id=job.job_id)
+    with pytest.raises(Exception, match="another mesh has taken over"):
+        await prepared.stub.CancelQuantJob(request, metadata=prepared.caller)

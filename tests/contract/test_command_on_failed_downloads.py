@@ -1,0 +1,70 @@
+"""A download that has failed shows what to do about it wherever it is shown, from the table of remedies that all errors have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llamesh.cli.failure import Exit
+from llamesh.cli.main import run
+from llamesh.cli.remedies import REMEDIES
+from llamesh.v1 import download_pb2
+from tests.contract.fakes import FakeDownloads
+
+Capture = pytest.CaptureFixture[str]
+MESSAGE = "the server answered 404"
+CONTRACTS = "Start the download again."
+
+pytestmark = pytest.mark.usefixtures("url")
+
+
+class Downloads(FakeDownloads):
+    """Has one download, which has failed."""
+
+    reason = "SOURCE_UNAVAILABLE"
+    state = download_pb2.DOWNLOAD_STATE_FAILED
+
+    def ListDownloads(self, request: Any, context: Any) -> download_pb2.ListDownloadsResponse:
+        return download_pb2.ListDownloadsResponse(downloads=[self.GetDownload(request, context)])
+
+    def GetDownload(self, request: Any, context: Any) -> download_pb2.Download:
+        error = download_pb2.DownloadError(reason=self.reason, message=MESSAGE, remedy=CONTRACTS)
+        return download_pb2.Download(model_uuid="none", source="https://a/gone.gguf", state=self.state, error=error)
+
+    StartDownload = GetDownload
+
+
+@pytest.fixture
+def downloads() -> Downloads:
+    return Downloads()
+
+
+@pytest.mark.parametrize(
+    "words", [["downloads"], ["downloads", "retry", "none"], ["describe", "none"], ["pull", "https://a/gone.gguf"]]
+)
+def test_a_failed_download_shows_its_reason_and_its_remedy(capsys: Capture, words: list[str]) -> None:
+    assert run(words) == (
+        Exit.OK if words == ["downloads"] else Exit.NOT_FOUND if "describe" in words else Exit.UNAVAILABLE
+    )
+    shown = "".join(capsys.readouterr())
+    assert MESSAGE in shown
+    assert REMEDIES["SOURCE_UNAVAILABLE"] in shown
+
+
+def test_a_reason_without_a_command_has_the_remedy_of_the_contract(downloads: Downloads, capsys: Capture) -> None:
+    downloads.reason = "CONTENT_MISMATCH"
+    assert run(["downloads"]) == Exit.OK
+    assert CONTRACTS in capsys.readouterr().out
+
+
+def test_a_download_that_waits_shows_the_reason_and_no_remedy(downloads: Downloads, capsys: Capture) -> None:
+    downloads.state = download_pb2.DOWNLOAD_STATE_QUEUED
+    assert run(["downloads"]) == Exit.OK
+    shown = capsys.readouterr().out
+    assert MESSAGE in shown
+    assert REMEDIES["SOURCE_UNAVAILABLE"] not in shown
+    assert run(["describe", "none"]) == Exit.NOT_FOUND
+    shown = capsys.readouterr().err
+    assert "its download is QUEUED" in shown
+    assert "`llamesh downloads` lists the downloads" in shown
