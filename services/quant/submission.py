@@ -44,7 +44,7 @@ def check_types(types: Sequence[str], *, importance_matrix: bool) -> None:
     check_known(types)
     for each in types:
         if QUANTISATIONS[each].needs_matrix and not importance_matrix:
-            words = f"{each} needs an importance matrix: set importance_matrix, or use Q2_K or larger"
+            words = f"{each} needs an importance matrix: set importance_matrix, or use Q2_K, IQ3_S or a larger type"
             raise _refused("matrix", words, each)
 
 
