@@ -310,7 +310,9 @@ class QuantEstimate(google.protobuf.message.Message):
     type: builtins.str
     """The type."""
     size_bytes: builtins.int
-    """Size of the variant. Models whose rows do not divide into blocks of 256 become up to a third larger."""
+    """Estimated size of the variant in bytes, without its header. It counts the larger types that llama.cpp takes for rows that do not divide into
+    blocks of 256, and takes all rows for as long as the embeddings: where measured, within a tenth of the true size.
+    """
     bits_per_weight: builtins.float
     """Bits of a weight."""
     max_kl_divergence: builtins.float
