@@ -7,8 +7,11 @@ progress in the same form, and refuses a text that is too short in the same word
 from __future__ import annotations
 
 import hashlib
+import struct
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy
@@ -39,6 +42,29 @@ def write_matrix(path: Path, model: Path, seed: int) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def write_older_matrix(
+    path: Path, values: Mapping[str, Any], uses: int = 5, text: str | None = "/home/ada/secret.txt"
+) -> None:
+    """Write a matrix in the form before GGUF. `text` is the name of the text; None: the file ends before it, as the oldest do."""
+    data = struct.pack("<i", len(values))
+    for name, each in values.items():
+        numbers = numpy.asarray(each, "<f4").ravel()
+        data += (
+            struct.pack("<i", len(name)) + name.encode() + struct.pack("<ii", uses, len(numbers)) + numbers.tobytes()
+        )
+    if text is not None:
+        data += struct.pack("<ii", 7, len(text)) + text.encode()
+    path.write_bytes(data)
+
+
+def columns_of(model: Path) -> dict[str, int]:
+    """The columns of the matrices of a model, but for that of the embeddings."""
+    tensors = gguf.GGUFReader(model).tensors
+    return {
+        each.name: int(each.shape[0]) for each in tensors if len(each.shape) > 1 and each.name != "token_embd.weight"
+    }
 
 
 def main() -> int:

@@ -137,6 +137,13 @@ def handed_over_folder(path: Path, profile: Profile) -> Iterator[HandedOver]:
 
 
 @contextmanager
+def handed_over_file(path: Path, profile: Profile) -> Iterator[HandedOver]:
+    """Put a file that is no model where the mesh may read it, as `handed_over` does."""
+    with _handed(path, {path.name: path}, profile, "job") as handed:
+        yield handed
+
+
+@contextmanager
 def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: str) -> Iterator[HandedOver]:
     """Link files into a folder of the mesh, by their paths there.
 

@@ -47,10 +47,6 @@ _OPTIONS_OF_OTHERS = {
     ("pull", "--insecure"): "only https addresses and files are fetched",
     ("run", "--num-ctx"): "--ctx-size is the context in tokens: --ctx-size 8192",
     ("serve", "--num-ctx"): "--ctx-size is the context in tokens: --ctx-size 8192",
-    (
-        "quantize",
-        "--imatrix",
-    ): "a matrix is measured, not read from a file: --importance-matrix, with --calibration FILE for a text",
     **{
         ("describe", name): _SHOWN
         for name in ("--modelfile", "--parameters", "--template", "--license", "--system", "--verbose", "-v")

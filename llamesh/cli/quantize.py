@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from llamesh.cli.calibration import calibration_text
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.matrix_file import matrix_source
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text
 from llamesh.cli.printing import note
 from llamesh.cli.quant_connection import quant_connected
@@ -31,7 +32,9 @@ ESTIMATE = (
 )
 _OPTIONS = {
     "model_uuid": "MODEL",
+    "options.importance_matrix_source": "--imatrix",
     "options.calibration_text": "--calibration",
+    "calibration_text": "--calibration",
     "max_kl_divergence": "--max-kl",
     "allow_requantize": "--allow-requantize",
     "importance_matrix": "--importance-matrix",
@@ -48,6 +51,7 @@ def quantize(
     pure: bool = False,
     importance_matrix: Annotated[bool, Parameter(negative="")] = False,
     calibration: Path | None = None,
+    imatrix: str = "",
     max_kl: float = 0.0,
     dry_run: bool = False,
     wait: bool = False,
@@ -69,6 +73,8 @@ def quantize(
         Measure which weights matter, and keep these more exact.
     calibration
         A file with the text to measure with; that of llamesh if not given. Implies --importance-matrix.
+    imatrix
+        A file of llama-imatrix for this model to use, instead of measuring: on this machine, or file:///FOLDER/FILE on that of the mesh.
     max_kl
         Largest KL divergence from the model with which a variant is published; that of its type if not given.
     dry_run
@@ -86,10 +92,17 @@ def quantize(
     words = calibration_text(calibration) if calibration else ""
     measured = importance_matrix or calibration is not None
     with quant_connected() as mesh, _in_options():
-        with quantisable(model, mesh, kept=not dry_run) as source:
+        with (
+            quantisable(model, mesh, kept=not dry_run) as source,
+            matrix_source(imatrix, mesh.profile, kept=not dry_run) as matrix,
+        ):
             if dry_run:
                 found = mesh.quant.estimate(
-                    source, wanted, allow_requantize=allow_requantize, importance_matrix=measured
+                    source,
+                    wanted,
+                    allow_requantize=allow_requantize,
+                    importance_matrix=measured,
+                    importance_matrix_source=matrix,
                 )
                 return _estimated(found, output)
             job = mesh.quant.create(
@@ -100,6 +113,7 @@ def quantize(
                 pure=pure,
                 importance_matrix=measured,
                 calibration_text=words,
+                importance_matrix_source=matrix,
                 max_kl_divergence=max_kl,
             )
         if not wait:

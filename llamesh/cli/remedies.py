@@ -49,7 +49,10 @@ REMEDIES = {
 """Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
 BY_RULE: Mapping[tuple[str, str], str] = {
     ("QUANT_REFUSED", "disk"): "`llamesh df` shows what takes room; `llamesh quantize` takes one type too",
-    ("QUANT_REFUSED", "matrix"): "`llamesh quantize MODEL --types TYPE --importance-matrix` measures a matrix",
+    (
+        "QUANT_REFUSED",
+        "matrix",
+    ): "`llamesh quantize MODEL --types TYPE --importance-matrix` measures a matrix, --imatrix FILE uses one",
     ("QUANT_REFUSED", "quantised"): "`llamesh search` finds unquantised models; --allow-requantize accepts this one",
     ("QUANT_REFUSED", "architecture"): "`llamesh search` finds models that are GGUF files already",
     ("QUANT_REFUSED", "code"): "`llamesh search` finds models that are GGUF files already",

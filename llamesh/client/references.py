@@ -53,6 +53,11 @@ def model_uuid_of(model: Model) -> str:
     return model if isinstance(model, str) else model.model_uuid
 
 
+def matrix_address(source: str | Path) -> str:
+    """Return the address of the file of an importance matrix; empty if none is given."""
+    return address_of(source) if source else ""
+
+
 def job_source(model: Model) -> dict[str, str]:
     """Return the fields of a job's request that say what it is made from: a model, or the address of a checkpoint."""
     if isinstance(model, str) and is_address(model):

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from llamesh.v1 import options_pb2 as llamesh_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bllamesh/v1/checkpoint.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18llamesh/v1/options.proto\"2\n\x14GetCheckpointRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\"}\n\nCheckpoint\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x14\n\x0cshown_source\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12)\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x1a.llamesh.v1.CheckpointFile\"e\n\x0e\x43heckpointFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x10\n\x08git_blob\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"\x81\x01\n\x15ReadCheckpointRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x18\n\x04name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x17\n\x06offset\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x19\n\x07version\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\"&\n\x16ReadCheckpointResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xcf\x01\n\x11\x43heckpointService\x12T\n\rGetCheckpoint\x12 .llamesh.v1.GetCheckpointRequest\x1a\x16.llamesh.v1.Checkpoint\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12\x64\n\x0eReadCheckpoint\x12!.llamesh.v1.ReadCheckpointRequest\x1a\".llamesh.v1.ReadCheckpointResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bllamesh/v1/checkpoint.proto\x12\nllamesh.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x18llamesh/v1/options.proto\"2\n\x14GetCheckpointRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\"}\n\nCheckpoint\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x14\n\x0cshown_source\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12)\n\x05\x66iles\x18\x05 \x03(\x0b\x32\x1a.llamesh.v1.CheckpointFile\"e\n\x0e\x43heckpointFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x10\n\x08git_blob\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\"\x81\x01\n\x15ReadCheckpointRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x18\n\x04name\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\x12\x17\n\x06offset\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x19\n\x07version\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\"&\n\x16ReadCheckpointResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"2\n\x14GetMatrixFileRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\"?\n\nMatrixFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\t\"P\n\x15ReadMatrixFileRequest\x12\x1a\n\x06source\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12\x1b\n\x07version\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xff\x01\"&\n\x16ReadMatrixFileResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x8b\x03\n\x11\x43heckpointService\x12T\n\rGetCheckpoint\x12 .llamesh.v1.GetCheckpointRequest\x1a\x16.llamesh.v1.Checkpoint\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12\x64\n\x0eReadCheckpoint\x12!.llamesh.v1.ReadCheckpointRequest\x1a\".llamesh.v1.ReadCheckpointResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x12T\n\rGetMatrixFile\x12 .llamesh.v1.GetMatrixFileRequest\x1a\x16.llamesh.v1.MatrixFile\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x12\x64\n\x0eReadMatrixFile\x12!.llamesh.v1.ReadMatrixFileRequest\x1a\".llamesh.v1.ReadMatrixFileResponse\"\t\x90\x02\x01\xc2\xd4\x18\x02\x18\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,10 +43,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READCHECKPOINTREQUEST'].fields_by_name['offset']._serialized_options = b'\272H\004\"\002(\000'
   _globals['_READCHECKPOINTREQUEST'].fields_by_name['version']._loaded_options = None
   _globals['_READCHECKPOINTREQUEST'].fields_by_name['version']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_GETMATRIXFILEREQUEST'].fields_by_name['source']._loaded_options = None
+  _globals['_GETMATRIXFILEREQUEST'].fields_by_name['source']._serialized_options = b'\272H\007r\005\020\001\030\200\020'
+  _globals['_READMATRIXFILEREQUEST'].fields_by_name['source']._loaded_options = None
+  _globals['_READMATRIXFILEREQUEST'].fields_by_name['source']._serialized_options = b'\272H\007r\005\020\001\030\200\020'
+  _globals['_READMATRIXFILEREQUEST'].fields_by_name['version']._loaded_options = None
+  _globals['_READMATRIXFILEREQUEST'].fields_by_name['version']._serialized_options = b'\272H\007r\005\020\001\030\377\001'
   _globals['_CHECKPOINTSERVICE'].methods_by_name['GetCheckpoint']._loaded_options = None
   _globals['_CHECKPOINTSERVICE'].methods_by_name['GetCheckpoint']._serialized_options = b'\220\002\001\302\324\030\002\030\001'
   _globals['_CHECKPOINTSERVICE'].methods_by_name['ReadCheckpoint']._loaded_options = None
   _globals['_CHECKPOINTSERVICE'].methods_by_name['ReadCheckpoint']._serialized_options = b'\220\002\001\302\324\030\002\030\001'
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['GetMatrixFile']._loaded_options = None
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['GetMatrixFile']._serialized_options = b'\220\002\001\302\324\030\002\030\001'
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['ReadMatrixFile']._loaded_options = None
+  _globals['_CHECKPOINTSERVICE'].methods_by_name['ReadMatrixFile']._serialized_options = b'\220\002\001\302\324\030\002\030\001'
   _globals['_GETCHECKPOINTREQUEST']._serialized_start=98
   _globals['_GETCHECKPOINTREQUEST']._serialized_end=148
   _globals['_CHECKPOINT']._serialized_start=150
@@ -57,6 +67,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READCHECKPOINTREQUEST']._serialized_end=510
   _globals['_READCHECKPOINTRESPONSE']._serialized_start=512
   _globals['_READCHECKPOINTRESPONSE']._serialized_end=550
-  _globals['_CHECKPOINTSERVICE']._serialized_start=553
-  _globals['_CHECKPOINTSERVICE']._serialized_end=760
+  _globals['_GETMATRIXFILEREQUEST']._serialized_start=552
+  _globals['_GETMATRIXFILEREQUEST']._serialized_end=602
+  _globals['_MATRIXFILE']._serialized_start=604
+  _globals['_MATRIXFILE']._serialized_end=667
+  _globals['_READMATRIXFILEREQUEST']._serialized_start=669
+  _globals['_READMATRIXFILEREQUEST']._serialized_end=749
+  _globals['_READMATRIXFILERESPONSE']._serialized_start=751
+  _globals['_READMATRIXFILERESPONSE']._serialized_end=789
+  _globals['_CHECKPOINTSERVICE']._serialized_start=792
+  _globals['_CHECKPOINTSERVICE']._serialized_end=1187
 # @@protoc_insertion_point(module_scope)

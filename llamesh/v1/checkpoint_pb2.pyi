@@ -153,3 +153,87 @@ class ReadCheckpointResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["data", b"data"]) -> None: ...
 
 Global___ReadCheckpointResponse: typing_extensions.TypeAlias = ReadCheckpointResponse
+
+@typing.final
+class GetMatrixFileRequest(google.protobuf.message.Message):
+    """Request of GetMatrixFile."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    source: builtins.str
+    """The address of a file in a folder in which models may be imported: file:///FOLDER/MATRIX."""
+    def __init__(
+        self,
+        *,
+        source: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["source", b"source"]) -> None: ...
+
+Global___GetMatrixFileRequest: typing_extensions.TypeAlias = GetMatrixFileRequest
+
+@typing.final
+class MatrixFile(google.protobuf.message.Message):
+    """The file of an importance matrix as it is now."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    SIZE_BYTES_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """Its name, without its folder."""
+    size_bytes: builtins.int
+    """Length in bytes."""
+    version: builtins.str
+    """Its version."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        size_bytes: builtins.int = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["name", b"name", "size_bytes", b"size_bytes", "version", b"version"]) -> None: ...
+
+Global___MatrixFile: typing_extensions.TypeAlias = MatrixFile
+
+@typing.final
+class ReadMatrixFileRequest(google.protobuf.message.Message):
+    """Request of ReadMatrixFile."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    source: builtins.str
+    """The address of GetMatrixFile."""
+    version: builtins.str
+    """The version that GetMatrixFile gave. CONTENT_MISMATCH if the file has another now."""
+    def __init__(
+        self,
+        *,
+        source: builtins.str = ...,
+        version: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["source", b"source", "version", b"version"]) -> None: ...
+
+Global___ReadMatrixFileRequest: typing_extensions.TypeAlias = ReadMatrixFileRequest
+
+@typing.final
+class ReadMatrixFileResponse(google.protobuf.message.Message):
+    """Part of a file."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: builtins.int
+    data: builtins.bytes
+    """The next bytes, at most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        data: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["data", b"data"]) -> None: ...
+
+Global___ReadMatrixFileResponse: typing_extensions.TypeAlias = ReadMatrixFileResponse

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CheckpointServiceStub(object):
-    """Reads checkpoints for the Quant service of the same mesh, by the rules that the download service has for all sources.
+    """Reads checkpoints and importance matrices for the Quant service of the same mesh, by the rules that the download service has for all sources.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,20 @@ class CheckpointServiceStub(object):
                 request_serializer=llamesh_dot_v1_dot_checkpoint__pb2.ReadCheckpointRequest.SerializeToString,
                 response_deserializer=llamesh_dot_v1_dot_checkpoint__pb2.ReadCheckpointResponse.FromString,
                 _registered_method=True)
+        self.GetMatrixFile = channel.unary_unary(
+                '/llamesh.v1.CheckpointService/GetMatrixFile',
+                request_serializer=llamesh_dot_v1_dot_checkpoint__pb2.GetMatrixFileRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_checkpoint__pb2.MatrixFile.FromString,
+                _registered_method=True)
+        self.ReadMatrixFile = channel.unary_stream(
+                '/llamesh.v1.CheckpointService/ReadMatrixFile',
+                request_serializer=llamesh_dot_v1_dot_checkpoint__pb2.ReadMatrixFileRequest.SerializeToString,
+                response_deserializer=llamesh_dot_v1_dot_checkpoint__pb2.ReadMatrixFileResponse.FromString,
+                _registered_method=True)
 
 
 class CheckpointServiceServicer(object):
-    """Reads checkpoints for the Quant service of the same mesh, by the rules that the download service has for all sources.
+    """Reads checkpoints and importance matrices for the Quant service of the same mesh, by the rules that the download service has for all sources.
     """
 
     def GetCheckpoint(self, request, context):
@@ -60,6 +70,20 @@ class CheckpointServiceServicer(object):
 
     def ReadCheckpoint(self, request, context):
         """The bytes of one of its files, from an offset to the end.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetMatrixFile(self, request, context):
+        """The file of an importance matrix. SOURCE_REFUSED for an address that may not be used, and a file that is empty or larger than 1 GiB.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadMatrixFile(self, request, context):
+        """Its bytes. Whether it is a matrix is for the reader to check.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +102,16 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
                     request_deserializer=llamesh_dot_v1_dot_checkpoint__pb2.ReadCheckpointRequest.FromString,
                     response_serializer=llamesh_dot_v1_dot_checkpoint__pb2.ReadCheckpointResponse.SerializeToString,
             ),
+            'GetMatrixFile': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMatrixFile,
+                    request_deserializer=llamesh_dot_v1_dot_checkpoint__pb2.GetMatrixFileRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_checkpoint__pb2.MatrixFile.SerializeToString,
+            ),
+            'ReadMatrixFile': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadMatrixFile,
+                    request_deserializer=llamesh_dot_v1_dot_checkpoint__pb2.ReadMatrixFileRequest.FromString,
+                    response_serializer=llamesh_dot_v1_dot_checkpoint__pb2.ReadMatrixFileResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'llamesh.v1.CheckpointService', rpc_method_handlers)
@@ -87,7 +121,7 @@ def add_CheckpointServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CheckpointService(object):
-    """Reads checkpoints for the Quant service of the same mesh, by the rules that the download service has for all sources.
+    """Reads checkpoints and importance matrices for the Quant service of the same mesh, by the rules that the download service has for all sources.
     """
 
     @staticmethod
@@ -134,6 +168,60 @@ class CheckpointService(object):
             '/llamesh.v1.CheckpointService/ReadCheckpoint',
             llamesh_dot_v1_dot_checkpoint__pb2.ReadCheckpointRequest.SerializeToString,
             llamesh_dot_v1_dot_checkpoint__pb2.ReadCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMatrixFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/llamesh.v1.CheckpointService/GetMatrixFile',
+            llamesh_dot_v1_dot_checkpoint__pb2.GetMatrixFileRequest.SerializeToString,
+            llamesh_dot_v1_dot_checkpoint__pb2.MatrixFile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadMatrixFile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/llamesh.v1.CheckpointService/ReadMatrixFile',
+            llamesh_dot_v1_dot_checkpoint__pb2.ReadMatrixFileRequest.SerializeToString,
+            llamesh_dot_v1_dot_checkpoint__pb2.ReadMatrixFileResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,8 +57,40 @@ _CheckpointServiceReadCheckpointType = typing_extensions.TypeVar(
     ],
 )
 
-class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, _CheckpointServiceReadCheckpointType]):
-    """Reads checkpoints for the Quant service of the same mesh, by the rules that the download service has for all sources."""
+_CheckpointServiceGetMatrixFileType = typing_extensions.TypeVar(
+    '_CheckpointServiceGetMatrixFileType',
+    grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.checkpoint_pb2.GetMatrixFileRequest,
+        llamesh.v1.checkpoint_pb2.MatrixFile,
+    ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.checkpoint_pb2.GetMatrixFileRequest,
+        llamesh.v1.checkpoint_pb2.MatrixFile,
+    ],
+    default=grpc.UnaryUnaryMultiCallable[
+        llamesh.v1.checkpoint_pb2.GetMatrixFileRequest,
+        llamesh.v1.checkpoint_pb2.MatrixFile,
+    ],
+)
+
+_CheckpointServiceReadMatrixFileType = typing_extensions.TypeVar(
+    '_CheckpointServiceReadMatrixFileType',
+    grpc.UnaryStreamMultiCallable[
+        llamesh.v1.checkpoint_pb2.ReadMatrixFileRequest,
+        llamesh.v1.checkpoint_pb2.ReadMatrixFileResponse,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        llamesh.v1.checkpoint_pb2.ReadMatrixFileRequest,
+        llamesh.v1.checkpoint_pb2.ReadMatrixFileResponse,
+    ],
+    default=grpc.UnaryStreamMultiCallable[
+        llamesh.v1.checkpoint_pb2.ReadMatrixFileRequest,
+        llamesh.v1.checkpoint_pb2.ReadMatrixFileResponse,
+    ],
+)
+
+class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, _CheckpointServiceReadCheckpointType, _CheckpointServiceGetMatrixFileType, _CheckpointServiceReadMatrixFileType]):
+    """Reads checkpoints and importance matrices for the Quant service of the same mesh, by the rules that the download service has for all sources."""
 
     @typing.overload
     def __init__(self: CheckpointServiceStub[
@@ -69,6 +101,14 @@ class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, 
         grpc.UnaryStreamMultiCallable[
             llamesh.v1.checkpoint_pb2.ReadCheckpointRequest,
             llamesh.v1.checkpoint_pb2.ReadCheckpointResponse,
+        ],
+        grpc.UnaryUnaryMultiCallable[
+            llamesh.v1.checkpoint_pb2.GetMatrixFileRequest,
+            llamesh.v1.checkpoint_pb2.MatrixFile,
+        ],
+        grpc.UnaryStreamMultiCallable[
+            llamesh.v1.checkpoint_pb2.ReadMatrixFileRequest,
+            llamesh.v1.checkpoint_pb2.ReadMatrixFileResponse,
         ],
     ], channel: grpc.Channel) -> None: ...
 
@@ -82,6 +122,14 @@ class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, 
             llamesh.v1.checkpoint_pb2.ReadCheckpointRequest,
             llamesh.v1.checkpoint_pb2.ReadCheckpointResponse,
         ],
+        grpc.aio.UnaryUnaryMultiCallable[
+            llamesh.v1.checkpoint_pb2.GetMatrixFileRequest,
+            llamesh.v1.checkpoint_pb2.MatrixFile,
+        ],
+        grpc.aio.UnaryStreamMultiCallable[
+            llamesh.v1.checkpoint_pb2.ReadMatrixFileRequest,
+            llamesh.v1.checkpoint_pb2.ReadMatrixFileResponse,
+        ],
     ], channel: grpc.aio.Channel) -> None: ...
 
     GetCheckpoint: _CheckpointServiceGetCheckpointType
@@ -89,6 +137,12 @@ class CheckpointServiceStub(typing.Generic[_CheckpointServiceGetCheckpointType, 
 
     ReadCheckpoint: _CheckpointServiceReadCheckpointType
     """The bytes of one of its files, from an offset to the end."""
+
+    GetMatrixFile: _CheckpointServiceGetMatrixFileType
+    """The file of an importance matrix. SOURCE_REFUSED for an address that may not be used, and a file that is empty or larger than 1 GiB."""
+
+    ReadMatrixFile: _CheckpointServiceReadMatrixFileType
+    """Its bytes. Whether it is a matrix is for the reader to check."""
 
 CheckpointServiceAsyncStub: typing_extensions.TypeAlias = CheckpointServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -99,10 +153,18 @@ CheckpointServiceAsyncStub: typing_extensions.TypeAlias = CheckpointServiceStub[
         llamesh.v1.checkpoint_pb2.ReadCheckpointRequest,
         llamesh.v1.checkpoint_pb2.ReadCheckpointResponse,
     ],
+    grpc.aio.UnaryUnaryMultiCallable[
+        llamesh.v1.checkpoint_pb2.GetMatrixFileRequest,
+        llamesh.v1.checkpoint_pb2.MatrixFile,
+    ],
+    grpc.aio.UnaryStreamMultiCallable[
+        llamesh.v1.checkpoint_pb2.ReadMatrixFileRequest,
+        llamesh.v1.checkpoint_pb2.ReadMatrixFileResponse,
+    ],
 ]
 
 class CheckpointServiceServicer(metaclass=abc.ABCMeta):
-    """Reads checkpoints for the Quant service of the same mesh, by the rules that the download service has for all sources."""
+    """Reads checkpoints and importance matrices for the Quant service of the same mesh, by the rules that the download service has for all sources."""
 
     @abc.abstractmethod
     def GetCheckpoint(
@@ -119,5 +181,21 @@ class CheckpointServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[llamesh.v1.checkpoint_pb2.ReadCheckpointResponse], collections.abc.AsyncIterator[llamesh.v1.checkpoint_pb2.ReadCheckpointResponse]]:
         """The bytes of one of its files, from an offset to the end."""
+
+    @abc.abstractmethod
+    def GetMatrixFile(
+        self,
+        request: llamesh.v1.checkpoint_pb2.GetMatrixFileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[llamesh.v1.checkpoint_pb2.MatrixFile, collections.abc.Awaitable[llamesh.v1.checkpoint_pb2.MatrixFile]]:
+        """The file of an importance matrix. SOURCE_REFUSED for an address that may not be used, and a file that is empty or larger than 1 GiB."""
+
+    @abc.abstractmethod
+    def ReadMatrixFile(
+        self,
+        request: llamesh.v1.checkpoint_pb2.ReadMatrixFileRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[llamesh.v1.checkpoint_pb2.ReadMatrixFileResponse], collections.abc.AsyncIterator[llamesh.v1.checkpoint_pb2.ReadMatrixFileResponse]]:
+        """Its bytes. Whether it is a matrix is for the reader to check."""
 
 def add_CheckpointServiceServicer_to_server(servicer: CheckpointServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -77,7 +77,7 @@ class _QuantStepKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     QUANT_STEP_KIND_PUBLISH: _QuantStepKind.ValueType  # 4
     """Puts one variant into the bucket."""
     QUANT_STEP_KIND_IMATRIX: _QuantStepKind.ValueType  # 5
-    """Measures which weights of the source matter."""
+    """Measures which weights of the source matter, or brings and checks the importance matrix that the job was given."""
     QUANT_STEP_KIND_CONVERT: _QuantStepKind.ValueType  # 6
     """Makes a GGUF file of a checkpoint."""
 
@@ -95,7 +95,7 @@ QUANT_STEP_KIND_VERIFY: QuantStepKind.ValueType  # 3
 QUANT_STEP_KIND_PUBLISH: QuantStepKind.ValueType  # 4
 """Puts one variant into the bucket."""
 QUANT_STEP_KIND_IMATRIX: QuantStepKind.ValueType  # 5
-"""Measures which weights of the source matter."""
+"""Measures which weights of the source matter, or brings and checks the importance matrix that the job was given."""
 QUANT_STEP_KIND_CONVERT: QuantStepKind.ValueType  # 6
 """Makes a GGUF file of a checkpoint."""
 Global___QuantStepKind: typing_extensions.TypeAlias = QuantStepKind
@@ -195,6 +195,7 @@ class QuantOptions(google.protobuf.message.Message):
     PURE_FIELD_NUMBER: builtins.int
     IMPORTANCE_MATRIX_FIELD_NUMBER: builtins.int
     CALIBRATION_TEXT_FIELD_NUMBER: builtins.int
+    IMPORTANCE_MATRIX_SOURCE_FIELD_NUMBER: builtins.int
     allow_requantize: builtins.bool
     """Accept a source that is quantised already. The result is worse than one that was made from F16."""
     pure: builtins.bool
@@ -207,6 +208,11 @@ class QuantOptions(google.protobuf.message.Message):
     """The text to measure with, like what the model will be asked. Empty: a text that is part of llamesh. Only with importance_matrix; a job
     does not show it.
     """
+    importance_matrix_source: builtins.str
+    """An importance matrix of the source that exists already, instead of one that is measured: file:///FOLDER/MATRIX, a file of llama-imatrix
+    of at most 1 GiB in a folder that models may be imported from. Needs LLAMA_QUANTIZE_BIN; not with importance_matrix or calibration_text. A
+    job shows only the name of the file.
+    """
     def __init__(
         self,
         *,
@@ -214,8 +220,9 @@ class QuantOptions(google.protobuf.message.Message):
         pure: builtins.bool = ...,
         importance_matrix: builtins.bool = ...,
         calibration_text: builtins.str = ...,
+        importance_matrix_source: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["allow_requantize", b"allow_requantize", "calibration_text", b"calibration_text", "importance_matrix", b"importance_matrix", "pure", b"pure"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["allow_requantize", b"allow_requantize", "calibration_text", b"calibration_text", "importance_matrix", b"importance_matrix", "importance_matrix_source", b"importance_matrix_source", "pure", b"pure"]) -> None: ...
 
 Global___QuantOptions: typing_extensions.TypeAlias = QuantOptions
 
@@ -303,7 +310,9 @@ class QuantEstimate(google.protobuf.message.Message):
     type: builtins.str
     """The type."""
     size_bytes: builtins.int
-    """Size of the variant. Models whose rows do not divide into blocks of 256 become up to a third larger."""
+    """Estimated size of the variant in bytes, without its header. It counts the larger types that llama.cpp takes for rows that do not divide into
+    blocks of 256, and takes all rows for as long as the embeddings: where measured, within a tenth of the true size.
+    """
     bits_per_weight: builtins.float
     """Bits of a weight."""
     max_kl_divergence: builtins.float

@@ -189,7 +189,8 @@ class QuantServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListQuantSources(self, request, context):
-        """The checkpoints of jobs that have not ended, for the download service of the same mesh, which keeps files that were handed over.
+        """The files of jobs that have not ended, checkpoints and importance matrices, for the download service of the same mesh, which keeps files
+        that were handed over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -390,7 +390,9 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
     """Removes a model from Quant's bucket. A copy that was downloaded stays."""
 
     ListQuantSources: _QuantServiceListQuantSourcesType
-    """The checkpoints of jobs that have not ended, for the download service of the same mesh, which keeps files that were handed over."""
+    """The files of jobs that have not ended, checkpoints and importance matrices, for the download service of the same mesh, which keeps files
+    that were handed over.
+    """
 
     LocateQuantModel: _QuantServiceLocateQuantModelType
     """A model and where its bytes are, for the download service of the same mesh."""
@@ -555,7 +557,9 @@ class QuantServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.quant_pb2.ListQuantSourcesRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.quant_pb2.ListQuantSourcesResponse, collections.abc.Awaitable[llamesh.v1.quant_pb2.ListQuantSourcesResponse]]:
-        """The checkpoints of jobs that have not ended, for the download service of the same mesh, which keeps files that were handed over."""
+        """The files of jobs that have not ended, checkpoints and importance matrices, for the download service of the same mesh, which keeps files
+        that were handed over.
+        """
 
     @abc.abstractmethod
     def LocateQuantModel(

@@ -1,4 +1,4 @@
-"""The calls of the Quant service about checkpoints: decode, call the domain, encode."""
+"""The calls of the Quant service about checkpoints and importance matrices: decode, call the domain, encode."""
 
 # ruff: noqa: N802 - methods have the names of the contract
 
@@ -12,11 +12,16 @@ from llamesh.model_addresses import shown_address
 from llamesh.v1.checkpoint_pb2 import (
     Checkpoint,
     GetCheckpointRequest,
+    GetMatrixFileRequest,
+    MatrixFile,
     ReadCheckpointRequest,
     ReadCheckpointResponse,
+    ReadMatrixFileRequest,
+    ReadMatrixFileResponse,
 )
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceServicer
 from services.download.checkpoints import Checkpoints
+from services.download.matrix_files import MatrixFiles
 from services.download.sources import SourceError, SourceRefusedError
 from services.download.verification import transfer_error
 
@@ -24,8 +29,9 @@ from services.download.verification import transfer_error
 class CheckpointServicer(CheckpointServiceServicer):
     """llamesh.v1.CheckpointService."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints, matrices: MatrixFiles) -> None:
         self._checkpoints = checkpoints
+        self._matrices = matrices
 
     async def GetCheckpoint(self, request: GetCheckpointRequest, context: Context) -> Checkpoint:
         """See checkpoint.proto."""
@@ -41,6 +47,20 @@ class CheckpointServicer(CheckpointServiceServicer):
             async with aclosing(reading) as chunks:
                 async for chunk in chunks:
                     yield ReadCheckpointResponse(data=chunk)
+
+    async def GetMatrixFile(self, request: GetMatrixFileRequest, context: Context) -> MatrixFile:
+        """See checkpoint.proto."""
+        with _errors(request.source):
+            return await self._matrices.find(request.source)
+
+    async def ReadMatrixFile(
+        self, request: ReadMatrixFileRequest, context: Context
+    ) -> AsyncIterator[ReadMatrixFileResponse]:
+        """See checkpoint.proto."""
+        with _errors(request.source):
+            async with aclosing(self._matrices.read(request.source, request.version)) as chunks:
+                async for chunk in chunks:
+                    yield ReadMatrixFileResponse(data=chunk)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ from services.download.handed_over import remove_unused
 from services.download.hub_search import HubSearch
 from services.download.integrity import Integrity
 from services.download.kept_parts import KeptParts
+from services.download.matrix_files import MatrixFiles
 from services.download.memory_fits import MemoryFits
 from services.download.messages import download_message, model_message
 from services.download.old_headers import READ_AGAIN_SECONDS, OldHeaders
@@ -152,7 +153,8 @@ async def run(member: Member) -> None:
         models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
         checkpoints = Checkpoints(hub_of(settings), files_of(settings), bandwidth, monotonic)
-        add_CheckpointServiceServicer_to_server(CheckpointServicer(checkpoints), member.server)
+        matrices = MatrixFiles(files_of(settings), bandwidth)
+        add_CheckpointServiceServicer_to_server(CheckpointServicer(checkpoints, matrices), member.server)
         member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService", "llamesh.v1.CheckpointService")
 
         worker.start()

@@ -15,17 +15,25 @@ from services.quant.variant_sizes import variant_bytes
 
 
 def estimate(
-    source: JobSource, types: Sequence[str], options: QuantOptions, settings: Settings, *, free: int | None
+    source: JobSource,
+    types: Sequence[str],
+    options: QuantOptions,
+    settings: Settings,
+    *,
+    matrix_bytes: int = 0,
+    free: int | None,
 ) -> EstimateQuantJobResponse:
     """Estimate a job that makes these types of a source, or all quantised ones if none are named. Raises INVALID_FIELD.
 
-    `free`: bytes that are free for jobs; None if nobody knows.
+    `matrix_bytes`: length of an importance matrix that is given. `free`: bytes that are free for jobs; None if nobody knows.
     """
     submission.check_known(types)
     model = source.model
     each = [_of_type(model, name, options) for name in types or QUANTISED]
     possible = [item.type for item in each if not item.HasField("refusal")]
-    needed = submission.needed_bytes(model, possible, converted=source.converted) if possible else 0
+    needed = 0
+    if possible:
+        needed = submission.needed_bytes(model, possible, converted=source.converted, matrix_bytes=matrix_bytes)
 
     def check() -> None:
         submission.check_installation(options, settings)
@@ -44,7 +52,7 @@ def _of_type(model: Model, name: str, options: QuantOptions) -> QuantEstimate:
         size_bytes=size_bytes,
         bits_per_weight=round(size_bytes * 8 / weights, 2) if weights else known.bits,
         max_kl_divergence=known.max_kl,
-        refusal=_refusal(lambda: submission.check_types([name], importance_matrix=options.importance_matrix)),
+        refusal=_refusal(lambda: submission.check_types([name], importance_matrix=submission.uses_matrix(options))),
     )
 
 

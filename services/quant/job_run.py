@@ -126,7 +126,7 @@ class JobRuns:
         if step.kind == StepKind.CONVERT and not step.tries:
             # Of an earlier attempt, whose failure may have its reason in it.
             await asyncio.to_thread(workspace.remove_sources)
-        if step.kind == StepKind.IMATRIX:
+        if step.kind == StepKind.IMATRIX and not job.row.matrix_source:
             text = await _until_written(lambda: self._jobs.calibration_text(job.row.job_id))
             await asyncio.to_thread(workspace.keep_calibration, text or CALIBRATION.read_text(encoding="utf-8"))
         return new

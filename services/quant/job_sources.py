@@ -18,7 +18,14 @@ import grpc
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.v1.checkpoint_pb2 import Checkpoint, CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
+from llamesh.v1.checkpoint_pb2 import (
+    Checkpoint,
+    CheckpointFile,
+    GetCheckpointRequest,
+    GetMatrixFileRequest,
+    MatrixFile,
+    ReadCheckpointRequest,
+)
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
@@ -90,6 +97,16 @@ class JobSources:
                 raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": error.rule}) from error
             types = bytes_of_types(await self._header(checkpoint))
         return JobSource(_converted(checkpoint, documents["config.json"], types), checkpoint)
+
+    async def matrix(self, source: str) -> MatrixFile:
+        """Return the file of an importance matrix that a job is given; an empty message if it is given none.
+
+        Raises SOURCE_REFUSED.
+        """
+        if not source or self._settings.quant_engine != "embedded":
+            return MatrixFile()
+        with asking("download"):
+            return await self._checkpoints.GetMatrixFile(GetMatrixFileRequest(source=source), **call_options())
 
     async def _document(self, checkpoint: Checkpoint, name: str) -> Any:
         """Return a parsed file; None if it is missing, no JSON, or too long."""

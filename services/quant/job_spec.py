@@ -26,5 +26,7 @@ def spec_of(job: Job, objects: Sequence[StoredPart] = ()) -> JobSpec:
         allow_requantize=row.allow_requantize,
         pure=row.pure,
         importance_matrix=row.importance_matrix,
+        matrix_source=row.matrix_source,
+        matrix_version=row.matrix_version,
         max_kl_divergence=row.max_kl_divergence,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 from llamesh.kit.errors import Reason, spec_of
 from llamesh.v1.quant_pb2 import (
     QuantError,
@@ -29,7 +31,10 @@ def job_message(job: Job, running: StepProgress | None = None, *, logs: bool = F
         name=row.name,
         types=row.types,
         options=QuantOptions(
-            allow_requantize=row.allow_requantize, pure=row.pure, importance_matrix=row.importance_matrix
+            allow_requantize=row.allow_requantize,
+            pure=row.pure,
+            importance_matrix=row.importance_matrix and not row.matrix_source,
+            importance_matrix_source=_file_name(row.matrix_source),
         ),
         state=QuantJobState.Value(f"QUANT_JOB_STATE_{row.state}"),
         steps=[_step_message(step, running, logs=logs) for step in job.steps],
@@ -42,6 +47,11 @@ def job_message(job: Job, running: StepProgress | None = None, *, logs: bool = F
     message.create_time.FromDatetime(row.create_time)
     message.update_time.FromDatetime(row.update_time)
     return message
+
+
+def _file_name(address: str) -> str:
+    """Return the name of the file at an address: not every caller may know the paths of this machine."""
+    return unquote(address).rpartition("/")[2]
 
 
 def _step_message(step: QuantStepRow, running: StepProgress | None, *, logs: bool) -> QuantStep:

@@ -25,7 +25,7 @@ class Quantisation:
     max_kl: float
     """Largest mean KL divergence, in nats per token, with which a variant is published."""
     needs_matrix: bool = False
-    """Whether llama.cpp refuses to make it without an importance matrix."""
+    """Whether llama.cpp refuses to make it without an importance matrix of a model whose rows divide into blocks of 256."""
 
     @property
     def file_type(self) -> int:
@@ -58,8 +58,9 @@ QUANTISATIONS = {
         Quantisation("IQ3_M", 3.8, 1.0),
         Quantisation("Q3_K_S", 3.7, 1.0),
         Quantisation("IQ3_S", 3.7, 1.0),
-        Quantisation("IQ3_XS", 3.5, 1.0),
-        Quantisation("IQ3_XXS", 3.3, 1.0),
+        # llama.cpp gives some of their tensors types that need a matrix: IQ3_XXS and IQ2_S.
+        Quantisation("IQ3_XS", 3.5, 1.0, needs_matrix=True),
+        Quantisation("IQ3_XXS", 3.3, 1.0, needs_matrix=True),
         Quantisation("Q2_K", 3.2, 2.0),
         Quantisation("Q2_K_S", 3.0, 2.0, needs_matrix=True),
         Quantisation("IQ2_M", 2.9, 2.0, needs_matrix=True),

@@ -76,12 +76,15 @@ class QuantServicer(QuantServiceServicer):
         # Before the checks: the job itself may have taken the room that they ask for.
         if (repeated := await self._jobs.repeated(owner_uid, request.request_id, digest)) is not None:
             return self._message(repeated)
-        submission.check_types(request.types, importance_matrix=options.importance_matrix)
+        submission.check_types(request.types, importance_matrix=submission.uses_matrix(options))
         submission.check_installation(options, settings)
         source = await self._sources.find(request.model_uuid, request.source)
+        matrix = await self._sources.matrix(options.importance_matrix_source)
         model = source.model
         submission.check_source(model, allow_requantize=options.allow_requantize)
-        needed = submission.needed_bytes(model, request.types, converted=source.converted)
+        needed = submission.needed_bytes(
+            model, request.types, converted=source.converted, matrix_bytes=matrix.size_bytes
+        )
         submission.check_space(needed, await self._space())
         job = await self._jobs.create(
             QuantJobRow(
@@ -91,7 +94,9 @@ class QuantServicer(QuantServiceServicer):
                 types=list(request.types),
                 allow_requantize=options.allow_requantize,
                 pure=options.pure,
-                importance_matrix=options.importance_matrix,
+                importance_matrix=submission.uses_matrix(options),
+                matrix_source=options.importance_matrix_source,
+                matrix_version=matrix.version,
                 calibration_text=options.calibration_text,
                 max_kl_divergence=request.max_kl_divergence,
                 state=JobState.QUEUED,
@@ -113,6 +118,7 @@ class QuantServicer(QuantServiceServicer):
             request.types,
             request.options,
             self._settings,
+            matrix_bytes=(await self._sources.matrix(request.options.importance_matrix_source)).size_bytes,
             free=await self._space(),
         )
 
@@ -162,7 +168,8 @@ class QuantServicer(QuantServiceServicer):
 
     async def ListQuantSources(self, request: ListQuantSourcesRequest, context: Context) -> ListQuantSourcesResponse:
         """See quant.proto."""
-        return ListQuantSourcesResponse(sources=[row.source for row in await self._jobs.active() if row.source])
+        found = [source for row in await self._jobs.active() for source in (row.source, row.matrix_source)]
+        return ListQuantSourcesResponse(sources=filter(None, found))
 
     async def LocateQuantModel(self, request: LocateQuantModelRequest, context: Context) -> LocateQuantModelResponse:
         """See quant.proto."""

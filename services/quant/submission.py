@@ -44,18 +44,40 @@ def check_types(types: Sequence[str], *, importance_matrix: bool) -> None:
     check_known(types)
     for each in types:
         if QUANTISATIONS[each].needs_matrix and not importance_matrix:
-            words = f"{each} needs an importance matrix: set importance_matrix, or use Q2_K or larger"
+            words = f"{each} needs an importance matrix: set importance_matrix, or use Q2_K, IQ3_S or a larger type"
             raise _refused("matrix", words, each)
 
 
+def uses_matrix(options: QuantOptions) -> bool:
+    """Return whether variants are made with an importance matrix, which is measured or given."""
+    return options.importance_matrix or bool(options.importance_matrix_source)
+
+
 def check_installation(options: QuantOptions, settings: Settings) -> None:
-    """Raise QUANT_REFUSED if this installation cannot run the jobs that are asked for. INVALID_FIELD for a text without a matrix."""
+    """Raise QUANT_REFUSED if this installation cannot run the jobs that are asked for.
+
+    INVALID_FIELD for a text without a matrix, and for a matrix that is given and measured.
+    """
     check_engine(settings)
-    if options.importance_matrix:
+    if options.importance_matrix_source:
+        _check_given_matrix(options, settings)
+    elif options.importance_matrix:
         if missing := missing_for_matrix(settings):
             raise _refused("matrix", missing)
     elif options.calibration_text:
         raise invalid_field("options.calibration_text", "it is for an importance matrix: set importance_matrix too")
+
+
+def _check_given_matrix(options: QuantOptions, settings: Settings) -> None:
+    for field in ("importance_matrix", "calibration_text"):
+        if getattr(options, field):
+            words = f"this matrix is used, so none is measured: leave out {field}"
+            raise invalid_field("options.importance_matrix_source", words)
+    if settings.quant_engine != "embedded":
+        words = "pods cannot read an importance matrix of this machine: let the job measure one with importance_matrix"
+        raise _refused("engine", words)
+    if missing := missing_for_matrix(settings, given=True):
+        raise _refused("matrix", missing)
 
 
 def check_engine(settings: Settings) -> None:
@@ -79,13 +101,16 @@ def check_engine(settings: Settings) -> None:
         )
 
 
-def missing_for_matrix(settings: Settings) -> str:
-    """Say everything that importance matrices lack here, and how to add it; empty if they lack nothing."""
+def missing_for_matrix(settings: Settings, *, given: bool = False) -> str:
+    """Say everything that importance matrices lack here, and how to add it; empty if they lack nothing.
+
+    A matrix that is `given` is not measured.
+    """
     problems = []
-    for name, path in (
-        ("LLAMA_IMATRIX_BIN", settings.llama_imatrix_bin),
-        ("LLAMA_QUANTIZE_BIN", settings.llama_quantize_bin),
-    ):
+    programs = [("LLAMA_QUANTIZE_BIN", settings.llama_quantize_bin)]
+    if not given:
+        programs.insert(0, ("LLAMA_IMATRIX_BIN", settings.llama_imatrix_bin))
+    for name, path in programs:
         if not path:
             problems.append(f"{name} is not set")
         # On a cluster it is a path in the image.
@@ -93,10 +118,10 @@ def missing_for_matrix(settings: Settings) -> str:
             problems.append(f"{name} is {path}, which is not a program")
     if not problems:
         return ""
-    return (
-        f"an importance matrix needs llama.cpp's llama-imatrix and llama-quantize: {', '.join(problems)}; build them"
-        " (docs/guide/quantise.md), set both to their paths and start the mesh again"
-    )
+    needed, rest = ("llama-imatrix and llama-quantize", "build them (docs/guide/quantise.md), set both to their paths")
+    if given:
+        needed, rest = "llama-quantize", "build it (docs/guide/quantise.md), set this to its path"
+    return f"an importance matrix needs llama.cpp's {needed}: {', '.join(problems)}; {rest} and start the mesh again"
 
 
 def check_source(model: Model, *, allow_requantize: bool) -> None:
@@ -144,13 +169,14 @@ def check_space(needed: int, free: int | None) -> None:
         )
 
 
-def needed_bytes(model: Model, types: Sequence[str], *, converted: bool = False) -> int:
+def needed_bytes(model: Model, types: Sequence[str], *, converted: bool = False, matrix_bytes: int = 0) -> int:
     """Return the maximum disk space of a job: all variants, the largest one twice while it is published, and a copy of the source.
 
-    A source that is `converted` is there twice: as a checkpoint and as a GGUF file.
+    A source that is `converted` is there twice: as a checkpoint and as a GGUF file. So is an importance matrix that is given, of
+    `matrix_bytes`: as it came and as it is used.
     """
     sizes = [_variant_bytes(model, each) for each in types]
-    return sum(sizes) + max(sizes) + model.size_bytes * (2 if converted else 1)
+    return sum(sizes) + max(sizes) + model.size_bytes * (2 if converted else 1) + 2 * matrix_bytes
 
 
 def _variant_bytes(model: Model, of_type: str) -> int:

@@ -36,6 +36,10 @@ class QuantJobRow(Base):
     allow_requantize: Mapped[bool]
     pure: Mapped[bool]
     importance_matrix: Mapped[bool] = mapped_column(default=False)
+    matrix_source: Mapped[str] = mapped_column(String(2048), default="")
+    """The address of the importance matrix that the job was given; empty: it is measured, or there is none."""
+    matrix_version: Mapped[str] = mapped_column(String(255), default="")
+    """The version of that file when the job was submitted."""
     calibration_text: Mapped[str] = mapped_column(Text, default="", deferred=True)
     """The text that the importance matrix is measured with; empty: that of llamesh. Only `Jobs.calibration_text` reads it."""
     max_kl_divergence: Mapped[float]

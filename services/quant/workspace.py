@@ -50,6 +50,10 @@ class JobSpec:
     """The canonical address of a checkpoint; empty if the source is a model of the catalogue."""
     shown_source: str = ""
     """The same as it may be shown."""
+    matrix_source: str = ""
+    """The address of the importance matrix that the job was given; empty: it is measured, or there is none."""
+    matrix_version: str = ""
+    """The version of that file when the job was submitted."""
     objects: tuple[StoredPart, ...] = ()
     """The parts of a model of the catalogue, for a step on another machine than the download service. Empty: ask that service."""
 

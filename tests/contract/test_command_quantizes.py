@@ -28,11 +28,17 @@ def test_types_have_any_case_and_count_once(quant: FakeQuantService, types: str)
     assert list(quant.requests[0].types) == ["Q8_0", "Q4_K_M"]
 
 
+def test_a_matrix_on_the_mesh_is_named_by_its_address(quant: FakeQuantService) -> None:
+    assert run(["quantize", "m0", *TYPES, "--imatrix", "file:///import/m.dat"]) == Exit.OK
+    assert quant.requests[0].options.importance_matrix_source == "file:///import/m.dat"
+    assert not quant.requests[0].options.importance_matrix
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["quantize", "m0", "--types", "Q8_0", "Q4_K_M"], "commas between them: --types Q4_K_M,Q8_0"),
-        (["quantize", "m0", *TYPES, "--imatrix", "x"], "--importance-matrix, with --calibration FILE"),
+        (["quantize", "m0", *TYPES, "--imatrix", "x"], "x: No such file or directory"),
         (["quantize", "owner/repo", *TYPES], "`llamesh quantize hf:owner/repo --types Q4_K_M`"),
         (["quantize", "folder", *TYPES], "`llamesh quantize ./folder --types Q4_K_M`"),
         (["quantize", "./folder/model.safetensors", *TYPES], "`llamesh quantize ./folder --types Q4_K_M`"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from controller.xds.public_api import Method, PublicApi
 from llamesh.v1 import quant_pb2  # noqa: F401 - known to the pool by that
 from tests.checkpoints import write_checkpoint
-from tests.importance_matrices import write_imatrix_program
+from tests.importance_matrices import columns_of, write_imatrix_program, write_older_matrix
 from tests.mesh.pages import fences, steps
 from tests.mesh.people import People, bearer
 from tests.mesh.running import ROOT, RunningMesh, running_mesh, until
@@ -252,6 +253,32 @@ def test_only_callers_who_may_manage_are_answered(mesh: RunningMesh, method: Met
                 assert answer.status_code in (200, 400, 404), answer.text
     finally:
         people.close()
+
+
+def test_a_matrix_is_handed_over_to_a_job_and_used(mesh: RunningMesh, tmp_path: Path) -> None:
+    matrix = tmp_path / "words.dat"
+    source = mesh.home.parent / "words-f16.gguf"
+    write_older_matrix(matrix, {name: range(1, width + 1) for name, width in columns_of(source).items()})
+    words = ("quantize", "words-f16", "--types", "Q5_0", "--name", "given", "--imatrix", str(matrix))
+    assert command(mesh, *words, "--dry-run").returncode == 0
+    assert not any((mesh.home / "import" / "handed-over").glob("*/words.dat"))
+    made = command(mesh, *words, "--wait")
+    assert made.returncode == 0, made.stderr
+    digest = hashlib.sha256(matrix.read_bytes()).hexdigest()
+    assert mesh.call("GET", "/models/given-Q5_0", "quant").json()["report"]["matrix_sha256"] == digest
+
+    placed = mesh.home / "import" / "words.dat"
+    placed.write_bytes(matrix.read_bytes())
+    request = {"model_uuid": "words-f16", "types": ["Q5_0"], "name": "by-rest"}
+    job = mesh.call(
+        "POST", "/jobs", "quant", json={**request, "options": {"importance_matrix_source": placed.as_uri()}}
+    ).json()
+    assert job["options"]["importance_matrix_source"] == "words.dat"
+    until(lambda: mesh.call("GET", "/models/by-rest-Q5_0", "quant").status_code == 200, 60, "the variant")
+    assert mesh.call("GET", "/models/by-rest-Q5_0", "quant").json()["report"]["matrix_sha256"] == digest
+    outside = {**request, "name": "x", "options": {"importance_matrix_source": "file:///etc/passwd"}}
+    refused = mesh.call("POST", "/jobs", "quant", json=outside)
+    assert "lies in no folder that models may be imported from" in refused.text
 
 
 def test_the_rest_of_8300_is_not_at_8200_and_the_mesh_says_how_the_service_does(mesh: RunningMesh) -> None:

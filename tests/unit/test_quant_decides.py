@@ -128,6 +128,19 @@ def test_a_matrix_lacks_nothing_if_both_programs_are_there() -> None:
     assert submission.missing_for_matrix(settings(llama_imatrix_bin="sh", llama_quantize_bin="sh")) == ""
 
 
+def test_a_matrix_that_is_given_needs_only_the_quantiser_and_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission.importlib.util, "find_spec", lambda name: name)
+    options = QuantOptions(importance_matrix_source="file:///m")
+    submission.check_types(["IQ1_S", "IQ3_XS"], importance_matrix=submission.uses_matrix(options))
+    submission.check_installation(options, settings(llama_quantize_bin="sh"))
+    with pytest.raises(MeshError, match=r"needs llama.cpp's llama-quantize: LLAMA_QUANTIZE_BIN is not set; build it"):
+        submission.check_installation(options, settings())
+    argo = settings(quant_engine="argo", minio_endpoint="m:1", argo_image="i", llama_quantize_bin="/q")
+    with pytest.raises(MeshError, match="pods cannot read an importance matrix of this machine") as refused:
+        submission.check_installation(options, argo)
+    assert refused.value.metadata["rule"] == "engine"
+
+
 def test_the_matrix_is_measured_before_the_types_are_made() -> None:
     kinds = [kind for kind, _ in steps_of(["Q8_0"], importance_matrix=True)]
     assert kinds == ["fetch", "imatrix", "quantize", "verify", "publish"]

@@ -15,11 +15,12 @@ from llamesh.cli.sources import no_source
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
 from llamesh.model_addresses import names_user, shown_address
-from llamesh.v1.checkpoint_pb2 import GetCheckpointRequest, ReadCheckpointRequest
+from llamesh.v1.checkpoint_pb2 import GetCheckpointRequest, GetMatrixFileRequest, ReadCheckpointRequest
 from llamesh.v1.download_pb2 import AdapterSource, StartDownloadRequest
 from services.download.bandwidth import Bandwidth
 from services.download.checkpoint_servicer import CheckpointServicer
 from services.download.checkpoints import Checkpoints
+from services.download.matrix_files import MatrixFiles
 from services.download.model_names import check_name
 from services.download.service import files_of, hub_of, sources_of
 from services.download.starts import Starts
@@ -64,7 +65,8 @@ async def test_a_download_is_refused_without_the_password(starts: Starts, field:
 
 async def test_a_checkpoint_is_refused_without_the_password(settings: Settings) -> None:
     checkpoints = Checkpoints(hub_of(settings), files_of(settings), Bandwidth(0, monotonic), monotonic)
-    servicer, context = CheckpointServicer(checkpoints), cast("Any", None)
+    matrices = MatrixFiles(files_of(settings), Bandwidth(0, monotonic))
+    servicer, context = CheckpointServicer(checkpoints, matrices), cast("Any", None)
     for address in ADDRESSES:
         with pytest.raises(MeshError) as refused:
             await servicer.GetCheckpoint(GetCheckpointRequest(source=address), context)
@@ -72,6 +74,9 @@ async def test_a_checkpoint_is_refused_without_the_password(settings: Settings) 
         with pytest.raises(MeshError) as refused:
             async for _ in servicer.ReadCheckpoint(ReadCheckpointRequest(source=address, name="config.json"), context):
                 pass
+        assert "SECRET" not in words_of(refused.value), address
+        with pytest.raises(MeshError) as refused:
+            await servicer.GetMatrixFile(GetMatrixFileRequest(source=address), context)
         assert "SECRET" not in words_of(refused.value), address
 
 

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 
 from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.watching import is_full, watched
-from llamesh.client.references import Model, job_source
+from llamesh.client.references import Model, job_source, matrix_address
 from llamesh.client.services import QUANT
 from llamesh.v1 import quant_pb2
 
@@ -35,13 +36,15 @@ class AsyncQuant(AsyncPart):
         pure: bool = False,
         importance_matrix: bool = False,
         calibration_text: str = "",
+        importance_matrix_source: str | Path = "",
         max_kl_divergence: float = 0.0,
         request_id: str = "",
         timeout: float | None = None,
     ) -> quant_pb2.QuantJob:
         """Start a job that quantises a model of the catalogue to these types, or the checkpoint at an address, which is converted first.
 
-        An importance matrix is measured with `calibration_text`, or with a text of the mesh if it is empty.
+        An importance matrix is measured with `calibration_text`, or with a text of the mesh if it is empty; or it is the file
+        `importance_matrix_source` of llama-imatrix, in a folder of the mesh's machine that models may be imported from.
         """
         request = quant_pb2.CreateQuantJobRequest(
             **job_source(model),
@@ -52,6 +55,7 @@ class AsyncQuant(AsyncPart):
                 pure=pure,
                 importance_matrix=importance_matrix,
                 calibration_text=calibration_text,
+                importance_matrix_source=matrix_address(importance_matrix_source),
             ),
             max_kl_divergence=max_kl_divergence,
             request_id=request_id,
@@ -65,13 +69,18 @@ class AsyncQuant(AsyncPart):
         *,
         allow_requantize: bool = False,
         importance_matrix: bool = False,
+        importance_matrix_source: str | Path = "",
         timeout: float | None = None,
     ) -> quant_pb2.EstimateQuantJobResponse:
         """Estimate a job without starting it, for all types if none are given. A refusal is returned, not raised."""
         request = quant_pb2.EstimateQuantJobRequest(
             **job_source(model),
             types=types,
-            options=quant_pb2.QuantOptions(allow_requantize=allow_requantize, importance_matrix=importance_matrix),
+            options=quant_pb2.QuantOptions(
+                allow_requantize=allow_requantize,
+                importance_matrix=importance_matrix,
+                importance_matrix_source=matrix_address(importance_matrix_source),
+            ),
         )
         return await self._call(f"{QUANT}/EstimateQuantJob", request, quant_pb2.EstimateQuantJobResponse, timeout)
 

@@ -15,7 +15,16 @@ from llamesh.kit.gguf.model_metadata import GgufMetadata
 from llamesh.kit.gguf.reader import GgufError, Reader
 from llamesh.kit.gguf.tensors import TensorInfo, Tensors
 
-__all__ = ["MAGIC", "MAX_TENSORS", "GgufError", "GgufMetadata", "TensorInfo", "read_gguf", "read_tensors"]
+__all__ = [
+    "MAGIC",
+    "MAX_TENSORS",
+    "GgufError",
+    "GgufMetadata",
+    "TensorInfo",
+    "read_gguf",
+    "read_layout",
+    "read_tensors",
+]
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -35,6 +44,19 @@ def read_tensors(file: BinaryIO, size: int | None) -> tuple[GgufMetadata, list[T
 
     A `size` of None is for a file that still arrives from a source that did not give its length: where the file ends is not checked.
     """
+    version, metadata_reader, tensors, infos = _read(file, size)
+    return metadata_reader.metadata(version, tensors), infos
+
+
+def read_layout(file: BinaryIO, size: int) -> list[TensorInfo]:
+    """Check the header of a file that is no model, such as an importance matrix, and return its tensors. Raises GgufError.
+
+    Such a file has no architecture and may have no tensors.
+    """
+    return _read(file, size)[3]
+
+
+def _read(file: BinaryIO, size: int | None) -> tuple[int, MetadataReader, Tensors, list[TensorInfo]]:
     reader = Reader(file, size)
     version = _version(reader)
     tensor_count = _count(reader, "tensors", MAX_TENSORS)
@@ -49,7 +71,7 @@ def read_tensors(file: BinaryIO, size: int | None) -> tuple[GgufMetadata, list[T
         tensors.read_info()
     start = tensors.check_place()
     infos = [info._replace(offset=start + info.offset) for info in tensors.infos]
-    return metadata_reader.metadata(version, tensors), infos
+    return version, metadata_reader, tensors, infos
 
 
 def _version(reader: Reader) -> int:

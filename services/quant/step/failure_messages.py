@@ -13,7 +13,7 @@ _MEANINGS = (
     (r"bad_alloc|(?:unable|failed) to allocate|insufficient memory|[Cc]annot allocate memory|MemoryError", NO_MEMORY),
     (
         r"requires an imatrix|missing importance matrix",
-        "the type needs an importance matrix of this tensor, which the text has not given: set importance_matrix, or use a longer text",
+        "the type needs an importance matrix that has this tensor: set importance_matrix, or measure it with a longer text",
     ),
     (
         r"requantizing from type (\S+) is disabled",

@@ -1,4 +1,4 @@
-"""The step `imatrix`: measures with llama-imatrix which weights of the source matter for a text."""
+"""The step `imatrix`: measures with llama-imatrix which weights of the source matter for a text, or takes the matrix of the job."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ _CHUNKS = ProgressMarks(re.compile(r"\[(\d+)\]-?[\d.a-z]+,"), re.compile(r"compu
 
 def imatrix(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Make the importance matrix. Return its SHA-256 and the number of its tensors."""
+    if workspace.spec().matrix_source:
+        from services.quant.step.given_matrix import given_matrix
+
+        return given_matrix(workspace, settings)
     unfinished = workspace.folder / "unfinished-matrix.gguf"
     threads, chunk = str(usable_cores()), str(CHUNK_TOKENS)
     # Relative names of the text and the matrix, because llama-imatrix writes them into the matrix and llama-quantize into variants.

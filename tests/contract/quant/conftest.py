@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.protobuf.json_format import ParseDict
@@ -16,8 +17,15 @@ from google.protobuf.json_format import ParseDict
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.gguf import read_gguf
+from llamesh.kit.serving import Member
 from llamesh.v1 import download_pb2, download_pb2_grpc, model_pb2, quant_pb2
+from llamesh.v1.checkpoint_pb2_grpc import add_CheckpointServiceServicer_to_server
 from llamesh.v1.quant_pb2_grpc import QuantServiceStub
+from services.download.bandwidth import Bandwidth
+from services.download.checkpoint_servicer import CheckpointServicer
+from services.download.checkpoints import Checkpoints
+from services.download.matrix_files import MatrixFiles
+from services.download.sources import FileSource
 from services.quant.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember, StartStandings
 from tests.contract.patience import PATIENCE, available
@@ -181,8 +189,15 @@ async def prepared(
 ) -> Quant:
     """All but the service itself."""
     catalogue = SourceCatalogue(source)
-    add = download_pb2_grpc.add_CatalogueServiceServicer_to_server
-    await start_member(settings, "download", lambda member: add(catalogue, member.server))
+    matrices = MatrixFiles(FileSource([settings.home / "import"]), Bandwidth(0, time.monotonic))
+
+    def add(member: Member) -> None:
+        download_pb2_grpc.add_CatalogueServiceServicer_to_server(catalogue, member.server)
+        # Checkpoints have tests with the whole download service.
+        servicer = CheckpointServicer(cast("Checkpoints", None), matrices)
+        add_CheckpointServiceServicer_to_server(servicer, member.server)
+
+    await start_member(settings, "download", add)
     await start_standings(settings)
     fault = tmp_path / "fault"
     own = settings.model_copy(
