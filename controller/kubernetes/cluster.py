@@ -13,9 +13,9 @@ import grpc
 from controller.kubernetes.acceptance import Acceptance
 from controller.kubernetes.declared_objects import DeclaredObjects
 from controller.kubernetes.leadership import Leadership
+from controller.kubernetes.model_objects import ModelObjects
 from controller.kubernetes.runtime import KubernetesRuntime
 from controller.kubernetes.status_writer import StatusWriter
-from controller.model_files import ModelFiles
 from controller.status_cache import StatusCache
 from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings
@@ -42,7 +42,7 @@ class ClusterPlace:
         self.runtime = KubernetesRuntime(
             api,
             self.store,
-            ModelFiles(download),
+            ModelObjects(download, report_failure),
             settings,
             report_failure,
             lambda: self._leadership.leads,

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from controller.kubernetes.modelserve import SERVER_LABEL
-from controller.kubernetes.workload import PORT, ROUTED_GATE, SPEC_LABEL
+from controller.kubernetes.pod_template import PORT, ROUTED_GATE, SPEC_LABEL
 from controller.runtimes import Engine, EngineExit, EnginePhase
 from llamesh.kit.kubernetes_api import Object
 

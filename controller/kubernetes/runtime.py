@@ -16,9 +16,11 @@ from typing import Literal
 from controller.kubernetes import modelserve, pods, workload
 from controller.kubernetes.declared_objects import DeclaredObjects
 from controller.kubernetes.informer import Informer, uid_of
+from controller.kubernetes.model_objects import ModelObjects
 from controller.kubernetes.nodes import Nodes
 from controller.kubernetes.pod_probe import PodProbe
-from controller.model_files import ModelFile, ModelFiles
+from controller.kubernetes.pod_template import ROUTED_GATE, PodSettings
+from controller.model_files import ModelFile
 from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec
 from llamesh.background import Report
 from llamesh.kit.config import Settings
@@ -38,7 +40,7 @@ class KubernetesRuntime:
         self,
         api: KubernetesApi,
         store: DeclaredObjects,
-        models: ModelFiles,
+        models: ModelObjects,
         settings: Settings,
         report: Report,
         leads: Callable[[], bool] = lambda: True,
@@ -48,8 +50,7 @@ class KubernetesRuntime:
         self._api = api
         self._store = store
         self._models = models
-        self._image = settings.engine_image
-        self._grace = settings.drain_seconds
+        self._pod = PodSettings.of(settings)
         self._leads = leads
         self._clock = clock
         self._on_change: Callable[[str], None] = lambda _: None
@@ -72,6 +73,7 @@ class KubernetesRuntime:
         """Read all Deployments and pods, and follow them."""
         self._on_change = on_change
         self._models.open(on_model_change)
+        self._models.start()
         self._nodes.start()
         for informer in (*self._pods, *self._deployments):
             informer.start()
@@ -120,9 +122,7 @@ class KubernetesRuntime:
         metadata = item["metadata"]
         place = workload.WorkloadOwner(metadata["namespace"], metadata["name"], metadata["uid"])
         wanted = (
-            workload.deployment(
-                place, spec, replicas, image=self._image, grace_seconds=self._grace, memory_bytes=memory_bytes
-            ),
+            workload.deployment(place, spec, replicas, self._pod, memory_bytes),
             workload.service(place),
         )
         if self._applied.get(spec.server_uuid) == wanted and self._has(spec.server_uuid, replicas):
@@ -139,11 +139,11 @@ class KubernetesRuntime:
 
     async def admit(self, instance: str) -> None:
         """Set the readiness gate of a pod."""
-        pod = self._pod(instance)
+        pod = self._found(instance)
         if pod is None or not self._leads():
             return
         metadata = pod["metadata"]
-        status = {"conditions": [{"type": workload.ROUTED_GATE, "status": "True", "reason": "Acknowledged"}]}
+        status = {"conditions": [{"type": ROUTED_GATE, "status": "True", "reason": "Acknowledged"}]}
         patch = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -178,7 +178,7 @@ class KubernetesRuntime:
     ) -> AsyncIterator[Sequence[str]]:
         """Yield the last lines of a replica's log and, with `follow`, new lines as they come."""
         engine = next((each for each in self.engines(server_uuid) if each.replica == replica), None)
-        pod = self._pod(engine.instance) if engine else None
+        pod = self._found(engine.instance) if engine else None
         if pod is None:
             return
         path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/log"
@@ -199,7 +199,7 @@ class KubernetesRuntime:
         ]
         return bool(found) and all(item["spec"].get("replicas") == replicas for item in found)
 
-    def _pod(self, instance: str) -> Object | None:
+    def _found(self, instance: str) -> Object | None:
         for found in self._pods_of.values():
             for pod in found.values():
                 if pod["metadata"]["name"] == instance:
@@ -207,7 +207,7 @@ class KubernetesRuntime:
         return None
 
     def _address(self, instance: str) -> str:
-        pod = self._pod(instance)
+        pod = self._found(instance)
         return pods.engine(pod, 0, None).address if pod and pods.phase_of(pod) is EnginePhase.READY else ""
 
     def _pod_changed(self, pod: Object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import grpc
@@ -32,6 +33,12 @@ async def test_an_applied_object_becomes_engines_that_answer(world: InCluster) -
     assert deployment["metadata"]["ownerReferences"][0]["uid"] == world.object()["metadata"]["uid"]
     pod = deployment["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
+    documents = deployment["spec"]["template"]["metadata"]["annotations"]
+    (fetched,) = json.loads(documents["llamesh.dev/objects"])
+    assert fetched == {"key": f"models/{'0' * 64}-1.gguf", "size_bytes": 5, "path": "/models/m1/model.gguf"}
+    assert json.loads(documents["llamesh.dev/engine"])["model"] == fetched["path"]
+    assert "envFrom" in pod["initContainers"][0]
+    assert "envFrom" not in pod["containers"][0]
     assert pod["containers"][0]["resources"]["requests"]["memory"] == str(128 << 20)
     assert not world.endpoints()
     world.cluster.settle()
