@@ -122,7 +122,7 @@ def _container(name: str, settings: PodSettings, program: list[str]) -> Object:
         "name": name,
         "image": settings.image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["python", "-P", "-m", *program],
+        "command": ["python3", "-P", "-m", *program],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,

@@ -94,7 +94,8 @@ def problem(pod: Object) -> Problem | None:
         waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
         last = (container.get("lastState") or {}).get("terminated") or {}
         reason = waiting.get("reason", "")
-        if ended:
+        # The container that fetched the model has ended well.
+        if ended.get("exitCode"):
             return _ended(ended)
         if reason == "CrashLoopBackOff" and last:
             return _ended(last)

@@ -202,6 +202,22 @@ def declare(name: str) -> Any:
     return pb.DeclareServerRequest(spec=ServerSpec(model_uuid="m1", model_name=name), owner="ada")
 
 
+async def test_a_pod_whose_model_is_fetched_and_that_starts_has_no_problem(world: InCluster) -> None:
+    world.apply()
+    await until(lambda: world.deployment())
+    world.cluster.settle()
+    (pod,) = world.pods()
+    done = {"name": "fetch", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    starting = {"name": "engine", "state": {"running": {}}}
+    path = f"/api/v1/namespaces/default/pods/{pod['metadata']['name']}"
+    status = {"phase": "Running", "initContainerStatuses": [done], "containerStatuses": [starting]}
+    world.cluster.put(path, {**pod, "status": status})
+    await until(lambda: "replicaStatuses" in world.object().get("status", {}))
+    assert world.object()["status"]["state"] == "STARTING"
+    world.answers()
+    await until(lambda: world.condition("Ready").get("reason") == "Starting")
+
+
 WAITING = {"name": "engine", "restartCount": 3}
 
 
