@@ -1,0 +1,257 @@
+"""A mesh whose engines are pods: the real API server, scheduler, kubelet and containers, real Envoy, real llama.cpp, real MinIO.
+
+The members run as processes in the network of the node, the controller with the rights of its service account.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from engine import sentence
+from tests.cluster import containers as image
+from tests.cluster.containers import Containers
+from tests.cluster.local_cluster import Cluster
+from tests.mesh.running import ROOT, until
+from tests.ports import free_ports
+from tools.cluster.layout import BIN, NODE_ADDRESS
+from tools.cluster.requirements import lacking
+
+REASON = lacking(ROOT) or image.lacking()
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
+]
+NAMESPACE = "llamesh"
+KEYS = {"MINIO_ACCESS_KEY": "minioadmin", "MINIO_SECRET_KEY": "minioadmin123"}
+STORE = {"MINIO_ENDPOINT": f"{NODE_ADDRESS}:9000", "MINIO_BUCKET": "inference-models", "MINIO_SECURE": "false", **KEYS}
+SERVER = {
+    "apiVersion": "llamesh.dev/v1alpha1",
+    "kind": "ModelServe",
+    "metadata": {"name": "chat"},
+    "spec": {"modelUuid": "sentence", "modelName": "sentence", "parameters": {"ctxSize": 2048, "flashAttn": "on"}},
+}
+READY_SECONDS = 120
+# Requests at a constant rate, whatever becomes of earlier ones, and no retries: what was not answered in full is printed.
+LOAD = """
+import asyncio, collections, sys, time, httpx
+url, seconds, rate, text = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+body = {"model": "sentence", "messages": [{"role": "user", "content": "Hi"}]}
+async def main():
+    seen = collections.Counter()
+    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+        async def ask():
+            try:
+                answer = await client.post(url, json=body)
+                whole = answer.status_code == 200 and text in answer.text
+                seen["ok" if whole else f"{answer.status_code}: {answer.text[:300]}"] += 1
+            except httpx.HTTPError as error:
+                seen[repr(error)] += 1
+        began, asked = time.monotonic(), []
+        for number in range(int(seconds * rate)):
+            await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+            asked.append(asyncio.create_task(ask()))
+        await asyncio.gather(*asked)
+    print(seen)
+asyncio.run(main())
+"""
+
+
+class PodMesh:
+    """The mesh, and the cluster that runs its engines."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.inference, gateway, contract, download = free_ports(4)
+        names = {"INFERENCE": self.inference, "GATEWAY": gateway, "CONTRACT": contract, "DOWNLOAD": download}
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(folder / "user"),
+            "LLAMESH_HOME": str(folder / "home"),
+            "LLAMESH_RUNTIME": "kubernetes",
+            "LLAMESH_ENGINE_IMAGE": f"{image.IMAGE}:latest",
+            "LLAMESH_LEASE_NAMESPACE": NAMESPACE,
+            "LLAMESH_DRAIN_SECONDS": "5",
+            "ALLOWED_NAMESPACES": NAMESPACE,
+            "KUBECONFIG": str(folder / "controller.kubeconfig"),
+            **{f"LLAMESH_{name}_PORT": str(port) for name, port in names.items()},
+            **STORE,
+        }
+        (folder / "user").mkdir()
+
+    def start(self) -> None:
+        """Start store and mesh, and bring the model in."""
+        keys = {"MINIO_ROOT_USER": STORE["MINIO_ACCESS_KEY"], "MINIO_ROOT_PASSWORD": STORE["MINIO_SECRET_KEY"]}
+        data = self.folder / "minio"
+        words = [BIN / "minio", "server", data, f"--address={STORE['MINIO_ENDPOINT']}"]
+        self.cluster.start(
+            "env", *(f"{name}={value}" for name, value in keys.items()), *words, log=self.folder / "minio.log"
+        )
+        self.write_kubeconfig()
+        self.cluster.start(*self._words("llamesh.cli.main", "up"), log=self.folder / "up.log")
+        log = self.folder / "up.log"
+        until(lambda: "the mesh is ready" in log.read_text(), 120, lambda: f"a mesh: {log.read_text()[-3000:]}")
+        login = " ".join(map(str, self._words("llamesh.cli.main", "login", "admin", "--password-stdin")))
+        self.cluster.command("run", "sh", "-c", f"echo admin | {login}")
+        model = sentence.write(self.folder / "sentence.gguf")
+        self.llamesh("pull", str(model), "--name", "sentence")
+
+    def write_kubeconfig(self) -> None:
+        """Let the controller have the rights of its service account."""
+        rights = (ROOT / "deploy" / "kubernetes" / "controller-rights.yaml").read_text(encoding="utf-8")
+        self.kubectl("apply", "--filename=-", stdin=rights)
+        token = self.kubectl("create", "token", "llamesh-controller", "--duration=4h").stdout.strip()
+        found = yaml.safe_load((self.cluster.layout.keys / "admin.kubeconfig").read_text(encoding="utf-8"))
+        found["users"][0]["user"] = {"token": token}
+        Path(self.environment["KUBECONFIG"]).write_text(yaml.safe_dump(found), encoding="utf-8")
+
+    def _words(self, module: str, *words: str) -> list[str | Path]:
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        return ["env", "-i", *variables, sys.executable, "-P", "-m", module, *words]
+
+    def llamesh(self, *words: str, check: bool = True) -> str:
+        """Run the command beside the mesh."""
+        return self.cluster.command("run", *self._words("llamesh.cli.main", *words), check=check).stdout
+
+    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> Any:
+        """Run kubectl in the namespace of the mesh."""
+        return self.cluster.kubectl(f"--namespace={NAMESPACE}", *words, stdin=stdin, check=check)
+
+    def apply(self, **spec: Any) -> None:
+        """Apply the object."""
+        self.kubectl("apply", "--filename=-", stdin=json.dumps({**SERVER, "spec": {**SERVER["spec"], **spec}}))  # type: ignore[dict-item]
+
+    def ready(self, replicas: int = 1) -> None:
+        """Wait until the object is ready and has so many engines."""
+        try:
+            self.kubectl("wait", "ms/chat", "--for=condition=Ready", f"--timeout={READY_SECONDS}s")
+            path = f"jsonpath={{.status.readyReplicas}}={replicas}"
+            self.kubectl("wait", "ms/chat", f"--for={path}", f"--timeout={READY_SECONDS}s")
+        except AssertionError as error:
+            raise AssertionError(self.kubectl("get", "ms,pods,events", "--output=wide").stdout) from error
+
+    def ask(self, seconds: float = 0.1, rate: float = 10, log: Path | None = None) -> Any:
+        """Send requests at a constant rate; what became of them, or, with `log`, the process that writes it there."""
+        url = f"http://127.0.0.1:{self.inference}/v1/chat/completions"
+        words = [sys.executable, "-c", LOAD, url, str(seconds), str(rate), sentence.SENTENCE]
+        return self.cluster.start(*words, log=log) if log else self.cluster.command("run", *words).stdout.strip()
+
+    def pods(self) -> list[Any]:
+        """The engine pods."""
+        found: list[Any] = json.loads(self.kubectl("get", "pods", "--output=json").stdout)["items"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def mesh(containers: Containers) -> Iterator[PodMesh]:
+    folder = Path(tempfile.mkdtemp(prefix="pod-mesh-"))
+    cluster = Cluster(folder / "cluster")
+    try:
+        cluster.command("up", "--port=0")
+        archive = folder / "image.tar"
+        containers.save(archive)
+        cluster.command("load", archive)
+        archive.unlink()
+        cluster.kubectl("create", "namespace", NAMESPACE)
+        cluster.kubectl("label", f"namespace/{NAMESPACE}", "pod-security.kubernetes.io/enforce=restricted")
+        cluster.kubectl("apply", f"--filename={ROOT / 'deploy' / 'kubernetes' / 'modelserves.yaml'}")
+        found = PodMesh(cluster, folder)
+        literals = [f"--from-literal={name}={value}" for name, value in STORE.items()]
+        found.kubectl("create", "secret", "generic", "llamesh-models", *literals)
+        found.start()
+        yield found
+    finally:
+        cluster.command("down")
+        shutil.rmtree(folder)
+
+
+def test_an_applied_object_answers_through_envoy(mesh: PodMesh) -> None:
+    mesh.apply()
+    mesh.ready()
+    assert mesh.ask() == "Counter({'ok': 1})"
+    shown = mesh.kubectl("get", "ms").stdout.split("\n")
+    assert shown[0].split() == ["NAME", "MODEL", "STATE", "READY", "ENDPOINT", "AGE"]
+    assert shown[1].split()[:4] == ["chat", "sentence", "READY", "1"]
+    assert "READY" in mesh.llamesh("ps")
+    (pod,) = mesh.pods()
+    assert {"type": "llamesh.dev/routed", "status": "True"}.items() <= next(
+        each for each in pod["status"]["conditions"] if each["type"] == "llamesh.dev/routed"
+    ).items()
+
+
+def test_no_request_is_lost_while_servers_change(mesh: PodMesh) -> None:
+    mesh.apply()
+    mesh.ready()
+    log = mesh.folder / "load.log"
+    load = mesh.ask(60, 10, log)
+    mesh.kubectl("scale", "ms/chat", "--replicas=2")
+    mesh.ready(2)
+    before = {pod["metadata"]["name"] for pod in mesh.pods()}
+    mesh.apply(replicas=2, parameters={"ctxSize": 4096})
+
+    def replaced() -> bool:
+        names = {pod["metadata"]["name"] for pod in mesh.pods()}
+        return len(names) == 2 and not names & before
+
+    until(replaced, 50, "new pods in place of the old ones")
+    mesh.kubectl("scale", "ms/chat", "--replicas=1")
+    mesh.ready(1)
+    assert load.wait(120) == 0
+    assert log.read_text().strip() == "Counter({'ok': 600})"
+
+
+def test_a_request_wakes_a_sleeping_server(mesh: PodMesh) -> None:
+    mesh.apply()
+    mesh.ready()
+    mesh.llamesh("sleep", "sentence")
+    until(lambda: not mesh.pods(), 60, "no pods")
+    assert mesh.kubectl("get", "ms/chat", "--output=jsonpath={.status.state}").stdout == "SLEEPING"
+    assert mesh.ask(1, 5) == "Counter({'ok': 5})"
+    mesh.ready()
+
+
+def test_what_is_wrong_is_said_where_it_is_looked_for(mesh: PodMesh) -> None:
+    wrong = {**SERVER, "spec": {"modelUuid": "sentence", "parameters": {"ctxSize": 1}}}
+    done = mesh.kubectl("apply", "--filename=-", stdin=json.dumps(wrong), check=False)
+    assert "spec.parameters.ctxSize in body should be greater than or equal to 64" in done.stderr
+    done = mesh.kubectl("scale", "ms/chat", "--replicas=0", check=False)
+    assert "a server sleeps by idleSleep" in done.stderr
+    missing = {**SERVER, "metadata": {"name": "missing"}, "spec": {"modelUuid": "nowhere"}}
+    mesh.kubectl("apply", "--filename=-", stdin=json.dumps(missing))
+    mesh.kubectl("wait", "ms/missing", "--for=condition=Accepted=False", "--timeout=60s")
+    reason = 'jsonpath={.status.conditions[?(@.type=="Accepted")].reason}'
+    assert mesh.kubectl("get", "ms/missing", f"--output={reason}").stdout == "ModelNotFound"
+    mesh.kubectl("delete", "ms/missing")
+
+
+def test_an_object_that_is_deleted_while_the_controller_is_down_is_cleaned_up(mesh: PodMesh) -> None:
+    mesh.apply()
+    mesh.ready()
+    mesh.cluster.command("run", "pkill", "-KILL", "-f", "-m controller$")
+    mesh.kubectl("delete", "ms/chat")
+    until(lambda: not mesh.pods(), 60, "no pods")
+    until(lambda: "sentence" not in mesh.llamesh("ps", check=False), 60, "no server")
+    mesh.apply()
+    mesh.ready()
+    assert mesh.ask() == "Counter({'ok': 1})"
+
+
+def test_a_call_declares_and_stops_as_an_object_does(mesh: PodMesh) -> None:
+    mesh.kubectl("delete", "ms", "--all")
+    mesh.llamesh("serve", "sentence", "--", "--ctx-size", "2048")
+    (item,) = json.loads(mesh.kubectl("get", "ms", "--output=json").stdout)["items"]
+    assert item["spec"]["parameters"] == {"ctxSize": 2048}
+    assert mesh.ask() == "Counter({'ok': 1})"
+    mesh.llamesh("stop", "sentence")
+    assert mesh.kubectl("get", "ms,deployments,services,pods", "--output=name").stdout.split() == []
