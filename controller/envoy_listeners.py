@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from controller.xds.clusters import ServiceSettings
+from controller.xds.clusters import MemberIdentity, ServiceSettings
 from controller.xds.inference import InferenceSettings
 from controller.xds.management import ManagementSettings, OpenService
 from controller.xds.serving import ControlPlane
 from controller.xds.tokens import TokenSettings
-from llamesh import certificates
+from llamesh import certificates, envoy_secrets
 from llamesh.addresses import listening_addresses
 from llamesh.kit import health_names, reflection
 from llamesh.kit.config import Settings
 from llamesh.locations import expanded
-from llamesh.names import CONTRACT, DOWNLOAD, GATEWAY, QUANT, WAKER
+from llamesh.member_certificates import host_name, identity
+from llamesh.names import CONTRACT, CONTROLLER, DOWNLOAD, GATEWAY, QUANT, WAKER
 
 _DESCRIPTORS = Path(__file__).resolve().parent.parent / "envoy" / "llamesh.binpb"
 _PUBLIC = {
@@ -39,8 +40,18 @@ def configure(control: ControlPlane, settings: Settings, jwks: str) -> None:
 
 def _services(settings: Settings) -> Sequence[ServiceSettings]:
     names = (*_PUBLIC, QUANT) if settings.quant else tuple(_PUBLIC)
-    members = [ServiceSettings(name, str(settings.socket(name))) for name in names]
-    return [*members, ServiceSettings(WAKER, str(settings.socket(WAKER)), http1=True)]
+    return [*(_service(settings, name, name) for name in names), _service(settings, WAKER, CONTROLLER, http1=True)]
+
+
+def _service(settings: Settings, name: str, member: str, *, http1: bool = False) -> ServiceSettings:
+    """Return what Envoy needs to reach a service of a member."""
+    address = settings.member_addresses.get(name)
+    if address is None:
+        return ServiceSettings(name, str(settings.socket(name)), http1)
+    domain, run_dir = settings.trust_domain, settings.run_dir
+    files = envoy_secrets.certificate_file(run_dir), envoy_secrets.authorities_file(run_dir)
+    proof = MemberIdentity(identity(domain, member), host_name(domain, member), *files)
+    return ServiceSettings(name, address, http1, proof)
 
 
 def _inference(settings: Settings, tokens: TokenSettings) -> InferenceSettings:

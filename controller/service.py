@@ -32,10 +32,12 @@ from controller.xds.serving import ControlPlane
 from llamesh.kit.channels import channel
 from llamesh.kit.config import Settings
 from llamesh.kit.logs import log
+from llamesh.kit.member_tls import open_member_tls
 from llamesh.kit.reflector import Reflector
 from llamesh.kit.revocations import RevocationReflector
 from llamesh.kit.serving import Member
 from llamesh.kit.standings import StandingReflector
+from llamesh.names import WAKER
 from llamesh.v1.controller_pb2_grpc import add_ControllerServiceServicer_to_server
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ async def run(member: Member) -> None:
     """Serve llamesh.v1.ControllerService, Envoy's control plane and the waker until the member is asked to stop."""
     settings = member.settings
     async with AsyncExitStack() as stack:
-        download, gateway, contract = (channel(settings, name) for name in ("download", "gateway", "contract"))
+        siblings = ("download", "gateway", "contract")
+        download, gateway, contract = (channel(settings, name, member.name) for name in siblings)
         for each in (download, gateway, contract):
             stack.push_async_callback(each.close)
         statuses, control, demand = StatusCache(), ControlPlane(), Demand()
@@ -65,7 +68,8 @@ async def run(member: Member) -> None:
         wakes = WakeTasks(reconciler.wake, demand)
         stack.push_async_callback(wakes.close)
         holder = RequestHolder(statuses, demand, wakes, reconciler.touch)
-        waker = Waker(holder, statuses, settings.socket("waker"))
+        tls = open_member_tls(settings, member.name)
+        waker = Waker(holder, statuses, settings.socket(WAKER), settings.listens_at(WAKER), tls)
         await waker.start()
         stack.push_async_callback(waker.close)
         activity = ActivityPoller(statuses, place.runtime, reconciler)

@@ -20,7 +20,9 @@ from aiohttp.typedefs import Handler
 
 from controller.request_holder import EngineReady, HoldOutcome, Refused, RequestHolder, TooManyHeld, UnknownTarget
 from controller.status_cache import StatusCache
+from controller.waker_port import WakerPort, only_envoy
 from llamesh.kit.inference_errors import error_body
+from llamesh.kit.member_tls import MemberTls
 from llamesh.kit.socket_watch import SocketWatch
 from llamesh.locations import make_private
 from llamesh.names import (
@@ -44,13 +46,21 @@ _END_SECONDS = 0.1
 
 
 class Waker:
-    """HTTP server on a Unix socket that serves until closed."""
+    """HTTP server on a Unix socket, and at an address of TCP if the settings have one, that serves until closed."""
 
-    def __init__(self, holder: RequestHolder, statuses: StatusCache, socket: Path) -> None:
+    def __init__(
+        self,
+        holder: RequestHolder,
+        statuses: StatusCache,
+        socket: Path,
+        address: str = "",
+        tls: MemberTls | None = None,
+    ) -> None:
         self._holder = holder
         self._statuses = statuses
         self._socket = socket
-        application = web.Application(middlewares=[_in_our_shape])
+        checks = [only_envoy(tls.domain)] if tls else []
+        application = web.Application(middlewares=[*checks, _in_our_shape])
         application.router.add_get("/health", self._health)
         application.router.add_get("/v1/models", self._models)
         application.router.add_get("/v1/models/{name:(?s:.+)}", self._model)
@@ -68,6 +78,7 @@ class Waker:
             shutdown_timeout=_END_SECONDS,
             max_field_size=_MAX_HEADER_BYTES,
         )
+        self._port = WakerPort(self._runner, address, tls) if tls and address else None
         self._site: web.UnixSite | None = None
         self._watch = SocketWatch(socket, self._listen)
 
@@ -75,11 +86,15 @@ class Waker:
         """Start serving."""
         await self._runner.setup()
         await self._listen()
+        if self._port:
+            await self._port.start()
         self._watch.start()
 
     async def close(self) -> None:
         """Stop serving and disconnect held requests."""
         await self._watch.close()
+        if self._port:
+            await self._port.close()
         await self._runner.cleanup()
         self._socket.unlink(missing_ok=True)
 

@@ -21,6 +21,21 @@ def read_bind(text: str) -> str:
     return text
 
 
+def host_and_port(address: str) -> tuple[str, int]:
+    """Read host:port, or [address]:port of IPv6."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def is_ip_address(host: str) -> bool:
+    """Whether a host is an IP address, and no name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def listening_addresses(bind: str) -> tuple[str, ...]:
     """Return the addresses for the setting LLAMESH_BIND. `localhost` means 127.0.0.1 and ::1, as far as this machine has them, because
     programs try either."""

@@ -130,6 +130,15 @@ def hand_to_envoy(found: Certificate, run_dir: Path) -> bool:
     return True
 
 
+def pem_of_key(key: Any) -> bytes:
+    """Return a private key as PEM, not encrypted."""
+    from cryptography.hazmat.primitives import serialization
+
+    return bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
 def _content(file: str, setting: str) -> str:
     try:
         with open_regular(expanded(file, setting)) as opened:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from controller.xds import templates
 from llamesh import names
+from llamesh.addresses import host_and_port, is_ip_address
 
 CLUSTER = "envoy.config.cluster.v3.Cluster"
+_PROTOCOL = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 ENDPOINTS = "envoy.config.endpoint.v3.ClusterLoadAssignment"
 
 SILENCE_SECONDS = 3600
@@ -20,6 +23,11 @@ SILENCE_SECONDS = 3600
 BUDGET_MARGIN_SECONDS = 5
 """Seconds that a server may be silent in addition to its wake budget, for any --timeout: the waker ends a held request, not Envoy, because
 the waker knows why no engine was ready."""
+
+KEEPALIVE = {"interval": "30s", "timeout": "10s"}
+"""HTTP/2 pings on connections to members over TCP, where a machine may vanish without a word."""
+CONNECTION_SECONDS = 600
+"""Age at which Envoy replaces a connection to a member over TCP, so that none is used with a certificate that has expired."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,19 @@ class ServiceSettings:
     """Path of a Unix socket, or host:port."""
     http1: bool = False
     """Whether the member speaks HTTP/1.1 (the waker) rather than gRPC."""
+    tls: MemberIdentity | None = None
+    """The identity that the member must prove; None on a Unix socket."""
+
+
+@dataclass(frozen=True)
+class MemberIdentity:
+    """A member over TCP, and the files (SDS) with Envoy's own certificate and the authorities that it trusts."""
+
+    identity: str
+    """The URI in the member's certificate."""
+    host_name: str
+    certificate_file: Path
+    authorities_file: Path
 
 
 @dataclass(frozen=True)
@@ -85,15 +106,36 @@ def address(location: str) -> dict[str, Any]:
     """Return Envoy's address for the path of a Unix socket, or for host:port."""
     if location.startswith("/"):
         return {"pipe": {"path": location}}
-    host, _, port = location.rpartition(":")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+    host, port = host_and_port(location)
+    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def service_cluster(settings: ServiceSettings) -> Any:
     """Return the cluster of one member of the mesh."""
     options: dict[str, Any] = {"http_protocol_options": {}} if settings.http1 else {"http2_protocol_options": {}}
-    values = {"name": settings.name, "address": address(settings.address), "protocol": options}
-    return templates.render("clusters/service.yaml", CLUSTER, values)
+    protocol: dict[str, Any] = {"@type": _PROTOCOL, "explicit_http_config": options}
+    tls = settings.tls
+    if tls:
+        protocol["common_http_protocol_options"] = {"max_connection_duration": f"{CONNECTION_SECONDS}s"}
+        if not settings.http1:
+            options["http2_protocol_options"] = {"connection_keepalive": KEEPALIVE}
+    values = {
+        "name": settings.name,
+        "type": "STRICT_DNS" if tls and not is_ip_address(host_and_port(settings.address)[0]) else "STATIC",
+        "address": address(settings.address),
+        "protocol": protocol,
+    }
+    cluster = templates.render("clusters/service.yaml", CLUSTER, values)
+    if tls:
+        added = {
+            "identity": tls.identity,
+            "host_name": tls.host_name,
+            "alpn": "http/1.1" if settings.http1 else "h2",
+            "certificate_file": str(tls.certificate_file),
+            "authorities_file": str(tls.authorities_file),
+        }
+        cluster.MergeFrom(templates.render("clusters/member_tls.yaml", CLUSTER, added))
+    return cluster
 
 
 def server_cluster(name: str, max_connections: int) -> Any:

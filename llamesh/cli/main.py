@@ -26,6 +26,7 @@ COMMANDS = {
         "backup": ("llamesh.cli.backup:backup", "Write the mesh of this machine to a file."),
         "restore": ("llamesh.cli.backup:restore", "Make a mesh of a backup."),
         "tls": ("llamesh.cli.tls:app", "Certificates for the ports of a mesh."),
+        "certificates": ("llamesh.cli.certificates:certificates", "Certificates of members that use TCP."),
         "logs": ("llamesh.cli.logs:logs", "Log lines of a server's engine or of a component."),
     },
     "Models and servers": {

@@ -25,6 +25,8 @@ from llamesh.cli.mesh import (
 )
 from llamesh.cli.mesh.components import components
 from llamesh.cli.mesh.lock import MeshRunningError, announce_ready, held, holder, is_gone
+from llamesh.cli.mesh.member_renewal import LOOK_SECONDS as RENEWAL_SECONDS
+from llamesh.cli.mesh.member_renewal import MemberRenewal
 from llamesh.cli.mesh.progress import READY_SECONDS, Waits, lacking_of
 from llamesh.cli.mesh.service_manager import ServiceManager, without_service_manager
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
@@ -130,6 +132,9 @@ async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int
     if settings.tls:
         certificate = renewal.Renewal(settings, _say)
         beside.append(BackgroundTask("look at the certificate", certificate.look, _failed, every=renewal.LOOK_SECONDS))
+    if settings.member_addresses:
+        members = MemberRenewal(settings, _say)
+        beside.append(BackgroundTask("renew members' certificates", members.look, _failed, every=RENEWAL_SECONDS))
     if manager.alive_every:
         beside.append(BackgroundTask("sign of life", _alive(manager), _failed, every=manager.alive_every))
     for task in beside:

@@ -27,6 +27,7 @@ from llamesh.kit.errors import MeshError, Reason, component_not_ready, invalid_f
 from llamesh.kit.identity import Identity, current_identity, read_claims
 from llamesh.kit.logs import log
 from llamesh.kit.methods import RpcMethod, authorise, method_of
+from llamesh.kit.peers import Peers
 from llamesh.kit.rights import Rights
 from llamesh.kit.streams import Streams, allowed
 from llamesh.kit.validation import validate
@@ -170,9 +171,10 @@ class _Call:
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handler of each method at its first call; see the module."""
 
-    def __init__(self, observe: Callable[[str, str, float], None]) -> None:
-        """`observe` gets the method, code and seconds of each call that ends."""
+    def __init__(self, observe: Callable[[str, str, float], None], peers: Peers | None = None) -> None:
+        """`observe` gets the method, code and seconds of each call that ends. `peers` checks callers over TCP, if there are any."""
         self.observe = observe
+        self._peers = peers
         self.streams = Streams()
         self.rights: Rights | None = None
         """Present rights of all callers; None in a process whose methods are all internal."""
@@ -193,9 +195,12 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             if handler is None:
                 return _refusing(component_not_ready(self.waits_for) if self.waits_for else _unknown(method))
             if not method.startswith("/llamesh."):
-                return self.streams.ending(handler) if handler.stream_stream else handler
-            found = self._wrapped[method] = _wrap(method, handler, self)
+                return self._guarded(method, self.streams.ending(handler) if handler.stream_stream else handler)
+            found = self._wrapped[method] = self._guarded(method, _wrap(method, handler, self))
         return found
+
+    def _guarded(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        return self._peers.guard(method, handler) if self._peers else handler
 
 
 def _unknown(method: str) -> MeshError:

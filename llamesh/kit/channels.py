@@ -1,6 +1,6 @@
 """Channels to the other services of the mesh, and the options of every call through them.
 
-    stub = contract_pb2_grpc.ContractServiceStub(channel(settings, "contract"))
+    stub = contract_pb2_grpc.ContractServiceStub(channel(settings, "contract", caller="gateway"))
     with asking("contract"):
         answer = await stub.Check(request, **call_options())
 
@@ -19,6 +19,8 @@ from llamesh.kit.calls import REQUEST_ID_HEADER, current_request_id
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import raise_from_rpc
 from llamesh.kit.identity import current_identity
+from llamesh.kit.member_tls import open_member_tls
+from llamesh.kit.rotating_channel import RotatingChannel
 from llamesh.names import CLAIMS_HEADER
 
 DEADLINE = 10.0
@@ -56,9 +58,16 @@ CLIENT_OPTIONS: Sequence[tuple[str, int | str]] = (
 )
 
 
-def channel(settings: Settings, service: str) -> grpc.aio.Channel:
-    """Open a channel to another service on this machine."""
-    return grpc.aio.insecure_channel(f"unix:{settings.socket(service)}", options=list(CLIENT_OPTIONS))
+def channel(settings: Settings, service: str, caller: str) -> grpc.aio.Channel:
+    """Open a channel to another service: by its Unix socket, or over TCP, as the member `caller`, if the settings have its address.
+
+    Raises StartRefused if TCP is to be used and the certificate of the caller cannot be.
+    """
+    address = settings.member_addresses.get(service, "")
+    tls = open_member_tls(settings, caller) if address and caller != service else None
+    if tls is None:
+        return grpc.aio.insecure_channel(f"unix:{settings.socket(service)}", options=list(CLIENT_OPTIONS))
+    return RotatingChannel(tls, address, service, list(CLIENT_OPTIONS))
 
 
 def forwarded_metadata() -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The table of settings: name, type, bounds, default and description of each. `config_models.py` has those of
-models, `config_quant.py` those of the engine of quantisation jobs, `config_kubernetes.py` those of engines on Kubernetes;
-`config_loading.py` reads all.
+models, `config_quant.py` those of the engine of quantisation jobs, `config_kubernetes.py` those of engines on Kubernetes,
+`config_members.py` those of members on TCP; `config_loading.py` reads all.
 
 Names without prefix are those of the reference deployment, or of Hugging Face's own programs, and keep their meaning; all others begin
 with LLAMESH_.
@@ -20,6 +20,7 @@ from llamesh.addresses import LOCALHOST, read_bind
 from llamesh.home_files import MIN_SECRET_LENGTH
 from llamesh.kit import limits
 from llamesh.kit.config_kubernetes import KubernetesSettings
+from llamesh.kit.config_members import MemberSettings
 from llamesh.kit.config_models import ModelSettings
 from llamesh.kit.config_quant import QuantEngineSettings
 from llamesh.kit.config_sources import ENCODING
@@ -32,7 +33,7 @@ MIN_ROTATION_DAYS = 1 / 24
 """Verifiers get each key pair until its last token has expired; a shorter rotation would make their number unbounded."""
 
 
-class Settings(ModelSettings, QuantEngineSettings, KubernetesSettings):
+class Settings(ModelSettings, QuantEngineSettings, KubernetesSettings, MemberSettings):
     """All settings. Raises pydantic.ValidationError, which names the setting, if a value is invalid."""
 
     # With populate_by_name, the name of a field is read from the environment too; the prefix prevents that HOME sets `home`.
@@ -209,6 +210,12 @@ class Settings(ModelSettings, QuantEngineSettings, KubernetesSettings):
     def socket(self, service: str) -> Path:
         """Return the Unix socket of a service on this machine."""
         return self.run_dir / f"{service}.sock"
+
+    def listens_at(self, member: str) -> str:
+        """Return host:port at which a member listens to other members over TCP; empty if it has its Unix socket only."""
+        host, _, port = self.member_addresses.get(member, "").rpartition(":")
+        bind = f"[{self.member_bind}]" if ":" in self.member_bind else self.member_bind
+        return f"{bind or host}:{port}" if port else ""
 
     def endpoint(self, server_uuid: str) -> str:
         """Return the address for requests to a server."""

@@ -33,6 +33,7 @@ from llamesh.kit.database_watch import DatabaseWatch
 from llamesh.kit.errors import StartRefused
 from llamesh.kit.lifeline import watch_lifeline
 from llamesh.kit.logs import configure_logs, log, report_failure
+from llamesh.kit.member_port import MemberPort
 from llamesh.kit.metrics import MemberMetrics
 from llamesh.kit.ownership import HeldError, exclusive
 from llamesh.kit.reflection import add_reflection
@@ -66,15 +67,17 @@ class Member:
 
     def __init__(self, name: str, settings: Settings, give_up: Callable[[], None] | None = None) -> None:
         """`give_up` ends the process at once, so that the supervisor starts it again. It is called if the socket was deleted, because gRPC
-        cannot listen again. None: the socket is not watched."""
+        cannot listen again. None: the socket is not watched. Raises StartRefused if its certificate cannot be used."""
         self.name = name
         self.settings = settings
         self._give_up = give_up
         self._watch = SocketWatch(settings.socket(name), self._lost)
         self.metrics = MemberMetrics()
         """The metrics of this member; its parts add theirs."""
-        self._calls = MeshInterceptor(self.metrics.observe_call)
-        self.server = grpc.aio.server(interceptors=[self._calls], options=list(SERVER_OPTIONS))
+        self._port = MemberPort(settings, name)
+        self._calls = MeshInterceptor(self.metrics.observe_call, self._port.peers)
+        options = [*SERVER_OPTIONS, *self._port.options]
+        self.server = grpc.aio.server(interceptors=[self._calls], options=options)
         self.started = asyncio.Event()
         """Set when the member serves calls."""
         self.stopping = asyncio.Event()
@@ -142,6 +145,7 @@ class Member:
             if not await watch.wait(package, failure, self.stopping):
                 # Stopping gRPC removes the socket, which the watch must not report.
                 await self._watch.close()
+                await self._port.close()
                 await self.server.stop(None)
                 self.stopped.set()
                 raise StopRequested
@@ -190,6 +194,7 @@ class Member:
             await self._rights.close()
         if self._database_watch:
             await self._database_watch.close()
+        await self._port.close()
         self.stopped.set()
         log.info("stopped")
 
@@ -225,8 +230,10 @@ class Member:
         self._listening = True
         bound = address or f"unix:{self._fresh_socket()}"
         self.server.add_insecure_port(bound)
+        self._port.add_to(self.server)
         await self.server.start()
         log.info("listening", address=bound, pid=os.getpid())
+        self._port.start(self.show_part)
         if address is None and self._give_up is not None:
             self._watch.start()
 

@@ -44,6 +44,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """No credential, or one that is expired, unsigned, signed by another key or made for another audience."""
     ERROR_REASON_WRONG_CREDENTIALS: _ErrorReason.ValueType  # 11
     """Wrong user name or password."""
+    ERROR_REASON_MEMBER_UNKNOWN: _ErrorReason.ValueType  # 26
+    """A caller over TCP has shown no certificate of a member of this mesh that is valid now."""
+    ERROR_REASON_MEMBER_REFUSED: _ErrorReason.ValueType  # 27
+    """The certificate of a member is good, but this member may not make the call, or may not forward a caller's identity."""
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 12
     """The credential is good but does not carry the scope that the call needs."""
     ERROR_REASON_TOO_MANY_LOGINS: _ErrorReason.ValueType  # 13
@@ -166,6 +170,10 @@ ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 10
 """No credential, or one that is expired, unsigned, signed by another key or made for another audience."""
 ERROR_REASON_WRONG_CREDENTIALS: ErrorReason.ValueType  # 11
 """Wrong user name or password."""
+ERROR_REASON_MEMBER_UNKNOWN: ErrorReason.ValueType  # 26
+"""A caller over TCP has shown no certificate of a member of this mesh that is valid now."""
+ERROR_REASON_MEMBER_REFUSED: ErrorReason.ValueType  # 27
+"""The certificate of a member is good, but this member may not make the call, or may not forward a caller's identity."""
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 12
 """The credential is good but does not carry the scope that the call needs."""
 ERROR_REASON_TOO_MANY_LOGINS: ErrorReason.ValueType  # 13

@@ -48,7 +48,8 @@ async def run(member: Member) -> None:
     async with AsyncExitStack() as stack:
         database = open_database(settings, "contract")
         stack.push_async_callback(database.close)
-        channels = {name: channel(settings, name) for name in ("gateway", "download", "controller", "contract")}
+        siblings = ("gateway", "download", "controller", "contract")
+        channels = {name: channel(settings, name, member.name) for name in siblings}
         for each in channels.values():
             stack.push_async_callback(each.close)
         # The contract service follows its own stream of revocations through its own socket, as every other member does.

@@ -98,7 +98,8 @@ async def run(member: Member) -> None:
         await stack.enter_async_context(lease)
         store = store_of(settings, owner)
         stack.push_async_callback(store.close)
-        channels = {name: channel(settings, name) for name in ("gateway", "contract", "controller", "quant")}
+        siblings = ("gateway", "contract", "controller", "quant")
+        channels = {name: channel(settings, name, member.name) for name in siblings}
         for each in channels.values():
             stack.push_async_callback(each.close)
         member.follow_rights(channels["gateway"], channels["contract"])

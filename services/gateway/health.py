@@ -15,7 +15,9 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from llamesh.kit.channels import START_SECONDS
+from llamesh.kit.member_tls import HEALTH_PART
 from llamesh.kit.serving import DATABASE_SERVICE
+from llamesh.names import GATEWAY
 from llamesh.v1 import controller_pb2, gateway_pb2
 from services.gateway.members import Members
 
@@ -24,6 +26,10 @@ PATIENCE = 1.0
 
 FRESH = 1.0
 """Seconds for which a report is cached."""
+
+_CERTIFICATE = (
+    "its new certificate files cannot be used, or its certificate has expired; `llamesh logs {name}` has the cause"
+)
 
 _FROM_BEST_TO_WORST = (
     gateway_pb2.HEALTH_STATE_OK,
@@ -40,14 +46,20 @@ class _NotSaidYetError(Exception):
 
 
 class HealthReporter:
-    """Asks every component. `clock` is monotonic; `database_answers` is the result of the gateway's own probe."""
+    """Asks every component. `clock` is monotonic; `database_answers` is the result of the gateway's own probe, and
+    `certificate_is_used` whether its own certificate files can be used."""
 
     def __init__(
-        self, members: Members, clock: Callable[[], float], database_answers: Callable[[], bool] = lambda: True
+        self,
+        members: Members,
+        clock: Callable[[], float],
+        database_answers: Callable[[], bool] = lambda: True,
+        certificate_is_used: Callable[[], bool] = lambda: True,
     ) -> None:
         self._members = members
         self._clock = clock
         self._database_answers = database_answers
+        self._certificate_is_used = certificate_is_used
         self._version = _version()
         self._turn = asyncio.Lock()
         self._began = clock()
@@ -64,7 +76,9 @@ class HealthReporter:
             return self._last[1]
 
     async def _ask_all(self) -> gateway_pb2.Health:
-        own = gateway_pb2.ComponentHealth(name="gateway", status=gateway_pb2.HEALTH_STATE_OK)
+        own = _component(GATEWAY, gateway_pb2.HEALTH_STATE_OK, "")
+        if not self._certificate_is_used():
+            own = _component(GATEWAY, gateway_pb2.HEALTH_STATE_DEGRADED, _CERTIFICATE.format(name=GATEWAY))
         asking = (*(self._ask(name) for name in self._members.health), self._ask_envoy(), self._ask_database())
         others, store = await asyncio.gather(asyncio.gather(*asking), self._ask_store())
         *parts, database = others
@@ -89,7 +103,17 @@ class HealthReporter:
             return _component(name, gateway_pb2.HEALTH_STATE_DOWN, "does not answer")
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             return _component(name, gateway_pb2.HEALTH_STATE_DEGRADED, "is starting or stopping")
+        if not await self._certificate_is_well(name):
+            return _component(name, gateway_pb2.HEALTH_STATE_DEGRADED, _CERTIFICATE.format(name=name))
         return _component(name, gateway_pb2.HEALTH_STATE_OK, "")
+
+    async def _certificate_is_well(self, name: str) -> bool:
+        if not self._members.over_tcp:
+            return True
+        try:
+            return await self._part_is_well(name, HEALTH_PART) is not False
+        except _NotSaidYetError:
+            return True
 
     async def _ask_store(self) -> list[gateway_pb2.ComponentHealth]:
         """Return the store's health as the download service reports it; nothing if that service is DOWN, which is reported separately."""

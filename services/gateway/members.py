@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from llamesh.kit.channels import DEADLINE, asking, call_options, channel
 from llamesh.kit.config import Settings
+from llamesh.names import GATEWAY
 from llamesh.v1 import (
     admission_pb2_grpc,
     contract_pb2,
@@ -33,10 +34,12 @@ class Members:
 
     def __init__(self, settings: Settings) -> None:
         self.channels: dict[str, grpc.aio.Channel] = {
-            name: channel(settings, name)
+            name: channel(settings, name, GATEWAY)
             for name in ("contract", "download", "controller", *(("quant",) if settings.quant else ()))
         }
         """Channels by name of the member."""
+        self.over_tcp = bool(settings.member_addresses)
+        """Whether members have certificates, because some have an address."""
         self.contract = contract_pb2_grpc.ContractServiceStub(self.channels["contract"])
         self.admission = admission_pb2_grpc.AdmissionServiceStub(self.channels["contract"])
         self.catalogue = download_pb2_grpc.CatalogueServiceStub(self.channels["download"])

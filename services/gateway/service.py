@@ -12,6 +12,7 @@ from llamesh.kit.channels import channel
 from llamesh.kit.clock import utc_now
 from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
+from llamesh.kit.member_tls import open_member_tls
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
 from llamesh.names import ENVOY_ADMIN
@@ -47,7 +48,7 @@ async def run(member: Member) -> None:
         members = Members(settings)
         stack.push_async_callback(members.close)
         # The gateway follows its own stream of standings through its own socket, as every other member does.
-        own = channel(settings, "gateway")
+        own = channel(settings, "gateway", member.name)
         stack.push_async_callback(own.close)
         member.follow_rights(own, members.channels["contract"])
 
@@ -59,7 +60,10 @@ async def run(member: Member) -> None:
         issuer = Issuer(users, signer, members.admission, timedelta(hours=settings.jwt_expiry_hours))
         cache = WatchCache(uuid.uuid4().hex[:12])
         watches = Watches(cache, time.monotonic, utc_now)
-        health = HealthReporter(members, time.monotonic, lambda: member.database_answers)
+        tls = open_member_tls(settings, member.name)
+        health = HealthReporter(
+            members, time.monotonic, lambda: member.database_answers, lambda: tls is None or not tls.problem
+        )
         models = Models(members)
         servers = Servers(members, settings.drain_seconds)
 

@@ -51,7 +51,7 @@ async def run(member: Member) -> None:
         )
         store = bucket_of(settings)
         stack.push_async_callback(store.close)
-        channels = {name: channel(settings, name) for name in ("gateway", "contract", "download")}
+        channels = {name: channel(settings, name, member.name) for name in ("gateway", "contract", "download")}
         for each in channels.values():
             stack.push_async_callback(each.close)
         rights = member.follow_rights(channels["gateway"], channels["contract"])

@@ -31,6 +31,8 @@ _BUCKET_SETTINGS = (
     *("quant_minio_endpoint", "quant_minio_bucket", "quant_minio_secure", "quant_minio_access_key"),
     "quant_minio_secret_key",
 )
+_MEMBER_SETTINGS = ("member_addresses", "member_certificates", "trust_domain")
+"""For a step that asks the download service: over TCP it shows the certificate of the Quant service."""
 
 
 def plain_variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -38,10 +40,14 @@ def plain_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name in _NAMES or name.startswith(_PREFIXES)}
 
 
-def step_environment(settings: Settings, environment: Mapping[str, str], *, uses_bucket: bool) -> dict[str, str]:
+def step_environment(
+    settings: Settings, environment: Mapping[str, str], *, uses_bucket: bool, asks_download: bool = False
+) -> dict[str, str]:
     """Return the environment of a step's program. `environment` is that of this process."""
     found = plain_variables(environment)
     fields: tuple[str, ...] = _SETTINGS
+    if asks_download and settings.member_addresses:
+        fields += _MEMBER_SETTINGS
     if uses_bucket:
         found |= {name: value for name, value in environment.items() if name.upper() in _PROXIES}
         fields += _BUCKET_SETTINGS
@@ -55,4 +61,6 @@ def _variable(field: str) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={item}" for key, item in value.items())
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -107,7 +107,12 @@ class StepProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env=step_environment(self._settings, os.environ, uses_bucket=self._uses_bucket()),
+            env=step_environment(
+                self._settings,
+                os.environ,
+                uses_bucket=self._uses_bucket(),
+                asks_download=self._kind == StepKind.FETCH and not self._uses_bucket(),
+            ),
         )
         assert process.stdout is not None
         assert process.stderr is not None

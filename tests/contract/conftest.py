@@ -158,7 +158,7 @@ async def connect() -> AsyncIterator[Connect]:
     opened: list[grpc.aio.Channel] = []
 
     def open_channel(settings: Settings, name: str) -> grpc.aio.Channel:
-        opened.append(channel(settings, name))
+        opened.append(channel(settings, name, "gateway"))
         return opened[-1]
 
     yield open_channel

@@ -75,7 +75,7 @@ async def test_the_client_without_await_reaches_it_at_the_first_try(url: str) ->
 
 async def test_a_member_reaches_it_too(url: str, one_settings: Settings) -> None:
     one_settings.run_dir.mkdir(parents=True, exist_ok=True)
-    async with distant(url, one_settings.socket("gateway")), channel(one_settings, "gateway") as far:
+    async with distant(url, one_settings.socket("gateway")), channel(one_settings, "gateway", "contract") as far:
         stub = gateway_pb2_grpc.GatewayServiceStub(far)
         request = gateway_pb2.CreateTokenRequest(username="ada", password="right")
         assert (await stub.CreateToken(request, **call_options())).access_token

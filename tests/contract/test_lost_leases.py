@@ -44,7 +44,7 @@ async def process(settings: Settings, member: str) -> AsyncIterator[asyncio.subp
 
 
 async def serves(settings: Settings, member: str) -> None:
-    async with channel(settings, member) as connection:
+    async with channel(settings, member, "gateway") as connection:
         health = health_pb2_grpc.HealthStub(connection)
         await health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=SECONDS)
 

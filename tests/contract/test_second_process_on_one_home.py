@@ -47,7 +47,7 @@ async def process(settings: Settings, member: str) -> AsyncIterator[asyncio.subp
 
 
 async def answers(settings: Settings, member: str) -> bool:
-    async with channel(settings, member) as connection:
+    async with channel(settings, member, "gateway") as connection:
         health = health_pb2_grpc.HealthStub(connection)
         check = partial(health.Check, health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=SECONDS)
         # A killed process may still take a connection, and reset it, before its last thread has ended.
@@ -87,7 +87,7 @@ async def test_a_killed_process_is_followed_at_once(one_settings: Settings) -> N
 async def test_one_that_is_ending_is_waited_for(one_settings: Settings) -> None:
     async with process(one_settings, "download") as first:
         assert await answers(one_settings, "download")
-        async with channel(one_settings, "download") as connection:
+        async with channel(one_settings, "download", "gateway") as connection:
             # An open watch keeps the first one draining for a moment.
             watch = health_pb2_grpc.HealthStub(connection).Watch(health_pb2.HealthCheckRequest())
             assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING

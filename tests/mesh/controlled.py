@@ -138,7 +138,7 @@ class ControlledMesh:
     def control(self) -> Any:
         """The controller's stub."""
         if self._channel is None:
-            self._channel = channel(self.settings, "controller")
+            self._channel = channel(self.settings, "controller", "gateway")
         return ControllerServiceStub(self._channel)
 
     @property

@@ -74,6 +74,27 @@ def test_a_step_reads_the_same_settings_from_its_environment(
     assert read.jwt_secret is None
 
 
+def test_a_step_that_asks_the_download_service_reads_where_members_are(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_tcp = settings.model_copy(
+        update={
+            "member_addresses": {"download": "download:9000", "gateway": "[::1]:9001"},
+            "member_certificates": Path("/certificates/{member}"),
+            "trust_domain": "mesh.test",
+        }
+    )
+    assert step_environment(settings, {}, uses_bucket=False, asks_download=True).keys() == {"LLAMESH_HOME"}
+    assert step_environment(on_tcp, {}, uses_bucket=False).keys() == {"LLAMESH_HOME"}
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    for name, value in step_environment(on_tcp, {}, uses_bucket=False, asks_download=True).items():
+        monkeypatch.setenv(name, value)
+    read = Settings(_env_file=None)  # type: ignore[call-arg]
+    for field in ("member_addresses", "member_certificates", "trust_domain"):
+        assert getattr(read, field) == getattr(on_tcp, field)
+
+
 async def _environment_of(kind: str, settings: Settings, program: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return what the program of a step is given, from a stand-in for Python."""
     program.write_text(f"#!/bin/sh\nexec env > {program}.said\n")

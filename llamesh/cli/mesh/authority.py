@@ -182,7 +182,7 @@ def _authority(files: Files, now: datetime) -> tuple[Any, Any]:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    write_private(files.authority_key, _pem(key))
+    write_private(files.authority_key, certificates.pem_of_key(key))
     write_private(files.authority, certificate.public_bytes(serialization.Encoding.PEM))
     return certificate, key
 
@@ -233,7 +233,7 @@ def _signed(names: tuple[str, ...], signer: Any, signing: Any, now: datetime) ->
         .add_extension(authority_id, critical=False)
         .sign(signing, hashes.SHA256())
     )
-    return certificate.public_bytes(serialization.Encoding.PEM), _pem(key)
+    return certificate.public_bytes(serialization.Encoding.PEM), certificates.pem_of_key(key)
 
 
 def _builder(subject: Any, issuer: Any, public_key: Any, now: datetime, last: datetime) -> Any:
@@ -258,11 +258,3 @@ def _general_name(name: str) -> Any:
     except ValueError:
         pass
     return x509.DNSName(name)
-
-
-def _pem(key: Any) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    return bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )

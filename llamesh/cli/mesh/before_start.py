@@ -10,8 +10,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from llamesh.certificates import CertificateError
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import certificate_checks, checks, outside, ports, renewal
+from llamesh.cli.mesh import certificate_checks, checks, envoy_tls, member_renewal, outside, ports, renewal
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.disk_space import free_bytes
 from llamesh.locations import make_private
@@ -32,9 +33,20 @@ def make_usable(folder: Path) -> None:
         ) from error
 
 
+def _check_members(settings: MeshSettings) -> None:
+    """CommandError if Envoy could not prove to members that it is Envoy. Certificates that expired while the mesh was down are renewed."""
+    try:
+        member_renewal.renew(settings)
+    except (CertificateError, OSError) as error:
+        words = f"the certificates of members are not renewed: {error}"
+        raise CommandError(words, hint=getattr(error, "remedy", ""), code=Exit.USAGE) from error
+    envoy_tls.check(settings)
+
+
 def check_machine(settings: MeshSettings) -> Iterator[str]:
     """Check for problems that would only appear later, in some log. Yields warnings; CommandError if a mesh cannot start."""
     renewal.take(settings)
+    _check_members(settings)
     for finding in certificate_checks.of_files(settings):
         if finding.state != "ok":
             yield f"{finding.check}: {finding.found}\n    -> {finding.fix}"

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import llamesh
 from llamesh import home_files, waiting
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import certificate_checks, health, key_files, members, outside, ports, restore_mark
+from llamesh.cli.mesh import certificate_checks, health, key_files, member_checks, members, outside, ports, restore_mark
 from llamesh.cli.mesh.findings import Finding, State
 from llamesh.cli.mesh.leftovers import Life, lives
 from llamesh.cli.mesh.lock import holder
@@ -70,6 +70,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         ("home", files_of_home),
         ("certificate", certificate_checks.of_files),
         ("authority", certificate_checks.of_authority),
+        ("members", member_checks.of_members),
         ("key", key_files.readable_keys),
         ("disk", disk),
     ):

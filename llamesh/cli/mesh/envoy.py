@@ -8,13 +8,13 @@ import contextlib
 import http.client
 import json
 import socket
-import string
 import sys
 import time
 from pathlib import Path
 
 import llamesh
 from llamesh import tether
+from llamesh.cli.mesh import envoy_tls
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.envoy_binary import find_envoy
 from llamesh.locations import make_private
@@ -43,9 +43,8 @@ def write_bootstrap(settings: MeshSettings) -> Path:
         "admin_path": str(admin_socket(settings)),
         "controller_path": str(settings.run_dir / "controller.sock"),
     }
-    # The template puts paths in double quotes, and there YAML has the escapes of JSON.
-    escaped = {name: json.dumps(value)[1:-1] for name, value in values.items()}
-    content = string.Template(BOOTSTRAP.read_text(encoding="utf-8")).substitute(escaped).encode()
+    content = envoy_tls.with_tls(envoy_tls.filled(BOOTSTRAP, values), settings).encode()
+    envoy_tls.write_secrets(settings)
     path = _bootstrap(settings)
     with contextlib.suppress(OSError):
         if path.read_bytes() == content:

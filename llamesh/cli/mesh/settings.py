@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -39,6 +39,10 @@ class MeshSettings:
     tls_certificate: str = ""
     tls_key: str = ""
     llama_server_bin: str = ""
+    member_addresses: Mapping[str, str] = field(default_factory=dict)
+    """Where members listen on TCP, by name."""
+    member_certificates: Path | None = None
+    trust_domain: str = ""
     wrong: tuple[str, ...] = ()
     """Problems of invalid settings, one sentence each; only if `tolerant`."""
     warnings: tuple[str, ...] = ()
@@ -135,6 +139,9 @@ def read_settings(environment: Mapping[str, str], *, tolerant: bool = False) -> 
             tls_certificate=found["tls_certificate"],
             tls_key=found["tls_key"],
             llama_server_bin=found["llama_server_bin"],
+            member_addresses=found["member_addresses"],
+            member_certificates=Path(found["member_certificates"]) if found["member_certificates"] else None,
+            trust_domain=found["trust_domain"],
             wrong=tuple(found["wrong"]),
             warnings=tuple(found["warnings"]),
             has_secret=found["has_secret"],

@@ -21,6 +21,7 @@ from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError, object_store
 from llamesh.kit.own_places import models_place
+from llamesh.names import QUANT
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
@@ -73,7 +74,7 @@ def _located(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Pa
 
 
 async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
-    async with channel(settings, "download") as own:
+    async with channel(settings, "download", QUANT) as own:
         with asking("download"):
             request = LocateModelRequest(model_uuid=model_uuid)
             call = CatalogueServiceStub(own).LocateModel(request, **call_options(_LOCATE_SECONDS))

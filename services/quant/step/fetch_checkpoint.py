@@ -17,6 +17,7 @@ from typing import Any
 from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
+from llamesh.names import QUANT
 from llamesh.v1.checkpoint_pb2 import CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from services.quant.job_sources import digest_of, weight_bytes
@@ -42,7 +43,7 @@ def fetch_checkpoint(workspace: Workspace, settings: Settings) -> dict[str, Any]
 async def _fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     spec = workspace.spec()
     workspace.checkpoint.mkdir(mode=0o700, exist_ok=True)
-    async with channel(settings, "download") as own:
+    async with channel(settings, "download", QUANT) as own:
         stub = CheckpointServiceStub(own)
         with asking("download"):
             found = await stub.GetCheckpoint(GetCheckpointRequest(source=spec.source), **call_options())

@@ -28,7 +28,7 @@ __all__ = ["faults", "on_s3", "s3"]
 
 async def store_is_well(service: Service, part: str = "store") -> bool | None:
     """What health says of a part; None: nothing yet, the store was not asked so far."""
-    async with channel(service.settings, "download") as connection:
+    async with channel(service.settings, "download", "gateway") as connection:
         request = health_pb2.HealthCheckRequest(service=part)
         try:
             answer = await health_pb2_grpc.HealthStub(connection).Check(request)
