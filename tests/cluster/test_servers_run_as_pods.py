@@ -184,10 +184,35 @@ def test_an_applied_object_answers_through_envoy(mesh: PodMesh) -> None:
     assert shown[0].split() == ["NAME", "MODEL", "STATE", "READY", "ENDPOINT", "AGE"]
     assert shown[1].split()[:4] == ["chat", "sentence", "READY", "1"]
     assert "READY" in mesh.llamesh("ps")
+    assert "AllReady" in mesh.kubectl("describe", "ms/chat").stdout
     (pod,) = mesh.pods()
     assert {"type": "llamesh.dev/routed", "status": "True"}.items() <= next(
         each for each in pod["status"]["conditions"] if each["type"] == "llamesh.dev/routed"
     ).items()
+
+
+def test_a_pod_outside_the_mesh_reaches_no_engine(mesh: PodMesh) -> None:
+    mesh.apply()
+    mesh.ready()
+    (engine,) = [pod["status"]["podIP"] for pod in mesh.pods()]
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "stranger", "namespace": "default"},
+        "spec": {"containers": [{"name": "main", "image": f"{image.IMAGE}:latest", "command": ["sleep", "1000000"]}]},
+    }
+    mesh.cluster.apply(stranger)
+    mesh.cluster.kubectl("wait", "pod/stranger", "--for=condition=Ready", "--timeout=60s")
+    program = f"import urllib.request as r; print(r.urlopen('http://{engine}:8080/health', timeout=3).status)"
+
+    def answer() -> str:
+        words = ("exec", "stranger", "--", "python3", "-c", program)
+        return str(mesh.cluster.kubectl(*words, check=False).stdout.strip())
+
+    until(lambda: answer() == "200", 30, "an answer without the policy")
+    mesh.kubectl("apply", f"--filename={ROOT / 'deploy' / 'kubernetes' / 'engine-policy.yaml'}")
+    until(lambda: answer() == "", 60, "no answer with the policy")
+    assert mesh.ask() == "Counter({'ok': 1})"
 
 
 def test_no_request_is_lost_while_servers_change(mesh: PodMesh) -> None:
