@@ -1,7 +1,4 @@
-"""A mesh whose engines are pods: the real API server, scheduler, kubelet and containers, real Envoy, real llama.cpp, real MinIO.
-
-The members run as processes in the network of the node, the controller with the rights of its service account.
-"""
+"""A mesh in a cluster, from its manifests: the real API server, scheduler, kubelet and containers, Envoy, llama.cpp and MinIO."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ from tests.cluster import containers as image
 from tests.cluster.containers import Containers
 from tests.cluster.local_cluster import Cluster
 from tests.mesh.running import ROOT, until
-from tests.ports import free_ports
 from tools.cluster.layout import BIN, NODE_ADDRESS
 from tools.cluster.requirements import lacking
 
@@ -32,7 +28,10 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]
+DEPLOY = ROOT / "deploy" / "kubernetes"
 NAMESPACE = "llamesh"
+MESH, ENGINES = "app.kubernetes.io/name=llamesh-mesh", "app.kubernetes.io/name=llamesh-engine"
+PASSWORD = "the password of this test"
 KEYS = {"MINIO_ACCESS_KEY": "minioadmin", "MINIO_SECRET_KEY": "minioadmin123"}
 STORE = {"MINIO_ENDPOINT": f"{NODE_ADDRESS}:9000", "MINIO_BUCKET": "inference-models", "MINIO_SECURE": "false", **KEYS}
 SERVER = {
@@ -42,14 +41,21 @@ SERVER = {
     "spec": {"modelUuid": "sentence", "modelName": "sentence", "parameters": {"ctxSize": 2048, "flashAttn": "on"}},
 }
 READY_SECONDS = 120
+KILL_CONTROLLER = """
+import os, signal, pathlib
+for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    if entry.read_bytes().endswith(b"-m\\0controller\\0"):
+        os.kill(int(entry.parent.name), signal.SIGKILL)
+"""
 # Requests at a constant rate, whatever becomes of earlier ones, and no retries: what was not answered in full is printed.
 LOAD = """
 import asyncio, collections, sys, time, httpx
-url, seconds, rate, text = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+url, seconds, rate, text, key = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4], sys.argv[5]
 body = {"model": "sentence", "messages": [{"role": "user", "content": "Hi"}]}
 async def main():
     seen = collections.Counter()
-    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+    headers, limits = {"authorization": f"Bearer {key}"}, httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=60, limits=limits, headers=headers) as client:
         async def ask():
             try:
                 answer = await client.post(url, json=body)
@@ -67,62 +73,75 @@ asyncio.run(main())
 """
 
 
+def literals(values: Mapping[str, str]) -> list[str]:
+    """Arguments of `kubectl create secret`."""
+    return [f"--from-literal={name}={value}" for name, value in values.items()]
+
+
+def manifests() -> Iterator[Any]:
+    """The manifests of the mesh, with the image and the store of this test."""
+    for document in yaml.safe_load_all((DEPLOY / "mesh.yaml").read_text(encoding="utf-8")):
+        if document["kind"] == "ConfigMap":
+            document["data"] |= {"LLAMESH_ENGINE_IMAGE": f"{image.IMAGE}:latest", "LLAMESH_DRAIN_SECONDS": "5"}
+            document["data"] |= {"MINIO_ENDPOINT": STORE["MINIO_ENDPOINT"]}
+        if document["kind"] == "Deployment":
+            (container,) = document["spec"]["template"]["spec"]["containers"]
+            container["image"] = f"{image.IMAGE}:latest"
+        yield document
+
+
 class PodMesh:
-    """The mesh, and the cluster that runs its engines."""
+    """The mesh in a pod, and the cluster that runs it and its engines."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.folder = cluster, folder
-        self.inference, gateway, contract, download = free_ports(4)
-        names = {"INFERENCE": self.inference, "GATEWAY": gateway, "CONTRACT": contract, "DOWNLOAD": download}
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "HOME": str(folder / "user"),
-            "LLAMESH_HOME": str(folder / "home"),
-            "LLAMESH_RUNTIME": "kubernetes",
-            "LLAMESH_ENGINE_IMAGE": f"{image.IMAGE}:latest",
-            "LLAMESH_LEASE_NAMESPACE": NAMESPACE,
-            "LLAMESH_DRAIN_SECONDS": "5",
-            "ALLOWED_NAMESPACES": NAMESPACE,
-            "KUBECONFIG": str(folder / "controller.kubeconfig"),
-            **{f"LLAMESH_{name}_PORT": str(port) for name, port in names.items()},
-            **STORE,
-        }
-        (folder / "user").mkdir()
+        self._key = ""
 
     def start(self) -> None:
-        """Start store and mesh, and bring the model in."""
+        """Start the store, install the mesh as the guide does, and bring the model in."""
         keys = {"MINIO_ROOT_USER": STORE["MINIO_ACCESS_KEY"], "MINIO_ROOT_PASSWORD": STORE["MINIO_SECRET_KEY"]}
-        data = self.folder / "minio"
-        words = [BIN / "minio", "server", data, f"--address={STORE['MINIO_ENDPOINT']}"]
-        self.cluster.start(
-            "env", *(f"{name}={value}" for name, value in keys.items()), *words, log=self.folder / "minio.log"
-        )
-        self.write_kubeconfig()
-        self.cluster.start(*self._words("llamesh.cli.main", "up"), log=self.folder / "up.log")
-        log = self.folder / "up.log"
-        until(lambda: "the mesh is ready" in log.read_text(), 120, lambda: f"a mesh: {log.read_text()[-3000:]}")
-        login = " ".join(map(str, self._words("llamesh.cli.main", "login", "admin", "--password-stdin")))
-        self.cluster.command("run", "sh", "-c", f"echo admin | {login}")
+        variables = [f"{name}={value}" for name, value in keys.items()]
+        words = ["server", str(self.folder / "minio"), f"--address={STORE['MINIO_ENDPOINT']}"]
+        self.cluster.start("env", *variables, str(BIN / "minio"), *words, log=self.folder / "minio.log")
+        self.kubectl("apply", f"--filename={DEPLOY / 'controller-rights.yaml'}")
+        self.kubectl("create", "secret", "generic", "llamesh-models", *literals(STORE))
+        secrets = {"JWT_SECRET": "s" * 48, "LLAMESH_ADMIN_PASSWORD": PASSWORD, **KEYS}
+        self.kubectl("create", "secret", "generic", "inference-secrets", *literals(secrets))
+        self._make_volume()
+        self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(manifests()))
+        try:
+            self.kubectl("rollout", "status", "deployment/llamesh", f"--timeout={READY_SECONDS}s")
+        except AssertionError as error:
+            raise AssertionError(self.kubectl("describe", "pods").stdout[-3000:]) from error
         model = sentence.write(self.folder / "sentence.gguf")
-        self.llamesh("pull", str(model), "--name", "sentence")
+        pod = self.kubectl("get", "pods", f"--selector={MESH}", "--output=jsonpath={.items[0].metadata.name}").stdout
+        self.kubectl("cp", str(model), f"{pod}:/tmp/sentence.gguf")
+        self.llamesh("login", "admin", "--password-stdin", stdin=PASSWORD)
+        self.llamesh("pull", "/tmp/sentence.gguf", "--name", "sentence")
+        self._key = self.llamesh("keys", "create", "client", "--scope", "infer:*").splitlines()[-1]
 
-    def write_kubeconfig(self) -> None:
-        """Let the controller have the rights of its service account."""
-        rights = (ROOT / "deploy" / "kubernetes" / "controller-rights.yaml").read_text(encoding="utf-8")
-        self.kubectl("apply", "--filename=-", stdin=rights)
-        token = self.kubectl("create", "token", "llamesh-controller", "--duration=4h").stdout.strip()
-        found = yaml.safe_load((self.cluster.layout.keys / "admin.kubeconfig").read_text(encoding="utf-8"))
-        found["users"][0]["user"] = {"token": token}
-        Path(self.environment["KUBECONFIG"]).write_text(yaml.safe_dump(found), encoding="utf-8")
+    def _make_volume(self) -> None:
+        """Make the volume of the mesh: the local cluster provides none."""
+        home = self.folder / "home"
+        home.mkdir()
+        os.chown(home, 1000, 1000)
+        volume = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": "llamesh-home"},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "capacity": {"storage": "5Gi"},
+                "hostPath": {"path": str(home)},
+                "claimRef": {"namespace": NAMESPACE, "name": "llamesh-home"},
+            },
+        }
+        self.cluster.apply(volume)
 
-    def _words(self, module: str, *words: str) -> list[str | Path]:
-        variables = [f"{name}={value}" for name, value in self.environment.items()]
-        return ["env", "-i", *variables, sys.executable, "-P", "-m", module, *words]
-
-    def llamesh(self, *words: str, check: bool = True) -> str:
-        """Run the command beside the mesh."""
-        return self.cluster.command("run", *self._words("llamesh.cli.main", *words), check=check).stdout
+    def llamesh(self, *words: str, stdin: str = "", check: bool = True) -> str:
+        """Run the command in the pod of the mesh."""
+        words = ("exec", "--stdin", "deployment/llamesh", "--", "llamesh", *words)
+        return str(self.kubectl(*words, stdin=stdin, check=check).stdout.strip())
 
     def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> Any:
         """Run kubectl in the namespace of the mesh."""
@@ -143,13 +162,16 @@ class PodMesh:
 
     def ask(self, seconds: float = 0.1, rate: float = 10, log: Path | None = None) -> Any:
         """Send requests at a constant rate; what became of them, or, with `log`, the process that writes it there."""
-        url = f"http://127.0.0.1:{self.inference}/v1/chat/completions"
-        words = [sys.executable, "-c", LOAD, url, str(seconds), str(rate), sentence.SENTENCE]
+        address = self.kubectl("get", "service/llamesh", "--output=jsonpath={.spec.clusterIP}").stdout
+        url = f"http://{address}:8080/v1/chat/completions"
+        words = [sys.executable, "-c", LOAD, url, str(seconds), str(rate), sentence.SENTENCE, self._key]
         return self.cluster.start(*words, log=log) if log else self.cluster.command("run", *words).stdout.strip()
 
     def pods(self) -> list[Any]:
         """The engine pods."""
-        found: list[Any] = json.loads(self.kubectl("get", "pods", "--output=json").stdout)["items"]
+        found: list[Any] = json.loads(self.kubectl("get", "pods", f"--selector={ENGINES}", "--output=json").stdout)[
+            "items"
+        ]
         return found
 
 
@@ -165,10 +187,8 @@ def mesh(containers: Containers) -> Iterator[PodMesh]:
         archive.unlink()
         cluster.kubectl("create", "namespace", NAMESPACE)
         cluster.kubectl("label", f"namespace/{NAMESPACE}", "pod-security.kubernetes.io/enforce=restricted")
-        cluster.kubectl("apply", f"--filename={ROOT / 'deploy' / 'kubernetes' / 'modelserves.yaml'}")
+        cluster.kubectl("apply", f"--filename={DEPLOY / 'modelserves.yaml'}")
         found = PodMesh(cluster, folder)
-        literals = [f"--from-literal={name}={value}" for name, value in STORE.items()]
-        found.kubectl("create", "secret", "generic", "llamesh-models", *literals)
         found.start()
         yield found
     finally:
@@ -263,7 +283,7 @@ def test_what_is_wrong_is_said_where_it_is_looked_for(mesh: PodMesh) -> None:
 def test_an_object_that_is_deleted_while_the_controller_is_down_is_cleaned_up(mesh: PodMesh) -> None:
     mesh.apply()
     mesh.ready()
-    mesh.cluster.command("run", "pkill", "-KILL", "-f", "-m controller$")
+    mesh.kubectl("exec", "deployment/llamesh", "--", "python3", "-c", KILL_CONTROLLER)
     mesh.kubectl("delete", "ms/chat")
     until(lambda: not mesh.pods(), 60, "no pods")
     until(lambda: "sentence" not in mesh.llamesh("ps", check=False), 60, "no server")
@@ -279,4 +299,5 @@ def test_a_call_declares_and_stops_as_an_object_does(mesh: PodMesh) -> None:
     assert item["spec"]["parameters"] == {"ctxSize": 2048}
     assert mesh.ask() == "Counter({'ok': 1})"
     mesh.llamesh("stop", "sentence")
-    assert mesh.kubectl("get", "ms,deployments,services,pods", "--output=name").stdout.split() == []
+    assert mesh.kubectl("get", "ms,deployments,services,pods", f"--selector={ENGINES}", "--output=name").stdout == ""
+    assert mesh.kubectl("get", "ms", "--output=name").stdout == ""
