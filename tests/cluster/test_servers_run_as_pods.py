@@ -30,6 +30,7 @@ pytestmark = [
 ]
 DEPLOY = ROOT / "deploy" / "kubernetes"
 NAMESPACE = "llamesh"
+IMAGE = f"{image.IMAGE}:latest"
 MESH, ENGINES = "app.kubernetes.io/name=llamesh-mesh", "app.kubernetes.io/name=llamesh-engine"
 PASSWORD = "the password of this test"
 KEYS = {"MINIO_ACCESS_KEY": "minioadmin", "MINIO_SECRET_KEY": "minioadmin123"}
@@ -82,11 +83,11 @@ def manifests() -> Iterator[Any]:
     """The manifests of the mesh, with the image and the store of this test."""
     for document in yaml.safe_load_all((DEPLOY / "mesh.yaml").read_text(encoding="utf-8")):
         if document["kind"] == "ConfigMap":
-            document["data"] |= {"LLAMESH_ENGINE_IMAGE": f"{image.IMAGE}:latest", "LLAMESH_DRAIN_SECONDS": "5"}
+            document["data"] |= {"LLAMESH_ENGINE_IMAGE": IMAGE, "LLAMESH_DRAIN_SECONDS": "5"}
             document["data"] |= {"MINIO_ENDPOINT": STORE["MINIO_ENDPOINT"]}
         if document["kind"] == "Deployment":
             (container,) = document["spec"]["template"]["spec"]["containers"]
-            container["image"] = f"{image.IMAGE}:latest"
+            container["image"] = IMAGE
         yield document
 
 
@@ -219,7 +220,11 @@ def test_a_pod_outside_the_mesh_reaches_no_engine(mesh: PodMesh) -> None:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "stranger", "namespace": "default"},
-        "spec": {"containers": [{"name": "main", "image": f"{image.IMAGE}:latest", "command": ["sleep", "1000000"]}]},
+        "spec": {
+            "containers": [
+                {"name": "main", "image": IMAGE, "imagePullPolicy": "Never", "command": ["sleep", "1000000"]}
+            ]
+        },
     }
     mesh.cluster.apply(stranger)
     mesh.cluster.kubectl("wait", "pod/stranger", "--for=condition=Ready", "--timeout=60s")
