@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Literal
 
-from controller.kubernetes import modelserve, pods, workload
+from controller.kubernetes import modelserve, pod_probe, pods, workload
 from controller.kubernetes.declared_objects import DeclaredObjects
 from controller.kubernetes.informer import Informer, uid_of
 from controller.kubernetes.model_objects import ModelObjects
 from controller.kubernetes.nodes import Nodes
-from controller.kubernetes.pod_probe import PodProbe
+from controller.kubernetes.pod_liveness import PodLiveness
 from controller.kubernetes.pod_template import ROUTED_GATE, PodSettings
 from controller.model_files import ModelFile
 from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec
+from controller.runtimes.probe import UnreachableError
 from llamesh.background import Report
 from llamesh.kit.config import Settings
 from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
@@ -54,7 +56,9 @@ class KubernetesRuntime:
         self._leads = leads
         self._clock = clock
         self._on_change: Callable[[str], None] = lambda _: None
-        self._probe = PodProbe()
+        self._liveness = PodLiveness(
+            self._ready_pods, self._assessed, self._end_stuck, settings.engine_stall_seconds, report, clock
+        )
         self._nodes = Nodes(api, report)
         self._ready_since: dict[str, float] = {}
         self._pods_of: dict[str, dict[str, Object]] = {}
@@ -79,9 +83,11 @@ class KubernetesRuntime:
             informer.start()
         for informer in (*self._pods, *self._deployments):
             await informer.synced.wait()
+        self._liveness.start()
 
     async def close(self) -> None:
         """Stop following. The pods keep running."""
+        await self._liveness.close()
         await asyncio.gather(*(informer.close() for informer in (*self._pods, *self._deployments)))
         await self._nodes.close()
         await self._models.close()
@@ -112,7 +118,10 @@ class KubernetesRuntime:
     def engines(self, server_uuid: str) -> Sequence[Engine]:
         """Return the engines of a server's pods, oldest first. Their order gives the replicas their numbers."""
         found = sorted(self._pods_of.get(server_uuid, {}).values(), key=_age)
-        return [pods.engine(pod, number, self._ready_since.get(uid_of(pod))) for number, pod in enumerate(found)]
+        return [
+            pods.engine(pod, number, self._ready_since.get(uid_of(pod)), self._liveness.assessment(uid_of(pod)))
+            for number, pod in enumerate(found)
+        ]
 
     async def scale(self, spec: LaunchSpec, replicas: int, memory_bytes: int) -> None:
         """Apply the Deployment and the Service of a server, if they are not as they should be."""
@@ -164,14 +173,21 @@ class KubernetesRuntime:
         """Do nothing: the Deployment replaces a pod that has ended, and the cluster removes it."""
 
     async def load(self, instance: str) -> EngineLoad | None:
-        """Return the load of an engine; None if it does not answer."""
+        """Return the load of an engine; None if it does not answer.
+
+        llama.cpp's own counters say whether it works. Connections of clients cannot be counted from outside the pod, so a request that is
+        still being tokenized is not seen; the engine's own drain, inside the pod, counts them.
+        """
         address = self._address(instance)
-        return await self._probe.load(address) if address else None
+        with suppress(UnreachableError):
+            if address and (found := await pod_probe.counters(address)) is not None:
+                return EngineLoad(found.requests > 0, found.work)
+        return None
 
     async def metrics(self, instance: str) -> bytes | None:
         """Return llama.cpp's metrics of an engine in Prometheus' text format; None if it does not answer."""
         address = self._address(instance)
-        return await self._probe.metrics(address) if address else None
+        return await pod_probe.metrics(address) if address else None
 
     async def read_log(
         self, server_uuid: str, replica: int, tail: int, *, follow: bool
@@ -188,6 +204,24 @@ class KubernetesRuntime:
 
     def drop_logs(self, server_uuid: str) -> None:
         """Do nothing: logs go with their pods."""
+
+    def _ready_pods(self) -> Iterator[tuple[str, str, str]]:
+        for found in self._pods_of.values():
+            for uid, pod in found.items():
+                if pods.phase_of(pod) is EnginePhase.READY:
+                    yield uid, pod["metadata"]["name"], pods.engine(pod, 0, None).address
+
+    def _assessed(self, uid: str) -> None:
+        for server_uuid, found in self._pods_of.items():
+            if uid in found:
+                self._on_change(server_uuid)
+
+    async def _end_stuck(self, uid: str) -> None:
+        """Delete a pod whose engine hangs; the Deployment makes another one."""
+        pod = next((found[uid] for found in self._pods_of.values() if uid in found), None)
+        if pod is not None and self._leads():
+            metadata = pod["metadata"]
+            await self._api.delete(f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}", uid=uid)
 
     def _has(self, server_uuid: str, replicas: int) -> bool:
         """Return whether the Deployment of a server is there and has this number of replicas."""
