@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from google.protobuf import json_format
 
-from controller.model_files import ModelFile
+from controller.model_files import ModelFile, needed_models
 from controller.request_holder import DEFAULT_BUDGET
 from controller.runtimes import LaunchSpec
 from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
@@ -62,6 +62,7 @@ def launch_spec(
         files={name: model_file(model_uuid).path for name, model_uuid in models(spec.parameters).items()},
         adapter_paths={name: model.adapters[name] for name in adapters(spec.parameters) if name in model.adapters},
         projector_path=model.projector if loads_projector(spec.parameters) else "",
+        objects=[each for model_uuid in needed_models(spec) for each in model_file(model_uuid).objects],
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import enum
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -50,6 +50,15 @@ Version = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class ModelObject:
+    """An object of the store, and the path under which an engine opens its bytes."""
+
+    key: str
+    size_bytes: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFile:
     """Last known availability and path of a model's file."""
 
@@ -70,6 +79,8 @@ class ModelFile:
     """Version of these files at the time of the answer."""
     failures: int = 0
     """Number of consecutive failures."""
+    objects: tuple[ModelObject, ...] = ()
+    """Where each file is found if it is not on this machine: the engine fetches it."""
 
     @property
     def not_before(self) -> float:
@@ -95,7 +106,7 @@ class ModelFiles:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`download`: the channel to the download service."""
-        self._catalogue = CatalogueServiceStub(download)
+        self.catalogue = CatalogueServiceStub(download)
         self._on_change: Callable[[str], None] = lambda _: None
         self._clock = clock
         self._began = clock()
@@ -111,7 +122,7 @@ class ModelFiles:
     def get(self, model_uuid: str) -> ModelFile:
         """Return the cached entry. The entry of a file that has vanished or changed is dropped, so that it is verified again."""
         known = self._files.get(model_uuid, _NOTHING)
-        if known.availability is Availability.AVAILABLE and _version(known.files) != known.version:
+        if known.availability is Availability.AVAILABLE and not self._is_current(known):
             del self._files[model_uuid]
             return _NOTHING
         return known
@@ -125,6 +136,15 @@ class ModelFiles:
             self._files[model_uuid] = ModelFile(Availability.LOCATING)
         self._asking[model_uuid] = asyncio.create_task(self._ask(model_uuid))
 
+    def available(self) -> list[str]:
+        """Return the models whose files are available."""
+        return [name for name, file in self._files.items() if file.availability is Availability.AVAILABLE]
+
+    def ask_again(self, model_uuid: str) -> None:
+        """Request a model that is available again. Its entry stays until the answer, which is announced only if it differs."""
+        if model_uuid not in self._asking:
+            self._asking[model_uuid] = asyncio.create_task(self._ask(model_uuid))
+
     async def close(self) -> None:
         """Cancel all requests."""
         tasks = list(self._asking.values())
@@ -133,17 +153,18 @@ class ModelFiles:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask(self, model_uuid: str) -> None:
+        before = self._files.get(model_uuid, _NOTHING)
         try:
-            self._files[model_uuid] = await self._answer(model_uuid, self._files.get(model_uuid, _NOTHING).failures)
+            answer = self._files[model_uuid] = await self._answer(model_uuid, before.failures)
         finally:
             del self._asking[model_uuid]
-        self._on_change(model_uuid)
+        if replace(answer, asked_at=before.asked_at) != before:
+            self._on_change(model_uuid)
 
     async def _answer(self, model_uuid: str, failures: int) -> ModelFile:
-        request = LocateModelRequest(model_uuid=model_uuid)
         try:
             with asking("download"):
-                found = await self._catalogue.LocateModel(request, timeout=LOCATE_SECONDS)
+                found = await self._located(model_uuid)
         except MeshError as error:
             if self._is_starting(error):
                 return ModelFile(Availability.LOCATING, _STARTING, asked_at=self._clock(), failures=failures + 1)
@@ -151,27 +172,32 @@ class ModelFiles:
             message = f"{error.message}. {error.remedy}" if availability is Availability.CORRUPT else error.message
             return ModelFile(availability, message, asked_at=self._clock(), failures=failures + 1)
         self._answered = True
-        context = found.model.gguf.context_length
+        return replace(
+            found, asked_at=self._clock(), failures=0 if found.availability is Availability.AVAILABLE else failures + 1
+        )
+
+    async def _located(self, model_uuid: str) -> ModelFile:
+        """Ask for the files of a model; return once they are on this machine. Raises the errors of the download service."""
+        found = await self.catalogue.LocateModel(LocateModelRequest(model_uuid=model_uuid), timeout=LOCATE_SECONDS)
         files = tuple(found.file_paths)
         version = _version(files)
         if version is None:
             # A file was removed after the answer was sent.
-            message = f"a file of {found.path} is not there"
-            return ModelFile(Availability.UNREACHABLE, message, asked_at=self._clock(), failures=failures + 1)
+            return ModelFile(Availability.UNREACHABLE, f"a file of {found.path} is not there")
         known = list(zip(found.model.files, files, strict=False))
-        projector = next((path for file, path in known if file.role == MODEL_FILE_ROLE_PROJECTOR), "")
-        adapters = {file.name: path for file, path in known if file.role == MODEL_FILE_ROLE_ADAPTER}
         return ModelFile(
             Availability.AVAILABLE,
-            "",
-            found.path,
-            context,
-            self._clock(),
-            projector=projector,
-            adapters=adapters,
+            path=found.path,
+            context_length=found.model.gguf.context_length,
+            projector=next((path for file, path in known if file.role == MODEL_FILE_ROLE_PROJECTOR), ""),
+            adapters={file.name: path for file, path in known if file.role == MODEL_FILE_ROLE_ADAPTER},
             files=files,
             version=version,
         )
+
+    def _is_current(self, known: ModelFile) -> bool:
+        """Whether the files of an entry are still those of the answer."""
+        return _version(known.files) == known.version
 
     def _is_starting(self, error: MeshError) -> bool:
         """Return whether a failed request means that the download service is starting, as this process is."""

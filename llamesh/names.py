@@ -7,6 +7,7 @@ and Lua cannot import names and repeat them; tests/unit/test_names_are_agreed_on
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -67,7 +68,7 @@ LIFELINE = "LLAMESH_LIFELINE_FD"
 process."""
 
 DEFAULT_NAMESPACE = "default"
-"""Default namespace of servers."""
+"""Default namespace of servers, if it is allowed: see `default_namespace`."""
 
 _UNUSABLE = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 _MAX_SERVED_NAME = 128
@@ -101,6 +102,11 @@ def server_of(cluster: str) -> str | None:
 def model_of(cluster: str) -> str | None:
     """Return the model name of a model's cluster; None for any other cluster."""
     return cluster.removeprefix(_MODEL) if cluster.startswith(_MODEL) else None
+
+
+def default_namespace(allowed: Sequence[str]) -> str:
+    """Return the namespace of a server for which none is given: "default" if it is allowed, else the first that is."""
+    return allowed[0] if allowed and DEFAULT_NAMESPACE not in allowed else DEFAULT_NAMESPACE
 
 
 def served_name(name: str, model_uuid: str) -> str:

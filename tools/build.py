@@ -1,7 +1,7 @@
 """Build the programs for tests/cluster from the modules that go.mod pins, into .tools/bin; only missing or outdated ones.
 
-Needs Go. To build one program: `python tools/build.py grpcurl`. The programs that benchmarks compare with are built only if named:
-`python tools/build.py mc rclone`.
+Needs Go. To build one program: `python tools/build.py grpcurl`. The programs that benchmarks compare with, and the command of Argo, which
+takes longer than all others but Kubernetes, are built only if named: `python tools/build.py argo mc rclone`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ OWN_MODULES = {
 }
 """Programs that are built in modules of their own, because their requirements exclude each other's."""
 ARGO = "github.com/argoproj/argo-workflows/v4@v4.0.5"
-"""Argo Workflows: its command, for `argo lint`, and the CRD of workflows."""
+"""Argo Workflows: the CRD of workflows, and its command, for `argo lint`."""
+ARGO_DEFINITION = "argo-workflows.yaml"
 KUBERNETES = TOOLS / "kubernetes"
 """A module of this project: every program of the local cluster in one file (tools.cluster), and two small ones."""
-TESTED = (*PROGRAMS, "versitygw", "argo", "kubernetes")
-"""The programs that tests/cluster needs."""
+TESTED = (*PROGRAMS, "versitygw", ARGO_DEFINITION, "kubernetes")
+"""What tests/cluster needs."""
 
 
 def stale(name: str) -> bool:
@@ -40,13 +41,23 @@ def stale(name: str) -> bool:
     return not program.exists() or program.stat().st_mtime < max(source.stat().st_mtime for source in sources)
 
 
+def argo_module() -> Path:
+    """Return the folder of Argo's module, downloaded now if it is not there."""
+    found = subprocess.run(["go", "mod", "download", "-json", ARGO], cwd=TOOLS, check=True, stdout=subprocess.PIPE)
+    return Path(json.loads(found.stdout)["Dir"])
+
+
+def copy_argo_definition() -> None:
+    """Take the CRD of workflows from the module."""
+    shutil.copyfile(argo_module() / "manifests/base/crds/full/argoproj.io_workflows.yaml", BIN / ARGO_DEFINITION)
+
+
 def build_argo(environment: dict[str, str], options: list[str]) -> None:
-    """Build the command `argo`, and put the CRD of workflows beside it.
+    """Build the command `argo`.
 
     It embeds the pages of a web UI that are not in the module, so it is built from a copy of the module with an empty page.
     """
-    found = subprocess.run(["go", "mod", "download", "-json", ARGO], cwd=TOOLS, check=True, stdout=subprocess.PIPE)
-    module, copy = Path(json.loads(found.stdout)["Dir"]), BIN.parent / "argo"
+    module, copy = argo_module(), BIN.parent / "argo"
     shutil.rmtree(copy, ignore_errors=True)
     # Modules are read-only; the copy's files get the usual permissions.
     shutil.copytree(module, copy, copy_function=shutil.copyfile)
@@ -57,7 +68,6 @@ def build_argo(environment: dict[str, str], options: list[str]) -> None:
     page.write_text("<title>none</title>", encoding="utf-8")
     command = ["go", "build", "-mod=mod", *options, "-o", str(BIN / "argo"), "./cmd/argo"]
     subprocess.run(command, cwd=copy, env=environment, check=True)
-    shutil.copyfile(module / "manifests/base/crds/full/argoproj.io_workflows.yaml", BIN / "argo-workflows.yaml")
     shutil.rmtree(copy)
 
 
@@ -89,6 +99,9 @@ def main() -> None:
         print(f"building {name} (once)", flush=True)
         environment = {**os.environ, "CGO_ENABLED": "0"}
         options = ["-trimpath", "-ldflags=-s -w"]
+        if name == ARGO_DEFINITION:
+            copy_argo_definition()
+            continue
         if name == "argo":
             build_argo(environment, options)
             continue

@@ -103,7 +103,11 @@ def definition() -> str:
 def _spec() -> dict[str, Any]:
     made = _message(ServerSpec.DESCRIPTOR)
     made["required"] = ["modelUuid"]
-    made["properties"]["replicas"] |= {"minimum": 1, "default": 1}
+    words = "must be at least 1; a server sleeps by idleSleep, or by `llamesh sleep`"
+    made["properties"]["replicas"] |= {
+        "default": 1,
+        "x-kubernetes-validations": [{"rule": "self >= 1", "message": words}],
+    }
     changeable = ServerChanges.DESCRIPTOR.fields_by_name
     for field in ServerSpec.DESCRIPTOR.fields:
         if field.name not in changeable:

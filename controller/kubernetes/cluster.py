@@ -12,10 +12,11 @@ import grpc
 
 from controller.kubernetes.acceptance import Acceptance
 from controller.kubernetes.declared_objects import DeclaredObjects
+from controller.kubernetes.events import Events
 from controller.kubernetes.leadership import Leadership
+from controller.kubernetes.model_objects import ModelObjects
 from controller.kubernetes.runtime import KubernetesRuntime
 from controller.kubernetes.status_writer import StatusWriter
-from controller.model_files import ModelFiles
 from controller.status_cache import StatusCache
 from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings
@@ -34,15 +35,17 @@ class ClusterPlace:
         self, api: KubernetesApi, settings: Settings, download: grpc.aio.Channel, contract: grpc.aio.Channel
     ) -> None:
         namespaces = settings.allowed_namespaces
-        identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+        self._identity = f"{socket.gethostname()}_{uuid.uuid4()}"
         self._led = asyncio.Event()
         self._changed: Callable[[str], None] = lambda _: None
-        self._leadership = Leadership(api, settings.lease_namespace, LEASE, identity, report_failure, self._led.set)
+        self._leadership = Leadership(
+            api, settings.lease_namespace, LEASE, self._identity, report_failure, self._led.set
+        )
         self.store = DeclaredObjects(api, namespaces, report_failure)
         self.runtime = KubernetesRuntime(
             api,
             self.store,
-            ModelFiles(download),
+            ModelObjects(download, report_failure),
             settings,
             report_failure,
             lambda: self._leadership.leads,
@@ -59,7 +62,10 @@ class ClusterPlace:
 
     def start(self, statuses: StatusCache) -> None:
         """Stand for election, and judge objects and write statuses while leading."""
-        self._writer = StatusWriter(self._api, self.store, statuses, lambda: self._leadership.leads, report_failure)
+        events = Events(self._api, self._identity)
+        self._writer = StatusWriter(
+            self._api, self.store, statuses, events, lambda: self._leadership.leads, report_failure
+        )
         self._acceptance.start()
         self._writer.start()
         self._leadership.start()

@@ -20,7 +20,7 @@ from llamesh.background import Report
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
 from llamesh.kit.spec_changes import apply_changes, check_etag
-from llamesh.names import DEFAULT_NAMESPACE
+from llamesh.names import default_namespace
 from llamesh.v1.server_pb2 import ServerChanges
 
 _MAX_TRIES = 5
@@ -79,7 +79,10 @@ class DeclaredObjects(DeclaredStore):
     async def declare(self, wanted: Declaration) -> DeclaredServer:
         """See DeclaredStore. The estimate is not stored: the contract service is asked about every generation of an object."""
         manifest = modelserve.manifest(wanted, self._new_id())
-        namespace, name = wanted.spec.namespace or DEFAULT_NAMESPACE, manifest["metadata"]["name"]
+        namespace, name = (
+            wanted.spec.namespace or default_namespace(tuple(self._informers)),
+            manifest["metadata"]["name"],
+        )
         try:
             found = await self._api.create(modelserve.path(namespace), manifest)
         except ClusterError as error:

@@ -11,8 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from controller.kubernetes.modelserve import SERVER_LABEL
-from controller.kubernetes.workload import PORT, ROUTED_GATE, SPEC_LABEL
+from controller.kubernetes.pod_liveness import ALIVE
+from controller.kubernetes.pod_template import PORT, ROUTED_GATE, SPEC_LABEL
 from controller.runtimes import Engine, EngineExit, EnginePhase
+from controller.runtimes.liveness import Assessment
 from llamesh.kit.kubernetes_api import Object
 
 _WORDS = {
@@ -41,7 +43,7 @@ class Problem:
     message: str
 
 
-def engine(pod: Object, replica: int, ready_since: float | None) -> Engine:
+def engine(pod: Object, replica: int, ready_since: float | None, assessment: Assessment = ALIVE) -> Engine:
     """Return the engine of a pod. `ready_since`: monotonic time since which its containers are ready, if they are."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     labels: Mapping[str, str] = metadata.get("labels") or {}
@@ -62,6 +64,8 @@ def engine(pod: Object, replica: int, ready_since: float | None) -> Engine:
         restarts=sum(each.get("restartCount", 0) for each in _containers(status)),
         problem=trouble.message if trouble else "",
         problem_reason=trouble.reason if trouble else "",
+        liveness=assessment.liveness,
+        liveness_message=assessment.message,
     )
 
 
@@ -94,7 +98,8 @@ def problem(pod: Object) -> Problem | None:
         waiting, ended = state.get("waiting") or {}, state.get("terminated") or {}
         last = (container.get("lastState") or {}).get("terminated") or {}
         reason = waiting.get("reason", "")
-        if ended:
+        # The container that fetched the model has ended well.
+        if ended.get("exitCode"):
             return _ended(ended)
         if reason == "CrashLoopBackOff" and last:
             return _ended(last)

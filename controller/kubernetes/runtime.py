@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Literal
 
-from controller.kubernetes import modelserve, pods, workload
+from controller.kubernetes import modelserve, pod_probe, pods, workload
 from controller.kubernetes.declared_objects import DeclaredObjects
 from controller.kubernetes.informer import Informer, uid_of
+from controller.kubernetes.model_objects import ModelObjects
 from controller.kubernetes.nodes import Nodes
-from controller.kubernetes.pod_probe import PodProbe
-from controller.model_files import ModelFile, ModelFiles
+from controller.kubernetes.pod_liveness import PodLiveness
+from controller.kubernetes.pod_template import ROUTED_GATE, PodSettings
+from controller.model_files import ModelFile
 from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec
+from controller.runtimes.probe import UnreachableError
 from llamesh.background import Report
 from llamesh.kit.config import Settings
 from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
@@ -38,7 +42,7 @@ class KubernetesRuntime:
         self,
         api: KubernetesApi,
         store: DeclaredObjects,
-        models: ModelFiles,
+        models: ModelObjects,
         settings: Settings,
         report: Report,
         leads: Callable[[], bool] = lambda: True,
@@ -48,12 +52,13 @@ class KubernetesRuntime:
         self._api = api
         self._store = store
         self._models = models
-        self._image = settings.engine_image
-        self._grace = settings.drain_seconds
+        self._pod = PodSettings.of(settings)
         self._leads = leads
         self._clock = clock
         self._on_change: Callable[[str], None] = lambda _: None
-        self._probe = PodProbe()
+        self._liveness = PodLiveness(
+            self._ready_pods, self._assessed, self._end_stuck, settings.engine_stall_seconds, report, clock
+        )
         self._nodes = Nodes(api, report)
         self._ready_since: dict[str, float] = {}
         self._pods_of: dict[str, dict[str, Object]] = {}
@@ -72,14 +77,17 @@ class KubernetesRuntime:
         """Read all Deployments and pods, and follow them."""
         self._on_change = on_change
         self._models.open(on_model_change)
+        self._models.start()
         self._nodes.start()
         for informer in (*self._pods, *self._deployments):
             informer.start()
         for informer in (*self._pods, *self._deployments):
             await informer.synced.wait()
+        self._liveness.start()
 
     async def close(self) -> None:
         """Stop following. The pods keep running."""
+        await self._liveness.close()
         await asyncio.gather(*(informer.close() for informer in (*self._pods, *self._deployments)))
         await self._nodes.close()
         await self._models.close()
@@ -110,7 +118,10 @@ class KubernetesRuntime:
     def engines(self, server_uuid: str) -> Sequence[Engine]:
         """Return the engines of a server's pods, oldest first. Their order gives the replicas their numbers."""
         found = sorted(self._pods_of.get(server_uuid, {}).values(), key=_age)
-        return [pods.engine(pod, number, self._ready_since.get(uid_of(pod))) for number, pod in enumerate(found)]
+        return [
+            pods.engine(pod, number, self._ready_since.get(uid_of(pod)), self._liveness.assessment(uid_of(pod)))
+            for number, pod in enumerate(found)
+        ]
 
     async def scale(self, spec: LaunchSpec, replicas: int, memory_bytes: int) -> None:
         """Apply the Deployment and the Service of a server, if they are not as they should be."""
@@ -120,9 +131,7 @@ class KubernetesRuntime:
         metadata = item["metadata"]
         place = workload.WorkloadOwner(metadata["namespace"], metadata["name"], metadata["uid"])
         wanted = (
-            workload.deployment(
-                place, spec, replicas, image=self._image, grace_seconds=self._grace, memory_bytes=memory_bytes
-            ),
+            workload.deployment(place, spec, replicas, self._pod, memory_bytes),
             workload.service(place),
         )
         if self._applied.get(spec.server_uuid) == wanted and self._has(spec.server_uuid, replicas):
@@ -139,11 +148,11 @@ class KubernetesRuntime:
 
     async def admit(self, instance: str) -> None:
         """Set the readiness gate of a pod."""
-        pod = self._pod(instance)
+        pod = self._found(instance)
         if pod is None or not self._leads():
             return
         metadata = pod["metadata"]
-        status = {"conditions": [{"type": workload.ROUTED_GATE, "status": "True", "reason": "Acknowledged"}]}
+        status = {"conditions": [{"type": ROUTED_GATE, "status": "True", "reason": "Acknowledged"}]}
         patch = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -164,21 +173,28 @@ class KubernetesRuntime:
         """Do nothing: the Deployment replaces a pod that has ended, and the cluster removes it."""
 
     async def load(self, instance: str) -> EngineLoad | None:
-        """Return the load of an engine; None if it does not answer."""
+        """Return the load of an engine; None if it does not answer.
+
+        llama.cpp's own counters say whether it works. Connections of clients cannot be counted from outside the pod, so a request that is
+        still being tokenized is not seen; the engine's own drain, inside the pod, counts them.
+        """
         address = self._address(instance)
-        return await self._probe.load(address) if address else None
+        with suppress(UnreachableError):
+            if address and (found := await pod_probe.counters(address)) is not None:
+                return EngineLoad(found.requests > 0, found.work)
+        return None
 
     async def metrics(self, instance: str) -> bytes | None:
         """Return llama.cpp's metrics of an engine in Prometheus' text format; None if it does not answer."""
         address = self._address(instance)
-        return await self._probe.metrics(address) if address else None
+        return await pod_probe.metrics(address) if address else None
 
     async def read_log(
         self, server_uuid: str, replica: int, tail: int, *, follow: bool
     ) -> AsyncIterator[Sequence[str]]:
         """Yield the last lines of a replica's log and, with `follow`, new lines as they come."""
         engine = next((each for each in self.engines(server_uuid) if each.replica == replica), None)
-        pod = self._pod(engine.instance) if engine else None
+        pod = self._found(engine.instance) if engine else None
         if pod is None:
             return
         path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/log"
@@ -188,6 +204,24 @@ class KubernetesRuntime:
 
     def drop_logs(self, server_uuid: str) -> None:
         """Do nothing: logs go with their pods."""
+
+    def _ready_pods(self) -> Iterator[tuple[str, str, str]]:
+        for found in self._pods_of.values():
+            for uid, pod in found.items():
+                if pods.phase_of(pod) is EnginePhase.READY:
+                    yield uid, pod["metadata"]["name"], pods.engine(pod, 0, None).address
+
+    def _assessed(self, uid: str) -> None:
+        for server_uuid, found in self._pods_of.items():
+            if uid in found:
+                self._on_change(server_uuid)
+
+    async def _end_stuck(self, uid: str) -> None:
+        """Delete a pod whose engine hangs; the Deployment makes another one."""
+        pod = next((found[uid] for found in self._pods_of.values() if uid in found), None)
+        if pod is not None and self._leads():
+            metadata = pod["metadata"]
+            await self._api.delete(f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}", uid=uid)
 
     def _has(self, server_uuid: str, replicas: int) -> bool:
         """Return whether the Deployment of a server is there and has this number of replicas."""
@@ -199,7 +233,7 @@ class KubernetesRuntime:
         ]
         return bool(found) and all(item["spec"].get("replicas") == replicas for item in found)
 
-    def _pod(self, instance: str) -> Object | None:
+    def _found(self, instance: str) -> Object | None:
         for found in self._pods_of.values():
             for pod in found.values():
                 if pod["metadata"]["name"] == instance:
@@ -207,7 +241,7 @@ class KubernetesRuntime:
         return None
 
     def _address(self, instance: str) -> str:
-        pod = self._pod(instance)
+        pod = self._found(instance)
         return pods.engine(pod, 0, None).address if pod and pods.phase_of(pod) is EnginePhase.READY else ""
 
     def _pod_changed(self, pod: Object) -> None:

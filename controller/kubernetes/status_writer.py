@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from controller.kubernetes import modelserve, workload
 from controller.kubernetes.declared_objects import DeclaredObjects
+from controller.kubernetes.events import Events
 from controller.status_cache import StatusCache
 from llamesh.background import BackgroundTask, Report
 from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
@@ -24,12 +25,14 @@ class StatusWriter:
         api: KubernetesApi,
         store: DeclaredObjects,
         statuses: StatusCache,
+        events: Events,
         leads: Callable[[], bool],
         report: Report,
     ) -> None:
         self._api = api
         self._store = store
         self._statuses = statuses
+        self._events = events
         self._leads = leads
         self._written: dict[str, Object] = {}
         self._task = BackgroundTask("write the statuses of ModelServe objects", self._follow, report)
@@ -43,7 +46,8 @@ class StatusWriter:
         await self._task.close()
 
     async def write_all(self) -> None:
-        """Write every status that differs from what was written last: this controller has become the leader."""
+        """Write every status: this controller has become the leader, and another one may have written meanwhile."""
+        self._written.clear()
         for server in self._statuses.all():
             await self._write(server)
 
@@ -53,6 +57,7 @@ class StatusWriter:
                 await self._write(change.server)
             elif change.HasField("removed"):
                 self._written.pop(change.removed.server_uuid, None)
+                self._events.forget(change.removed.server_uuid)
 
     async def _write(self, server: Server) -> None:
         item = self._store.object(server.server_uuid)
@@ -72,3 +77,4 @@ class StatusWriter:
             raise
         self._written[server.server_uuid] = status
         self._store.take(found)
+        await self._events.note(item, server)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
-from controller.model_files import ModelFile
+from controller.model_files import ModelFile, ModelObject
 from llamesh.kit.machine_memory import MachineMemory
 
 
@@ -106,6 +106,8 @@ class LaunchSpec:
     """The LoRA adapters that the parameters name, by their names."""
     projector_path: str = ""
     """The model's projector; empty if none is to be loaded."""
+    objects: Sequence[ModelObject] = ()
+    """Where the files are found that are not on this machine."""
 
 
 @dataclass(frozen=True, slots=True)

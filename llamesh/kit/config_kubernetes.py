@@ -25,3 +25,14 @@ class KubernetesSettings(BaseSettings):
     lease_namespace: ObjectName = named(
         "LLAMESH_LEASE_NAMESPACE", "default", "Namespace of the Lease that elects the controller that writes."
     )
+    engine_store_secret: ObjectName = named(
+        "LLAMESH_ENGINE_STORE_SECRET",
+        "llamesh-models",
+        "Secret with MINIO_ENDPOINT, MINIO_BUCKET, MINIO_SECURE and keys that may read the bucket, for engine pods to fetch models.",
+    )
+    engine_cache_claim: str = named(
+        "LLAMESH_ENGINE_CACHE_CLAIM",
+        "",
+        "Claim of a volume that is a folder of each node, in which all engine pods of the node share the files of models. Unset: each pod"
+        " fetches its own.",
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from llamesh.kit.errors import Reason, name_of, spec_of
 from llamesh.kit.holders import Holder, in_words
+from llamesh.names import default_namespace
 from llamesh.sizes import size
 from services.contract.memory_estimate import MemoryEstimate
 
@@ -24,6 +25,11 @@ class Policy:
     max_replicas: int
     allowed_namespaces: tuple[str, ...]
     anonymous_inference: bool = False
+
+    @property
+    def default_namespace(self) -> str:
+        """The namespace of a server for which none is given."""
+        return default_namespace(self.allowed_namespaces)
 
 
 @dataclass(frozen=True, slots=True)

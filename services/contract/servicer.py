@@ -13,7 +13,6 @@ from llamesh.kit.errors import MeshError, Reason, invalid_field
 from llamesh.kit.identity import Identity, caller
 from llamesh.kit.pages import Pages
 from llamesh.kit.rights import ADMIN
-from llamesh.names import DEFAULT_NAMESPACE
 from llamesh.runtime_parameters import flags
 from llamesh.v1 import admission_pb2, admission_pb2_grpc, contract_pb2, contract_pb2_grpc
 from llamesh.v1.server_pb2 import MemoryEstimate, RuntimeParameters
@@ -79,7 +78,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             request.model_uuid,
             request.replicas or 1,
             parameters,
-            request.namespace or DEFAULT_NAMESPACE,
+            request.namespace or self._checker.policy.default_namespace,
             request.replaces_server_uuid,
             serve,
         )

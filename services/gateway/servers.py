@@ -33,8 +33,10 @@ FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
 class Servers:
     """Servers of the mesh."""
 
-    def __init__(self, members: Members, drain_seconds: float) -> None:
+    def __init__(self, members: Members, drain_seconds: float, namespace: str = DEFAULT_NAMESPACE) -> None:
+        """`namespace`: that of a server for which none is given."""
         self._stop_deadline = drain_seconds + STOP_MARGIN
+        self._namespace = namespace
         self._contract = members.contract
         self._controller = members.controller
 
@@ -44,11 +46,11 @@ class Servers:
         Raises:
             MeshError: the reason of the first rule that refuses the server, MODEL_NOT_FOUND, or REQUEST_ID_REUSED.
         """
-        digest = digest_of(request)
+        digest = digest_of(request, self._namespace)
         first = await self._first_answer(subject, uid, request.request_id, digest)
         if first is not None:
             return first
-        namespace = request.namespace or DEFAULT_NAMESPACE
+        namespace = request.namespace or self._namespace
         checked = await self._check(
             contract_pb2.CheckRequest(
                 model_uuid=request.model_uuid,
@@ -220,12 +222,12 @@ def pop_alias(parameters: server_pb2.RuntimeParameters, model_name: str) -> str:
     return model_name or alias
 
 
-def digest_of(request: gateway_pb2.ServeRequest) -> str:
-    """Return the digest of a request without its request_id; missing fields count as their defaults."""
+def digest_of(request: gateway_pb2.ServeRequest, namespace: str) -> str:
+    """Return the digest of a request without its request_id; missing fields count as their defaults, of which `namespace` is one."""
     fields = json_format.MessageToDict(request, preserving_proto_field_name=True)
     fields.pop("request_id", None)
     fields.setdefault("replicas", 1)
-    fields.setdefault("namespace", DEFAULT_NAMESPACE)
+    fields.setdefault("namespace", namespace)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from llamesh.kit.logs import report_failure
 from llamesh.kit.member_tls import open_member_tls
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
-from llamesh.names import ENVOY_ADMIN
+from llamesh.names import ENVOY_ADMIN, default_namespace
 from llamesh.v1 import gateway_pb2_grpc, quant_pb2
 from services.gateway.authentication import Authenticator
 from services.gateway.feeds import Feeds
@@ -65,7 +65,7 @@ async def run(member: Member) -> None:
             members, time.monotonic, lambda: member.database_answers, lambda: tls is None or not tls.problem
         )
         models = Models(members)
-        servers = Servers(members, settings.drain_seconds)
+        servers = Servers(members, settings.drain_seconds, default_namespace(settings.allowed_namespaces))
 
         metrics = MeshMetrics(member.metrics, members, settings.socket(ENVOY_ADMIN))
 

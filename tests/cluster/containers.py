@@ -103,8 +103,12 @@ class Containers:
         shutil.copy(wheel, context / "dist")
         file = ROOT / "deploy" / "container" / "Dockerfile"
         # Docker's format: the other one has no health checks.
-        how = ["--isolation=chroot", "--pull-never", "--format=docker"]
+        how = ["--isolation=chroot", "--pull-never", "--format=docker", "--build-arg=EXTRAS=mesh,engine,kubernetes"]
         self.buildah("build", *how, "--file", file, "--tag", IMAGE, context, seconds=600)
+
+    def save(self, archive: Path) -> None:
+        """Write the image as an archive that other programs for containers read."""
+        self.buildah("push", "--quiet", IMAGE, f"docker-archive:{archive}:{IMAGE}:latest")
 
     def run(self, name: str, *words: str | Path) -> None:
         """Start a container in a network of its own, which has loopback only; `words` are flags, image and command."""

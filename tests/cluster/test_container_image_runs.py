@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,21 +73,6 @@ class Container:
         seconds = SERVICE["stop_grace_period"].removesuffix("s")
         self._containers.podman("stop", "--time", seconds, self.name)
         return self._containers.inspect(self.name, "State.ExitCode")
-
-
-@pytest.fixture(scope="module")
-def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    """Containers, with the image built."""
-    dist = tmp_path_factory.mktemp("dist")
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", dist, ROOT]
-    subprocess.run(wheel, check=True, timeout=300)
-    found = Containers()
-    try:
-        found.make_base()
-        found.build(next(dist.glob("llamesh-*.whl")))
-        yield found
-    finally:
-        found.close()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +16,9 @@ import psutil
 import pytest
 import yaml
 
+from tests.cluster.local_cluster import Cluster
 from tests.mesh.running import ROOT, until
 from tools.cluster.images import write_image
-from tools.cluster.layout import PROGRAM, Layout
 from tools.cluster.requirements import lacking
 
 BUSYBOX = shutil.which("busybox")
@@ -76,43 +75,9 @@ NOBODY_ENTERS = {
 }
 
 
-class Cluster:
-    """A cluster in a folder, driven by its command as a person does it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.layout = Layout(folder)
-
-    def command(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run the command."""
-        words = (sys.executable, "-m", "tools.cluster", f"--folder={self.layout.folder}", *words)
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-        assert not check or done.returncode == 0, done.stderr[-6000:]
-        return done
-
-    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run kubectl with the kubeconfig, from outside."""
-        command = [str(PROGRAM), "kubectl", f"--kubeconfig={self.layout.kubeconfig}", *words]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
-        assert not check or done.returncode == 0, f"{words}: {done.stderr[-3000:]}"
-        return done
-
-    def apply(self, *objects: object) -> None:
-        """Create or change objects."""
-        self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(objects))
-
-    def fetch(self, address: str) -> str:
-        """What a pod gets from an address, or nothing."""
-        return self.kubectl("exec", "client", "--", *FETCH, address, check=False).stdout
-
-    def processes(self) -> list[psutil.Process]:
-        """What started the first process of the namespaces, and all that descends from it."""
-        outer = psutil.Process(int(self.layout.process.read_text(encoding="ascii"))).parent()
-        assert outer is not None
-        return [outer, *outer.children(recursive=True)]
-
-    def groups(self) -> list[Path]:
-        """Its control groups."""
-        return [Path(line) for line in self.layout.control_groups.read_text(encoding="utf-8").splitlines()]
+def fetched(cluster: Cluster, address: str) -> str:
+    """What a pod gets from an address, or nothing."""
+    return cluster.kubectl("exec", "client", "--", *FETCH, address, check=False).stdout
 
 
 def machine() -> dict[str, object]:
@@ -167,8 +132,8 @@ def test_a_pod_runs_and_is_served_by_name(cluster: Cluster) -> None:
     cluster.kubectl("label", "namespace/default", "pod-security.kubernetes.io/enforce=restricted")
     cluster.apply(SERVER, SERVICE, CLIENT)
     cluster.kubectl("wait", "--for=condition=Ready", "pod/web", "pod/client", f"--timeout={READY_SECONDS}s")
-    until(lambda: cluster.fetch("http://web.default.svc.cluster.local") == "hello from a pod\n", 30, "an answer")
-    assert cluster.fetch("http://web") == "hello from a pod\n"
+    until(lambda: fetched(cluster, "http://web.default.svc.cluster.local") == "hello from a pod\n", 30, "an answer")
+    assert fetched(cluster, "http://web") == "hello from a pod\n"
     assert cluster.kubectl("logs", "client").stdout == ""
 
 
@@ -199,11 +164,11 @@ def server(cluster: Cluster) -> str:
 
 
 def test_a_network_policy_is_enforced(cluster: Cluster) -> None:
-    assert cluster.fetch("http://web") == "hello from a pod\n"
+    assert fetched(cluster, "http://web") == "hello from a pod\n"
     cluster.apply(NOBODY_ENTERS)
-    until(lambda: cluster.fetch("http://web") == "", 30, "a closed pod")
+    until(lambda: fetched(cluster, "http://web") == "", 30, "a closed pod")
     cluster.kubectl("delete", "networkpolicy/web")
-    until(lambda: cluster.fetch("http://web") == "hello from a pod\n", 30, "an open pod")
+    until(lambda: fetched(cluster, "http://web") == "hello from a pod\n", 30, "an open pod")
 
 
 def test_a_second_one_is_refused_in_the_same_folder(cluster: Cluster) -> None:

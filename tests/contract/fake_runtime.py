@@ -15,7 +15,8 @@ import grpc
 import pytest
 
 from controller.declared_servers import DeclaredServers
-from controller.model_files import ModelFile, ModelFiles
+from controller.model_files import ModelFile as LocatedFile
+from controller.model_files import ModelFiles
 from controller.reconcile import Reconciler
 from controller.runtimes import Engine, EngineExit, EngineLoad, EnginePhase, LaunchSpec
 from controller.runtimes.start_limit import default_limit
@@ -30,8 +31,9 @@ from llamesh.kit.machine_memory import MachineMemory, machine_memory
 from llamesh.v1 import controller_pb2 as pb
 from llamesh.v1 import server_pb2
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server
-from llamesh.v1.download_pb2 import LocateModelResponse
+from llamesh.v1.download_pb2 import ListModelObjectsResponse, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, add_CatalogueServiceServicer_to_server
+from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS, Model, ModelFile
 from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 from tests.contract.patience import PATIENCE, available
 
@@ -64,7 +66,7 @@ class FakeRuntime:
     def start_limit(self) -> int:
         return default_limit(usable_cores())
 
-    def model(self, model_uuid: str) -> ModelFile:
+    def model(self, model_uuid: str) -> LocatedFile:
         return self._models.get(model_uuid)
 
     def locate(self, model_uuid: str) -> None:
@@ -167,6 +169,11 @@ class Catalogue(CatalogueServiceServicer):
         if request.model_uuid == "missing":
             raise MeshError(Reason.ERROR_REASON_MODEL_NOT_FOUND, "no model has the id missing", {})
         return LocateModelResponse(path=str(self._file), file_paths=[str(self._file)])
+
+    async def ListModelObjects(self, request: Any, context: Any) -> ListModelObjectsResponse:
+        file = ModelFile(role=MODEL_FILE_ROLE_WEIGHTS, size_bytes=5, sha256="0" * 64)
+        model = Model(model_uuid=request.model_uuid, files=[file])
+        return ListModelObjectsResponse(model=model, object_keys=[f"models/{'0' * 64}-1.gguf"])
 
 
 class Controller:

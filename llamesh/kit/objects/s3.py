@@ -94,8 +94,12 @@ class S3Store:
         """See ObjectStore."""
         with self.errors(f"cannot use bucket {self.name}"):
             await self.run(self._check)
-            await self.run(self._cache.prepare)
+        await self.prepare_cache()
         await self.sweep()
+
+    async def prepare_cache(self) -> None:
+        """Prepare the local copies alone, for a process that only reads."""
+        await self.run(self._cache.prepare)
 
     async def check(self) -> None:
         """See ObjectStore."""

@@ -10,7 +10,7 @@ import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.kit.kubernetes_api import KubernetesApi
-from tests.contract.kubernetes.world import FakeContract, InCluster, in_cluster, start_services
+from tests.contract.kubernetes.world import Engines, FakeContract, InCluster, in_cluster, start_services
 from tests.kubernetes_cluster import StandIn, stand_in
 
 
@@ -26,6 +26,17 @@ async def api(cluster: StandIn) -> AsyncIterator[KubernetesApi]:
     connected = KubernetesApi("test")
     yield connected
     await connected.close()
+
+
+@pytest.fixture(autouse=True)
+def engines() -> Engines:
+    """What the engines in pods answer, by address. Without an entry they answer that they are idle."""
+    return Engines()
+
+
+@pytest.fixture(autouse=True)
+def answering_engines(engines: Engines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controller.kubernetes.pod_probe.counters", engines.counters)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import grpc
@@ -32,6 +33,12 @@ async def test_an_applied_object_becomes_engines_that_answer(world: InCluster) -
     assert deployment["metadata"]["ownerReferences"][0]["uid"] == world.object()["metadata"]["uid"]
     pod = deployment["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
+    documents = deployment["spec"]["template"]["metadata"]["annotations"]
+    (fetched,) = json.loads(documents["llamesh.dev/objects"])
+    assert fetched == {"key": f"models/{'0' * 64}-1.gguf", "size_bytes": 5, "path": "/models/m1/model.gguf"}
+    assert json.loads(documents["llamesh.dev/engine"])["model"] == fetched["path"]
+    assert "envFrom" in pod["initContainers"][0]
+    assert "envFrom" not in pod["containers"][0]
     assert pod["containers"][0]["resources"]["requests"]["memory"] == str(128 << 20)
     assert not world.endpoints()
     world.cluster.settle()
@@ -193,6 +200,22 @@ async def test_engines_stay_reachable_while_the_cluster_does_not_answer(world: I
 
 def declare(name: str) -> Any:
     return pb.DeclareServerRequest(spec=ServerSpec(model_uuid="m1", model_name=name), owner="ada")
+
+
+async def test_a_pod_whose_model_is_fetched_and_that_starts_has_no_problem(world: InCluster) -> None:
+    world.apply()
+    await until(lambda: world.deployment())
+    world.cluster.settle()
+    (pod,) = world.pods()
+    done = {"name": "fetch", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+    starting = {"name": "engine", "state": {"running": {}}}
+    path = f"/api/v1/namespaces/default/pods/{pod['metadata']['name']}"
+    status = {"phase": "Running", "initContainerStatuses": [done], "containerStatuses": [starting]}
+    world.cluster.put(path, {**pod, "status": status})
+    await until(lambda: "replicaStatuses" in world.object().get("status", {}))
+    assert world.object()["status"]["state"] == "STARTING"
+    world.answers()
+    await until(lambda: world.condition("Ready").get("reason") == "Starting")
 
 
 WAITING = {"name": "engine", "restartCount": 3}

@@ -15,6 +15,7 @@ from controller.status_cache import StatusCache
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.kubernetes_api import KubernetesApi
+from llamesh.kit.occupancy import Counters
 from llamesh.v1.contract_pb2 import CheckResponse, Refusal
 from llamesh.v1.contract_pb2_grpc import ContractServiceServicer, add_ContractServiceServicer_to_server
 from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_ControllerServiceServicer_to_server
@@ -24,6 +25,17 @@ from tests.contract.fake_runtime import Catalogue, FakeEnvoy
 from tests.kubernetes_cluster import Object, StandIn
 
 SERVERS = "/apis/llamesh.dev/v1alpha1/namespaces/default/modelserves"
+
+
+class Engines:
+    """FAKE: what engines in pods answer to probes."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Counters | None] = {}
+
+    async def counters(self, address: str) -> Counters | None:
+        """Return the answer of an engine; None: it is silent."""
+        return self.answers.get(address, Counters(0, 0.0, None))
 
 
 class FakeContract(ContractServiceServicer):
