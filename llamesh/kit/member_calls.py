@@ -47,7 +47,7 @@ CALLS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "WatchCatalogue",
         ),
         CONTRACT: ("GetCatalogueModel",),
-        CONTROLLER: ("LocateModel",),
+        CONTROLLER: ("LocateModel", "ListModelObjects"),
         QUANT: ("GetCatalogueModel", "LocateModel", "ListModelObjects"),
     },
     "llamesh.v1.CheckpointService": {QUANT: (_ANY,)},

@@ -18,6 +18,7 @@ from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError, read_tensors
+from llamesh.names import QUANT
 from llamesh.v1.checkpoint_pb2 import ReadMatrixFileRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from services.quant.step.llama_program import full_disk
@@ -58,7 +59,7 @@ async def _bring(spec: JobSpec, target: Path, settings: Settings) -> str:
     """Copy the file. Return its SHA-256. Raises MeshError, StepRefusedError and OSError."""
     digest, done = hashlib.sha256(), 0
     request = ReadMatrixFileRequest(source=spec.matrix_source, version=spec.matrix_version)
-    async with channel(settings, "download") as own:
+    async with channel(settings, "download", QUANT) as own:
         with target.open("wb") as copy, asking("download"):
             call = CheckpointServiceStub(own).ReadMatrixFile(request, **call_options(_READ_SECONDS))
             async for part in call:
