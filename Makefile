@@ -13,12 +13,11 @@ PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-h
 # Containers often set it. Then every process of every mesh would compile this folder's modules again.
 unexport PYTHONDONTWRITEBYTECODE
 # Targets of the reference deployment, reserved for the Kubernetes release.
-KUBERNETES := cluster docker-build docker-load infra operator-deploy services-deploy \
-	frontend port-forward logs-k8s rebuild-operator cluster-delete
+KUBERNETES := docker-build docker-load infra operator-deploy services-deploy frontend port-forward logs-k8s rebuild-operator
 
 .DEFAULT_GOAL := help
 .PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-failed test-isolation test-cluster lint format \
-	gen gen-check breaking accept-contracts docs corpus bench $(KUBERNETES)
+	gen gen-check breaking accept-contracts docs corpus bench cluster cluster-delete $(KUBERNETES)
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -144,6 +143,13 @@ corpus: $(CLIENTS)/clients.stamp ## Record the requests of real clients again (t
 
 bench: $(VENV)/dev.stamp ## Run the side-by-side measurements (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
+
+##@ Kubernetes (docs/guide/kubernetes.md)
+cluster: $(VENV)/dev.stamp ## Create a cluster: with k3d, else kind, else without Docker (Linux, root, Go)
+	@$(BIN)/python -m tools.any_cluster create
+
+cluster-delete: $(VENV)/dev.stamp ## Delete it
+	@$(BIN)/python -m tools.any_cluster delete
 
 $(KUBERNETES):
 	@echo "make $@ comes with the Kubernetes release; on one machine, use make run (docs/from-the-reference-deployment.md)" >&2

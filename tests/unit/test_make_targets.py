@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-HERE = ("all", "deps", "check-deps", "status", "logs", "stop", "restart", "clean", "db-shell", "db-status")
+HERE = (
+    *("all", "deps", "check-deps", "status", "logs", "stop", "restart", "clean", "db-shell", "db-status"),
+    *("cluster", "cluster-delete"),
+)
 LATER = (
-    *("cluster", "docker-build", "docker-load", "infra", "operator-deploy", "services-deploy"),
-    *("frontend", "port-forward", "logs-k8s", "rebuild-operator", "cluster-delete"),
+    *("docker-build", "docker-load", "infra", "operator-deploy", "services-deploy"),
+    *("frontend", "port-forward", "logs-k8s", "rebuild-operator"),
 )
 
 
@@ -27,7 +30,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("target", HERE)
 def test_targets_for_one_machine_run(target: str) -> None:
-    asked = make("--dry-run", "--assume-old", ".venv/run.stamp", target)
+    asked = make("--dry-run", "--assume-old", ".venv/run.stamp", "--assume-old", ".venv/dev.stamp", target)
     assert asked.returncode == 0, asked.stderr
 
 
