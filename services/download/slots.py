@@ -4,14 +4,16 @@ Of the transfers of one source one runs at a time. Once it has succeeded, the st
 (`present_objects`); if it ends otherwise, the next one fetches them itself.
 
 Invariant: the transfers of one user never have all slots, so slow downloads of one user do not stop those of others. A free slot goes to
-the user who has the fewest, and among the transfers of equal users to the one that was requested first. A transfer waits for another one of
-its source only if that one runs, or tries again after a failure, which is bounded: never for one that waits for a slot or for room.
+the user who has the fewest, and among the transfers of equal users to the one that was requested first. At one source another user comes
+before the one whose transfer has begun there last, so transfers of one user that fail one after the other stop nobody. A transfer waits
+for another one of its source only if that one runs, or tries again after a failure, which is bounded: never for one that waits for a slot
+or for room.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from services.download.tables import TransferRow
 
@@ -21,13 +23,37 @@ MAX_OF_USER = MAX_RUNNING - 1
 """Maximum number of transfers of one user that run at the same time."""
 
 
-def next_transfers(waiting: Sequence[TransferRow], running: Iterable[str], free: int) -> list[TransferRow]:
+class SourceTurns:
+    """The order in which users have begun transfers of each source. In memory only: after a restart nobody has had a turn."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last: dict[str, dict[str, int]] = {}
+
+    def begin(self, row: TransferRow) -> None:
+        """Note that a transfer begins."""
+        self._count += 1
+        self._last.setdefault(row.source, {})[row.requested_by] = self._count
+
+    def last(self, row: TransferRow) -> int:
+        """Return the number of the last turn of a transfer's user at its source; 0 for none. Later turns have larger numbers."""
+        return self._last.get(row.source, {}).get(row.requested_by, 0)
+
+    def keep(self, sources: Collection[str]) -> None:
+        """Forget the turns at all sources but these."""
+        self._last = {source: last for source, last in self._last.items() if source in sources}
+
+
+def next_transfers(
+    waiting: Sequence[TransferRow], running: Iterable[str], free: int, last_turn: Callable[[TransferRow], int]
+) -> list[TransferRow]:
     """Return the transfers that get the `free` slots, of one source at most one.
 
     Args:
         waiting: the transfers that may begin (see `without_fetched`), by time of request.
         running: the user of each running transfer; transfers whose user is unknown count as those of one user.
         free: number of slots without a transfer.
+        last_turn: the last turn of the user at the source of a transfer (see `SourceTurns`).
     """
     of_user = Counter(running)
     left, chosen = list(waiting), list[TransferRow]()
@@ -35,8 +61,14 @@ def next_transfers(waiting: Sequence[TransferRow], running: Iterable[str], free:
         allowed = [row for row in left if of_user[row.requested_by] < MAX_OF_USER]
         if not allowed:
             break
+        first_turn: dict[str, int] = {}
+        for row in allowed:
+            first_turn[row.source] = min(first_turn.get(row.source, last_turn(row)), last_turn(row))
         # min returns the first of equal rows, which was requested first.
-        row = min(allowed, key=lambda row: of_user[row.requested_by])
+        row = min(
+            (row for row in allowed if last_turn(row) == first_turn[row.source]),
+            key=lambda row: of_user[row.requested_by],
+        )
         left = [other for other in left if other is not row and not _have_one_source(other, row)]
         chosen.append(row)
         of_user[row.requested_by] += 1

@@ -28,7 +28,7 @@ from services.download.kept_parts import KeptParts
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
-from services.download.slots import MAX_RUNNING, next_transfers, without_fetched
+from services.download.slots import MAX_RUNNING, SourceTurns, next_transfers, without_fetched
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
 from services.download.transfer_run import TransferRuns
@@ -63,6 +63,7 @@ class Worker:
         self._waits = waits
         self._partial = partial_objects
         self._kept_parts = kept_parts
+        self._turns = SourceTurns()
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._stopped: set[str] = set()
@@ -157,7 +158,10 @@ class Worker:
             self._prepared = True
         await self._cleanup.run()
         running = [row.requested_by for row in rows if row.model_uuid in self._tasks]
-        for row in next_transfers(self._startable(rows), running, MAX_RUNNING - len(self._tasks)):
+        self._turns.keep({row.source for row in rows})
+        free = MAX_RUNNING - len(self._tasks)
+        for row in next_transfers(self._startable(rows), running, free, self._turns.last):
+            self._turns.begin(row)
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
             self._tasks[row.model_uuid] = (row.attempt, task)
             task.add_done_callback(partial(self._end, row.model_uuid))

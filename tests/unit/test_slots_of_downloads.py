@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
-from services.download.slots import MAX_OF_USER, MAX_RUNNING, next_transfers, without_fetched
+from services.download.slots import MAX_OF_USER, MAX_RUNNING, SourceTurns, next_transfers, without_fetched
 from services.download.tables import TransferRow, TransferState
 from services.download.worker import Worker
 
@@ -29,10 +29,12 @@ def row(name: str) -> TransferRow:
     )
 
 
-def chosen(waiting: str, running: str = "") -> str:
-    """The transfers that begin, if users have running transfers."""
-    users = running.split()
-    found = next_transfers([row(name) for name in waiting.split()], users, MAX_RUNNING - len(users))
+def chosen(waiting: str, running: str = "", begun: str = "") -> str:
+    """The transfers that begin, if users have running transfers, and these have begun before and failed."""
+    users, turns = running.split(), SourceTurns()
+    for name in begun.split():
+        turns.begin(row(name))
+    found = next_transfers([row(name) for name in waiting.split()], users, MAX_RUNNING - len(users), turns.last)
     return " ".join(each.model_uuid for each in found)
 
 
@@ -56,6 +58,23 @@ def test_no_slot_no_transfer() -> None:
 
 def test_transfers_of_one_source_begin_one_at_a_time() -> None:
     assert chosen("ada-1=hf:a/b ada-2=hf:a/b ben-1=hf:a/b ben-2") == "ada-1 ben-2"
+
+
+def test_at_a_source_another_user_comes_before_the_one_whose_transfer_has_failed() -> None:
+    failed = "ada-1=hf:a/b"
+    assert chosen("ada-2=hf:a/b ada-3=hf:a/b ben-1=hf:a/b", begun=failed) == "ben-1"
+    assert chosen("ada-2=hf:a/b ben-1=hf:a/b", running="ben", begun=failed) == "ben-1"
+    assert chosen("ada-2=hf:a/b ben-2=hf:a/b ben-3=hf:a/b", begun=f"{failed} ben-1=hf:a/b") == "ada-2"
+    assert chosen("ada-2=hf:a/b ben-1=hf:a/b", running="ben ben ben", begun=failed) == "ada-2"
+    assert chosen("ada-2 ben-1", begun=failed) == "ada-2 ben-1"
+
+
+def test_turns_at_sources_without_transfers_are_forgotten() -> None:
+    turns = SourceTurns()
+    for name in ("ada-1=hf:a/b", "ada-2=hf:a/c"):
+        turns.begin(row(name))
+    turns.keep({"hf:a/c"})
+    assert [turns.last(row(f"ada-3={source}")) for source in ("hf:a/b", "hf:a/c")] == [0, 2]
 
 
 def unfetched(rows: str, running: str = "", retried: str = "") -> str:
