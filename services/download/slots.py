@@ -6,8 +6,8 @@ Of the transfers of one source one runs at a time. Once it has succeeded, the st
 Invariant: the transfers of one user never have all slots, so slow downloads of one user do not stop those of others. A free slot goes to
 the user who has the fewest, and among the transfers of equal users to the one that was requested first. At one source another user comes
 before the one whose transfer has begun there last, so transfers of one user that fail one after the other stop nobody. A transfer waits
-for another one of its source only if that one runs, or tries again after a failure, which is bounded: never for one that waits for a slot
-or for room.
+for another one of its source only if that one runs, or if it is of the same user and waits for its next try after a failure: never for one
+that waits for a slot or for room.
 """
 
 from __future__ import annotations
@@ -76,22 +76,22 @@ def next_transfers(
 
 
 def without_fetched(
-    waiting: Iterable[TransferRow], rows: Sequence[TransferRow], running: Collection[str], retried: Collection[str]
+    waiting: Iterable[TransferRow], running: Iterable[TransferRow], tried: Iterable[TransferRow]
 ) -> list[TransferRow]:
-    """Return the waiting transfers whose source no other transfer fetches.
+    """Return the waiting transfers that need not wait for another one of their source.
 
     Args:
         waiting: the transfers that may begin otherwise.
-        rows: all active transfers, by time of request.
-        running: models whose transfer runs.
-        retried: models whose transfer has failed and is tried again. Of several of one source the first one goes on.
+        running: the transfers that run.
+        tried: those that have failed and wait for their next try, which the source or the store delays. They hold those of their user only.
     """
-    fetching = [row for row in rows if row.model_uuid in running]
-    fetching += [row for row in rows if row.model_uuid in retried and row.model_uuid not in running]
-    first: dict[str, str] = {}
-    for row in fetching:
-        first.setdefault(row.source, row.model_uuid)
-    return [row for row in waiting if first.get(row.source, row.model_uuid) == row.model_uuid or not _can_wait(row)]
+    fetched = {row.source for row in running}
+    of_user = {(row.source, row.requested_by) for row in tried}
+    return [
+        row
+        for row in waiting
+        if not _can_wait(row) or (row.source not in fetched and (row.source, row.requested_by) not in of_user)
+    ]
 
 
 def _have_one_source(row: TransferRow, other: TransferRow) -> bool:

@@ -215,8 +215,9 @@ class Worker:
         """Return the rows that may begin, and set the timer for the first of those whose wait ends by itself."""
         lefts = [(self._waits.seconds_left(attempt_of(row)), row) for row in rows if row.model_uuid not in self._tasks]
         self._set_timer(min((left for left, _ in lefts if left > 0), default=0.0))
-        retried = {row.model_uuid for row in rows if self._waits.retries(attempt_of(row))}
-        return without_fetched([row for left, row in lefts if left <= 0], rows, self._tasks, retried)
+        running = [row for row in rows if row.model_uuid in self._tasks]
+        tried = [row for _, row in lefts if self._waits.awaits_retry(attempt_of(row))]
+        return without_fetched([row for left, row in lefts if left <= 0], running, tried)
 
     def _set_timer(self, seconds: float) -> None:
         """Wake the loop in so many seconds instead of when the timer was set for; with 0 not at all."""

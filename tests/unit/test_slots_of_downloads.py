@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
 from services.download.slots import MAX_OF_USER, MAX_RUNNING, SourceTurns, next_transfers, without_fetched
+from services.download.source_retries import FIRST_SECONDS, SourceRetries
 from services.download.tables import TransferRow, TransferState
 from services.download.worker import Worker
 
@@ -77,31 +78,39 @@ def test_turns_at_sources_without_transfers_are_forgotten() -> None:
     assert [turns.last(row(f"ada-3={source}")) for source in ("hf:a/b", "hf:a/c")] == [0, 2]
 
 
-def unfetched(rows: str, running: str = "", retried: str = "") -> str:
-    """Of all these transfers, those that wait and may begin."""
-    listed = [row(name) for name in rows.split()]
-    waiting = [each for each in listed if each.model_uuid not in running.split()]
-    return " ".join(each.model_uuid for each in without_fetched(waiting, listed, running.split(), retried.split()))
+def unfetched(waiting: str, running: str = "", tried: str = "") -> str:
+    """Of the waiting transfers, those that may begin."""
+    waits, runs, tries = ([row(name) for name in names.split()] for names in (waiting, running, tried))
+    return " ".join(each.model_uuid for each in without_fetched(waits, runs, tries))
 
 
-def test_a_transfer_waits_for_one_of_its_source_that_runs_or_is_tried_again() -> None:
-    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b ben-2", running="ada-1") == "ben-2"
-    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b ben-2", retried="ada-1") == "ada-1 ben-2"
+def test_a_transfer_waits_for_one_of_its_source_that_runs() -> None:
+    assert unfetched("ben-1=hf:a/b ben-2", running="ada-1=hf:a/b") == "ben-2"
+
+
+def test_the_tries_of_a_user_after_failures_hold_those_of_the_user_only() -> None:
+    assert unfetched("ada-2=hf:a/b ben-1=hf:a/b ada-3", tried="ada-1=hf:a/b") == "ben-1 ada-3"
 
 
 def test_a_transfer_that_only_waits_holds_no_other_one_of_its_source() -> None:
     assert unfetched("ada-1=hf:a/b ben-1=hf:a/b") == "ada-1 ben-1"
 
 
-def test_of_two_transfers_of_one_source_that_are_tried_again_one_goes_on() -> None:
-    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b", retried="ben-1 ada-1") == "ada-1"
-    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b", running="ben-1", retried="ben-1 ada-1") == ""
+def test_an_attempt_awaits_its_next_try_until_it_is_due_whatever_else_it_waits_for() -> None:
+    now = 0.0
+    waits, attempt = RetryBackoffs(lambda: now), TransferAttempt("ada-1", 1)
+    waits.of_source[attempt] = SourceRetries(waits.clock)
+    waits.of_source[attempt].next_wait(None)
+    waits.wait_for_room(attempt)
+    assert waits.awaits_retry(attempt)
+    now = FIRST_SECONDS
+    assert (waits.awaits_retry(attempt), waits.seconds_left(attempt) > 0) == (False, True)
 
 
 def test_an_address_whose_signature_may_expire_waits_for_no_other() -> None:
     signed = "https://models.test/m.gguf?signature=x"
     assert chosen(f"ada-1={signed} ada-2={signed}") == "ada-1 ada-2"
-    assert unfetched(f"ada-1={signed} ada-2={signed}", running="ada-1") == "ada-2"
+    assert unfetched(f"ada-2={signed}", running=f"ada-1={signed}", tried=f"ada-3={signed}") == "ada-2"
 
 
 class Runs:
