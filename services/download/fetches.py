@@ -25,6 +25,7 @@ from services.download.model_parts import Header, ModelCheck, check_file
 from services.download.present_objects import PresentObject, PresentObjects, source_version
 from services.download.progress import Progress
 from services.download.room import FileRoom, Room
+from services.download.source_holds import SourceHolds
 from services.download.sources import FileRole, ModelFacts, Source, SourceFile, SourceObject
 from services.download.staging import Staging
 from services.download.store_retries import StoreRetries
@@ -127,6 +128,7 @@ class Fetches:
         self._present = present
         self._bandwidth = bandwidth
         self._clock = clock
+        self.holds = SourceHolds(clock)
         self.running: dict[str, Fetch] = {}
         """The fetches whose bytes arrive, by model."""
 
@@ -135,7 +137,11 @@ class Fetches:
 
         Raises SourceError, StoreError, GgufError and MeshError.
         """
-        used = partial(self._room.use, row.model_uuid)
+
+        def used(length: int) -> None:
+            self._room.use(row.model_uuid, length)
+            self.holds.moved(row.model_uuid)
+
         fetch = Fetch(row, await self._files(row), retries, used, self._clock)
         try:
             total = await self._survey(row, fetch.files) if len(fetch.files) > 1 else None
@@ -180,6 +186,7 @@ class Fetches:
                     header = await self._header(found)
                 found.end_stream()
                 sizes.append(found.size)
+            self.holds.moved(row.model_uuid)
             # A header that is too large to be read early is checked when all bytes are staged.
             complete = complete and header is not None
             if complete and header is not None:

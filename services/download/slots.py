@@ -1,13 +1,13 @@
 """Chooses the transfers that begin next. No I/O.
 
-Of the transfers of one source one runs at a time. Once it has succeeded, the store has the bytes, and the next one fetches nothing
-(`present_objects`); if it ends otherwise, the next one fetches them itself.
+Of the transfers of one source one runs at a time, as far as it fetches no file that the others do not want. Once it has succeeded, the
+store has the bytes, and the next one fetches nothing (`present_objects`); if it ends otherwise, the next one fetches them itself.
 
 Invariant: the transfers of one user never have all slots, so slow downloads of one user do not stop those of others. A free slot goes to
 the user who has the fewest, and among the transfers of equal users to the one that was requested first. At one source another user comes
-before the one whose transfer has begun there last, so transfers of one user that fail one after the other stop nobody. A transfer waits
-for another one of its source only if that one runs, or if it is of the same user and waits for its next try after a failure: never for one
-that waits for a slot or for room.
+before the one whose transfer has begun there last, so transfers of one user that fail one after the other stop nobody. A transfer waits for
+another one of its source only if that one fetches no file that this one does not want, and makes progress (`source_holds`), or is of the
+same user and waits for its next try after a failure: never for one that waits for a slot or for room.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from services.download.tables import TransferRow
+from services.download.tables import NO_FILE, TransferRow
 
 MAX_RUNNING = 4
 """Maximum number of transfers that run at the same time; more would only share the same network and disk."""
@@ -47,7 +47,7 @@ class SourceTurns:
 def next_transfers(
     waiting: Sequence[TransferRow], running: Iterable[str], free: int, last_turn: Callable[[TransferRow], int]
 ) -> list[TransferRow]:
-    """Return the transfers that get the `free` slots, of one source at most one.
+    """Return the transfers that get the `free` slots, none of which holds another one of them.
 
     Args:
         waiting: the transfers that may begin (see `without_fetched`), by time of request.
@@ -69,7 +69,7 @@ def next_transfers(
             (row for row in allowed if last_turn(row) == first_turn[row.source]),
             key=lambda row: of_user[row.requested_by],
         )
-        left = [other for other in left if other is not row and not _have_one_source(other, row)]
+        left = [other for other in left if other is not row and not _holds(row, other)]
         chosen.append(row)
         of_user[row.requested_by] += 1
     return chosen
@@ -82,22 +82,29 @@ def without_fetched(
 
     Args:
         waiting: the transfers that may begin otherwise.
-        running: the transfers that run.
+        running: the transfers that run and make progress.
         tried: those that have failed and wait for their next try, which the source or the store delays. They hold those of their user only.
     """
-    fetched = {row.source for row in running}
-    of_user = {(row.source, row.requested_by) for row in tried}
-    return [
-        row
-        for row in waiting
-        if not _can_wait(row) or (row.source not in fetched and (row.source, row.requested_by) not in of_user)
-    ]
+    of_source: dict[str, list[TransferRow]] = {}
+    of_user: dict[tuple[str, str], list[TransferRow]] = {}
+    for other in running:
+        of_source.setdefault(other.source, []).append(other)
+    for other in tried:
+        of_user.setdefault((other.source, other.requested_by), []).append(other)
+
+    def held(row: TransferRow) -> bool:
+        others = (*of_source.get(row.source, ()), *of_user.get((row.source, row.requested_by), ()))
+        return any(_holds(other, row) for other in others)
+
+    return [row for row in waiting if not held(row)]
 
 
-def _have_one_source(row: TransferRow, other: TransferRow) -> bool:
-    return row.source == other.source and _can_wait(row)
+def _holds(other: TransferRow, row: TransferRow) -> bool:
+    """Return whether a transfer brings only bytes that another one wants, which can wait for them.
 
-
-def _can_wait(row: TransferRow) -> bool:
-    """Return whether the address is as good later: one with a query may have a signature that expires."""
-    return "?" not in row.source
+    An address with a query may have a signature that expires. A file that the user of one chose beside those of the source may be slow as
+    its server likes, and the bytes of a model are recorded when all its files are there.
+    """
+    projector = other.projector in ("", NO_FILE, row.projector)
+    adapters = {address for _, address in other.adapters} <= {NO_FILE, *(address for _, address in row.adapters)}
+    return other.source == row.source and "?" not in row.source and projector and adapters

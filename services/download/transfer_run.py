@@ -73,6 +73,7 @@ class TransferRuns:
         self._changes = changes
         self._waits = waits
         self._partial = partial_objects
+        self.holds = fetches.holds
 
     def progress(self, model_uuid: str) -> Progress | None:
         """Return the progress of a transfer that is being fetched; None if it is not."""

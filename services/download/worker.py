@@ -162,6 +162,7 @@ class Worker:
         free = MAX_RUNNING - len(self._tasks)
         for row in next_transfers(self._startable(rows), running, free, self._turns.last):
             self._turns.begin(row)
+            self._runs.holds.begin(row.model_uuid)
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
             self._tasks[row.model_uuid] = (row.attempt, task)
             task.add_done_callback(partial(self._end, row.model_uuid))
@@ -215,7 +216,7 @@ class Worker:
         """Return the rows that may begin, and set the timer for the first of those whose wait ends by itself."""
         lefts = [(self._waits.seconds_left(attempt_of(row)), row) for row in rows if row.model_uuid not in self._tasks]
         self._set_timer(min((left for left, _ in lefts if left > 0), default=0.0))
-        running = [row for row in rows if row.model_uuid in self._tasks]
+        running = [row for row in rows if row.model_uuid in self._tasks and self._runs.holds.holds(row.model_uuid)]
         tried = [row for _, row in lefts if self._waits.awaits_retry(attempt_of(row))]
         return without_fetched([row for left, row in lefts if left <= 0], running, tried)
 
@@ -227,6 +228,7 @@ class Worker:
 
     def _end(self, model_uuid: str, task: asyncio.Task[None]) -> None:
         del self._tasks[model_uuid]
+        self._runs.holds.end(model_uuid)
         if task.cancelled():
             self._stopped.add(model_uuid)
         elif error := task.exception():

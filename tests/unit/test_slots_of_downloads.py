@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
 from services.download.slots import MAX_OF_USER, MAX_RUNNING, SourceTurns, next_transfers, without_fetched
+from services.download.source_holds import MAX_STILL_SECONDS, SourceHolds
 from services.download.source_retries import FIRST_SECONDS, SourceRetries
 from services.download.tables import TransferRow, TransferState
 from services.download.worker import Worker
@@ -19,10 +22,14 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def row(name: str) -> TransferRow:
-    """A queued transfer `USER-NUMBER`, of a source of its own, or `USER-NUMBER=SOURCE`."""
+    """A queued transfer `USER-NUMBER`, of a source of its own, or `USER-NUMBER=SOURCE[,PROJECTOR[,ADAPTER]]`."""
+    uuid, _, given = name.partition("=")
+    source, projector, adapter = [*given.split(","), "", ""][:3]
     return TransferRow(
-        model_uuid=name.partition("=")[0],
-        source=name.partition("=")[2] or f"https://models.test/{name}.gguf",
+        model_uuid=uuid,
+        source=source or f"https://models.test/{name}.gguf",
+        projector=projector,
+        adapters=[["style", adapter]] if adapter else [],
         requested_by=name.partition("-")[0],
         attempt=1,
         state=TransferState.QUEUED,
@@ -88,6 +95,42 @@ def test_a_transfer_waits_for_one_of_its_source_that_runs() -> None:
     assert unfetched("ben-1=hf:a/b ben-2", running="ada-1=hf:a/b") == "ben-2"
 
 
+@pytest.mark.parametrize(
+    ("running", "waiting", "held"),
+    [
+        ("hf:a/b,https://ada.test/p", "hf:a/b", False),
+        ("hf:a/b,https://ada.test/p", "hf:a/b,none", False),
+        ("hf:a/b,https://ada.test/p", "hf:a/b,https://ada.test/p", True),
+        ("hf:a/b", "hf:a/b,https://ben.test/p", True),
+        ("hf:a/b,none,none", "hf:a/b", True),
+        ("hf:a/b,,https://ada.test/a", "hf:a/b", False),
+        ("hf:a/b,,https://ada.test/a", "hf:a/b,none,https://ada.test/a", True),
+    ],
+)
+def test_a_transfer_waits_for_no_file_that_it_does_not_want(running: str, waiting: str, held: bool) -> None:
+    assert unfetched(f"ben-1={waiting}", running=f"ada-1={running}") == ("" if held else "ben-1")
+    assert chosen(f"ada-1={running} ben-1={waiting}") == ("ada-1" if held else "ada-1 ben-1")
+
+
+def test_a_transfer_without_progress_holds_others_for_minutes_only() -> None:
+    now = 0.0
+    holds = SourceHolds(lambda: now)
+    assert not holds.holds("ada-1")
+    holds.begin("ada-1")
+    now = MAX_STILL_SECONDS - 1
+    assert holds.holds("ada-1")
+    holds.moved("ada-1")
+    now = 2 * MAX_STILL_SECONDS - 2
+    assert holds.holds("ada-1")
+    now = 2 * MAX_STILL_SECONDS - 1
+    assert not holds.holds("ada-1")
+    holds.moved("ada-1")
+    assert holds.holds("ada-1")
+    holds.end("ada-1")
+    holds.moved("ada-1")
+    assert not holds.holds("ada-1")
+
+
 def test_the_tries_of_a_user_after_failures_hold_those_of_the_user_only() -> None:
     assert unfetched("ada-2=hf:a/b ben-1=hf:a/b ada-3", tried="ada-1=hf:a/b") == "ben-1 ada-3"
 
@@ -113,19 +156,21 @@ def test_an_address_whose_signature_may_expire_waits_for_no_other() -> None:
     assert unfetched(f"ada-2={signed}", running=f"ada-1={signed}", tried=f"ada-3={signed}") == "ada-2"
 
 
+async def nothing(*_: object) -> None:
+    """FAKE: do nothing."""
+
+
 class Runs:
     """FAKE: transfers that never end by themselves."""
 
     def __init__(self) -> None:
         self.begun: list[str] = []
+        self.holds = SourceHolds(time.monotonic)
+        self.broadcast_progress = self.write_progress = nothing
 
     async def run(self, attempt: TransferAttempt) -> None:
         self.begun.append(attempt.model_uuid)
         await asyncio.Event().wait()
-
-
-async def nothing(*_: object) -> None:
-    """FAKE: do nothing."""
 
 
 async def test_a_download_begins_beside_slow_ones_of_another_user() -> None:
@@ -141,7 +186,7 @@ async def test_a_download_begins_beside_slow_ones_of_another_user() -> None:
     pauses = cast("Any", SimpleNamespace(give_up_old=nothing))
     fakes = cast(
         "tuple[Any, Any, Any, Any]",
-        (transfers, SimpleNamespace(run=runs.run, broadcast_progress=nothing, write_progress=nothing), objects, health),
+        (transfers, runs, objects, health),
     )
     worker = Worker(*fakes, RetryBackoffs(time.monotonic), None, pauses)
     try:

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from llamesh.v1 import download_pb2 as pb
+from services.download import source_holds
+from tests.contract.conftest import AsCaller
 from tests.contract.download.conftest import OpenWith, Restart, Service, sha256
 from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, NEVER
 from tests.contract.download.journal import HEADER
@@ -84,3 +86,28 @@ async def test_the_second_fetches_the_bytes_if_the_first_fails(
     found = await service.state("m2")
     assert (found.state, found.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, sha256(data))
     assert web.asked == ["m.gguf", "m.gguf"]
+
+
+async def test_a_projector_that_a_user_chose_and_that_stalls_holds_nobody_else(
+    sqlite_service: Service, web: ModelServer, as_caller: AsCaller
+) -> None:
+    web.files |= {"m.gguf": model_bytes(size=1 << 20), "p.gguf": model_bytes("p", size=1 << 20)}
+    web.hold_after["p.gguf"] = 10
+    await sqlite_service.start("m1", web.url("m.gguf"), projector=web.url("p.gguf"))
+    await asyncio.wait_for(web.holding.wait(), 30)
+    sqlite_service.caller = as_caller("bob", "manage")
+    assert (await sqlite_service.fetched("m2", web.url("m.gguf"))).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    assert (await sqlite_service.get("m1")).state == pb.DOWNLOAD_STATE_RUNNING
+
+
+async def test_the_second_begins_if_the_first_gets_nothing_for_minutes(
+    sqlite_service: Service, web: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_holds, "MAX_STILL_SECONDS", 0.5)
+    web.files["m.gguf"] = model_bytes(size=1 << 20)
+    web.hold_after["m.gguf"] = 1 << 19
+    await sqlite_service.start("m1", web.url("m.gguf"))
+    await asyncio.wait_for(web.holding.wait(), 30)
+    web.hold_after.clear()
+    assert (await sqlite_service.fetched("m2", web.url("m.gguf"))).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    assert (await sqlite_service.get("m1")).state == pb.DOWNLOAD_STATE_RUNNING
