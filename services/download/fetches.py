@@ -148,6 +148,7 @@ class Fetches:
             for number, file in enumerate(fetch.files, 1):
                 async with self._source.open(file.address) as found:
                     check_digest(found.sha256, fetch.expected_sha256(number))
+                    self._note_opened(row, file, found)
                     if number == 1:
                         await opened(row, found)
                         fetch.begin((found.size or 0) if total is None else total)
@@ -178,6 +179,7 @@ class Fetches:
         model, complete = ModelCheck([file.role for file in files]), True
         for file in files:
             async with self._source.open(file.address) as found:
+                self._note_opened(row, file, found)
                 held = await self._held(file, found)
                 if held is not None:
                     present += held.size
@@ -219,6 +221,10 @@ class Fetches:
             )
         fetch.add(number, found, staged)
         check_digest(staged.sha256, expected)
+
+    def _note_opened(self, row: TransferRow, file: SourceFile, found: SourceObject) -> None:
+        if file.role is FileRole.WEIGHTS:
+            self.holds.opened(row.model_uuid, file.address, found)
 
     async def _held(self, file: SourceFile, found: SourceObject) -> PresentObject | None:
         """Return the object of the store with the bytes of an open file, also after an outage of the database."""

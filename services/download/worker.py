@@ -120,6 +120,7 @@ class Worker:
     def start(self) -> None:
         """Start to work."""
         self._health.on_change(self._wake.set)
+        self._runs.holds.on_release(self._wake.set)
         self._health.start()
         for task in self._background:
             task.start()

@@ -15,6 +15,8 @@ from tests.contract.download.journal import HEADER
 from tests.contract.model_source import ModelServer, model_bytes
 from tests.contract.ranged_source import RangedServer
 
+ETAG = '"v1"'
+
 
 @pytest.fixture
 async def both(half: Service, source: RangedServer) -> Service:
@@ -74,6 +76,7 @@ async def test_after_a_restart_the_first_goes_on_and_the_second_waits(
 async def test_the_second_fetches_the_bytes_if_the_first_fails(
     parted: OpenWith, web: ModelServer, source: RangedServer
 ) -> None:
+    web.etag = ETAG
     web.files["m.gguf"] = data = model_bytes(size=1 << 20)
     web.hold_after["m.gguf"] = 1 << 19
     service = await parted(http_source_hosts=(web.host,))
@@ -91,6 +94,7 @@ async def test_the_second_fetches_the_bytes_if_the_first_fails(
 async def test_a_projector_that_a_user_chose_and_that_stalls_holds_nobody_else(
     sqlite_service: Service, web: ModelServer, as_caller: AsCaller
 ) -> None:
+    web.etag = ETAG
     web.files |= {"m.gguf": model_bytes(size=1 << 20), "p.gguf": model_bytes("p", size=1 << 20)}
     web.hold_after["p.gguf"] = 10
     await sqlite_service.start("m1", web.url("m.gguf"), projector=web.url("p.gguf"))
@@ -104,10 +108,24 @@ async def test_the_second_begins_if_the_first_gets_nothing_for_minutes(
     sqlite_service: Service, web: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_holds, "MAX_STILL_SECONDS", 0.5)
+    web.etag = ETAG
     web.files["m.gguf"] = model_bytes(size=1 << 20)
     web.hold_after["m.gguf"] = 1 << 19
     await sqlite_service.start("m1", web.url("m.gguf"))
     await asyncio.wait_for(web.holding.wait(), 30)
     web.hold_after.clear()
     assert (await sqlite_service.fetched("m2", web.url("m.gguf"))).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    assert (await sqlite_service.get("m1")).state == pb.DOWNLOAD_STATE_RUNNING
+
+
+async def test_the_second_waits_for_no_bytes_that_it_could_not_recognise(
+    sqlite_service: Service, web: ModelServer
+) -> None:
+    """The server gives neither a digest nor an ETag: each of the two fetches the bytes."""
+    web.files["m.gguf"] = model_bytes(size=1 << 20)
+    web.hold_after["m.gguf"] = 1 << 19
+    await sqlite_service.start("m1", web.url("m.gguf"))
+    await asyncio.wait_for(web.holding.wait(), 30)
+    await sqlite_service.start("m2", web.url("m.gguf"))
+    await sqlite_service.state("m2", pb.DOWNLOAD_STATE_RUNNING)
     assert (await sqlite_service.get("m1")).state == pb.DOWNLOAD_STATE_RUNNING
