@@ -50,7 +50,7 @@ def next_transfers(
     """Return the transfers that get the `free` slots, none of which holds another one of them.
 
     Args:
-        waiting: the transfers that may begin (see `without_fetched`), by time of request.
+        waiting: the transfers that may begin (see `holders`), by time of request.
         running: the user of each running transfer; transfers whose user is unknown count as those of one user.
         free: number of slots without a transfer.
         last_turn: the last turn of the user at the source of a transfer (see `SourceTurns`).
@@ -75,10 +75,10 @@ def next_transfers(
     return chosen
 
 
-def without_fetched(
+def holders(
     waiting: Iterable[TransferRow], running: Iterable[TransferRow], tried: Iterable[TransferRow]
-) -> list[TransferRow]:
-    """Return the waiting transfers that need not wait for another one of their source.
+) -> dict[str, str]:
+    """Return the models whose transfers must wait for another one of their source, each with the model of that one.
 
     Args:
         waiting: the transfers that may begin otherwise.
@@ -91,12 +91,12 @@ def without_fetched(
         of_source.setdefault(other.source, []).append(other)
     for other in tried:
         of_user.setdefault((other.source, other.requested_by), []).append(other)
-
-    def held(row: TransferRow) -> bool:
+    found: dict[str, str] = {}
+    for row in waiting:
         others = (*of_source.get(row.source, ()), *of_user.get((row.source, row.requested_by), ()))
-        return any(_holds(other, row) for other in others)
-
-    return [row for row in waiting if not held(row)]
+        if holder := next((other for other in others if _holds(other, row)), None):
+            found[row.model_uuid] = holder.model_uuid
+    return found
 
 
 def _holds(other: TransferRow, row: TransferRow) -> bool:

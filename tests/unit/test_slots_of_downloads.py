@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
-from services.download.slots import MAX_OF_USER, MAX_RUNNING, SourceTurns, next_transfers, without_fetched
+from services.download.slots import MAX_OF_USER, MAX_RUNNING, SourceTurns, holders, next_transfers
 from services.download.source_holds import MAX_STILL_SECONDS, SourceHolds
 from services.download.source_retries import FIRST_SECONDS, SourceRetries
 from services.download.tables import TransferRow, TransferState
@@ -88,7 +88,8 @@ def test_turns_at_sources_without_transfers_are_forgotten() -> None:
 def unfetched(waiting: str, running: str = "", tried: str = "") -> str:
     """Of the waiting transfers, those that may begin."""
     waits, runs, tries = ([row(name) for name in names.split()] for names in (waiting, running, tried))
-    return " ".join(each.model_uuid for each in without_fetched(waits, runs, tries))
+    held = holders(waits, runs, tries)
+    return " ".join(each.model_uuid for each in waits if each.model_uuid not in held)
 
 
 def test_a_transfer_waits_for_one_of_its_source_that_runs() -> None:

@@ -13,6 +13,7 @@ from tests.contract.download.conftest import OpenWith, Restart, Service, sha256
 from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, NEVER
 from tests.contract.download.journal import HEADER
 from tests.contract.model_source import ModelServer, model_bytes
+from tests.contract.patience import PATIENCE
 from tests.contract.ranged_source import RangedServer
 
 ETAG = '"v1"'
@@ -38,6 +39,30 @@ async def test_the_second_model_of_an_address_gets_the_bytes_of_the_first(both: 
     assert await both.path("m1") == await both.path("m2")
     await both.delete("m1")
     assert (await both.path("m2")).read_bytes() == DATA
+
+
+async def test_the_second_says_for_which_download_it_waits(both: Service, source: RangedServer) -> None:
+    async def told(service: Service) -> str:
+        watch = service.catalogue.WatchCatalogue(pb.WatchCatalogueRequest())
+        async for response in watch:
+            if response.download.model_uuid == "m2" and response.download.error.message:
+                break
+        watch.cancel()
+        return response.download.error.message
+
+    words = "waits for the download of m1, which fetches the same source"
+    assert await asyncio.wait_for(told(both), PATIENCE) == words
+    # A new watch gets it with its list, and each call shows it.
+    assert await asyncio.wait_for(told(both), PATIENCE) == words
+    listed = await both.downloads.ListDownloads(pb.ListDownloadsRequest(), metadata=both.caller)
+    found = await both.get("m2")
+    shown = {item.model_uuid: item.error for item in (*listed.downloads, found)}
+    assert (found.state, shown) == (
+        pb.DOWNLOAD_STATE_QUEUED,
+        {"m1": pb.DownloadError(), "m2": pb.DownloadError(message=words)},
+    )
+    source.go_on_until(NEVER)
+    await succeeded(both, "m1", "m2")
 
 
 async def test_the_second_fetches_the_bytes_if_the_first_is_cancelled(both: Service, source: RangedServer) -> None:
