@@ -162,12 +162,15 @@ def _meant(mesh: Client, name: str) -> str:
 
 
 def refuse_undownloaded(mesh: Client, name: str) -> None:
-    """Refuse the id or name of a model whose download has brought nothing yet, with its state, its reason and its remedy."""
-    from llamesh.client.errors import MeshError
+    """Refuse the id or name of a model whose download has brought nothing yet, with its state, its reason and its remedy.
+
+    An outage is no answer, so its error is raised.
+    """
+    from llamesh.client import errors
 
     try:
         found = next((item for item in mesh.models.downloads() if name in (item.model_uuid, item.name)), None)
-    except MeshError:
+    except errors.ScopeMissing:
         # The caller may not list them.
         return
     if found is not None:
