@@ -11,7 +11,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed, left, percent
-from llamesh.cli.remedies import remedy_for
+from llamesh.cli.remedies import of_failed_download, remedy_for
 from llamesh.model_addresses import is_address
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def remedy_of(download: Download) -> str:
     """Return what to do about a download that has failed, as for an error that a call gives; "" for every other download."""
     if _state(download) != "FAILED":
         return ""
-    known = {"modelUuid": download.model_uuid, "source": download.source}
-    return remedy_for(download.error.reason, known, download.error.remedy)
+    return remedy_for(download.error.reason, of_failed_download(download), download.error.remedy)
 
 
 DOWNLOAD = (
@@ -163,12 +162,15 @@ def _meant(mesh: Client, name: str) -> str:
 
 
 def refuse_undownloaded(mesh: Client, name: str) -> None:
-    """Refuse the id or name of a model whose download has brought nothing yet, with its state, its reason and its remedy."""
-    from llamesh.client.errors import MeshError
+    """Refuse the id or name of a model whose download has brought nothing yet, with its state, its reason and its remedy.
+
+    An outage is no answer, so its error is raised.
+    """
+    from llamesh.client import errors
 
     try:
         found = next((item for item in mesh.models.downloads() if name in (item.model_uuid, item.name)), None)
-    except MeshError:
+    except errors.ScopeMissing:
         # The caller may not list them.
         return
     if found is not None:

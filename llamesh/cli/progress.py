@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from llamesh.cli.output import size, text
 from llamesh.cli.printing import note
+from llamesh.cli.remedies import of_failed_download
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Pull
@@ -62,7 +63,8 @@ def duration(seconds: float) -> str:
 
 
 def followed(pull: Pull) -> Model:
-    """Wait for a model and show its progress. Each reason to wait is said once."""
+    """Wait for a model and show its progress. Each reason to wait is said once. If the download fails, its error says how to repeat it."""
+    from llamesh.client.errors import MeshError
     from llamesh.v1 import download_pb2
 
     shown = ProgressLine(unknown=False)
@@ -78,6 +80,10 @@ def followed(pull: Pull) -> Model:
 
     try:
         return pull.wait(on_progress=look)
+    except MeshError as error:
+        if pull.download.state == download_pb2.DOWNLOAD_STATE_FAILED:
+            error.metadata |= of_failed_download(pull.download)
+        raise
     finally:
         shown.clear()
 

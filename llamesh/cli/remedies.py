@@ -1,15 +1,19 @@
 """What to do about each reason of the contract, in commands. Pure.
 
 The remedies of the contract name REST calls, and fields of requests. An error that is raised has metadata; one that is stored with a job or
-a download has only its reason and what it belongs to.
+a download has only its reason and what it belongs to (`of_failed_download`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from llamesh.model_addresses import is_address
+
+if TYPE_CHECKING:
+    from llamesh.v1.download_pb2 import Download
 
 REMEDIES = {
     "COMPONENT_UNAVAILABLE": "try again in a moment; `llamesh doctor` names the component and its cause",
@@ -79,11 +83,33 @@ _UNKNOWN = {
 """What stands for a value that the metadata lack."""
 
 
+_FAILED_DOWNLOAD = "failedDownload"
+"""Key that metadata get here: the download that has failed with the error. Its remedy also names the command that fetches it again."""
+_REPAIRED = "MODEL_CORRUPT"
+"""The reason whose own remedy fetches the model again."""
+
+
+def of_failed_download(download: Download) -> dict[str, str]:
+    """Return what the metadata of the error of a download that has failed lack."""
+    return {"modelUuid": download.model_uuid, "source": download.source, _FAILED_DOWNLOAD: download.model_uuid}
+
+
 def remedy_for(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
     """Return what to do about an error in commands; `contracts`, the remedy of the contract, if no command is better.
 
     "" if the message of the error says what to do.
     """
+    remedy = _remedy(reason, metadata, contracts)
+    if _FAILED_DOWNLOAD not in metadata or reason == _REPAIRED:
+        return remedy
+    uuid, source = quote(metadata[_FAILED_DOWNLOAD]), metadata.get("source", "")
+    again = f"`llamesh downloads retry {uuid}` fetches it again from the same source"
+    if source and not is_address(source):
+        again = f"`llamesh pull PATH --uuid {uuid}` takes its file again"
+    return f"{remedy}{' ' if remedy.endswith('.') else '; '}{again}" if remedy else again
+
+
+def _remedy(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
     remedy = BY_RULE.get((reason, metadata.get("rule", "")), REMEDIES.get(reason))
     if remedy is None:
         return contracts

@@ -607,7 +607,7 @@ class DownloadError(google.protobuf.message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     REMEDY_FIELD_NUMBER: builtins.int
     reason: builtins.str
-    """Name of an ErrorReason without its prefix, for instance "CONTENT_MISMATCH"."""
+    """Name of an ErrorReason without its prefix, for instance "CONTENT_MISMATCH"; empty if it only waits for another download."""
     message: builtins.str
     """For people."""
     remedy: builtins.str

@@ -25,6 +25,7 @@ from services.download.model_parts import Header, ModelCheck, check_file
 from services.download.present_objects import PresentObject, PresentObjects, source_version
 from services.download.progress import Progress
 from services.download.room import FileRoom, Room
+from services.download.source_holds import SourceHolds
 from services.download.sources import FileRole, ModelFacts, Source, SourceFile, SourceObject
 from services.download.staging import Staging
 from services.download.store_retries import StoreRetries
@@ -127,6 +128,7 @@ class Fetches:
         self._present = present
         self._bandwidth = bandwidth
         self._clock = clock
+        self.holds = SourceHolds(clock)
         self.running: dict[str, Fetch] = {}
         """The fetches whose bytes arrive, by model."""
 
@@ -135,13 +137,18 @@ class Fetches:
 
         Raises SourceError, StoreError, GgufError and MeshError.
         """
-        used = partial(self._room.use, row.model_uuid)
+
+        def used(length: int) -> None:
+            self._room.use(row.model_uuid, length)
+            self.holds.moved(row.model_uuid)
+
         fetch = Fetch(row, await self._files(row), retries, used, self._clock)
         try:
             total = await self._survey(row, fetch.files) if len(fetch.files) > 1 else None
             for number, file in enumerate(fetch.files, 1):
                 async with self._source.open(file.address) as found:
                     check_digest(found.sha256, fetch.expected_sha256(number))
+                    self._note_opened(row, file, found)
                     if number == 1:
                         await opened(row, found)
                         fetch.begin((found.size or 0) if total is None else total)
@@ -172,6 +179,7 @@ class Fetches:
         model, complete = ModelCheck([file.role for file in files]), True
         for file in files:
             async with self._source.open(file.address) as found:
+                self._note_opened(row, file, found)
                 held = await self._held(file, found)
                 if held is not None:
                     present += held.size
@@ -180,6 +188,7 @@ class Fetches:
                     header = await self._header(found)
                 found.end_stream()
                 sizes.append(found.size)
+            self.holds.moved(row.model_uuid)
             # A header that is too large to be read early is checked when all bytes are staged.
             complete = complete and header is not None
             if complete and header is not None:
@@ -212,6 +221,10 @@ class Fetches:
             )
         fetch.add(number, found, staged)
         check_digest(staged.sha256, expected)
+
+    def _note_opened(self, row: TransferRow, file: SourceFile, found: SourceObject) -> None:
+        if file.role is FileRole.WEIGHTS:
+            self.holds.opened(row.model_uuid, file.address, found)
 
     async def _held(self, file: SourceFile, found: SourceObject) -> PresentObject | None:
         """Return the object of the store with the bytes of an open file, also after an outage of the database."""

@@ -16,8 +16,8 @@ from services.download.source_names import shown_source
 from services.download.tables import ModelRow, TransferRow, TransferState
 
 
-def download_message(row: TransferRow, progress: Progress | None = None) -> Download:
-    """Encode a transfer. `progress`, if given, is newer than the row."""
+def download_message(row: TransferRow, progress: Progress | None = None, waits_for: str = "") -> Download:
+    """Encode a transfer. `progress`, if given, is newer than the row. `waits_for` is the model for whose transfer a queued one waits."""
     message = Download(
         model_uuid=row.model_uuid,
         name=row.name,
@@ -40,6 +40,8 @@ def download_message(row: TransferRow, progress: Progress | None = None) -> Down
         message.error.CopyFrom(
             DownloadError(reason=row.error_reason, message=row.error_message, remedy=spec_of(reason).remedy)
         )
+    if waits_for and row.state == TransferState.QUEUED:
+        message.error.message = f"waits for the download of {waits_for}, which fetches the same source"
     return message
 
 

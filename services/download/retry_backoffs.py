@@ -51,13 +51,16 @@ class RetryBackoffs:
 
     def seconds_left(self, attempt: TransferAttempt) -> float:
         """Return the seconds that an attempt must still wait; 0 if it may begin."""
-        store, source = self.of_store.get(attempt), self.of_source.get(attempt)
         room = self._of_room[attempt] - self.clock() if attempt in self._of_room else 0.0
-        return max(store.seconds_left() if store else 0.0, source.seconds_left() if source else 0.0, room)
+        return max(self._retry_seconds(attempt), room)
 
-    def retries(self, attempt: TransferAttempt) -> bool:
-        """Return whether an attempt has failed because of its source or the store, and is tried again for a bounded time."""
-        return attempt in self.of_store or attempt in self.of_source
+    def awaits_retry(self, attempt: TransferAttempt) -> bool:
+        """Return whether an attempt has failed because of its source or the store and its next try is not due."""
+        return self._retry_seconds(attempt) > 0
+
+    def _retry_seconds(self, attempt: TransferAttempt) -> float:
+        store, source = self.of_store.get(attempt), self.of_source.get(attempt)
+        return max(store.seconds_left() if store else 0.0, source.seconds_left() if source else 0.0)
 
     def attempts(self) -> Set[TransferAttempt]:
         """Return all attempts that have failed at least once or wait for room."""

@@ -1,19 +1,21 @@
 """Chooses the transfers that begin next. No I/O.
 
-Of the transfers of one source one runs at a time. Once it has succeeded, the store has the bytes, and the next one fetches nothing
-(`present_objects`); if it ends otherwise, the next one fetches them itself.
+Of the transfers of one source one runs at a time, as far as it fetches no file that the others do not want. Once it has succeeded, the
+store has the bytes, and the next one fetches nothing (`present_objects`); if it ends otherwise, the next one fetches them itself.
 
 Invariant: the transfers of one user never have all slots, so slow downloads of one user do not stop those of others. A free slot goes to
-the user who has the fewest, and among the transfers of equal users to the one that was requested first. A transfer waits for another one of
-its source only if that one runs, or tries again after a failure, which is bounded: never for one that waits for a slot or for room.
+the user who has the fewest, and among the transfers of equal users to the one that was requested first. At one source another user comes
+before the one whose transfer has begun there last, so transfers of one user that fail one after the other stop nobody. A transfer waits for
+another one of its source only if that one fetches no file that this one does not want, and makes progress (`source_holds`), or is of the
+same user and waits for its next try after a failure: never for one that waits for a slot or for room.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
-from services.download.tables import TransferRow
+from services.download.tables import NO_FILE, TransferRow
 
 MAX_RUNNING = 4
 """Maximum number of transfers that run at the same time; more would only share the same network and disk."""
@@ -21,13 +23,37 @@ MAX_OF_USER = MAX_RUNNING - 1
 """Maximum number of transfers of one user that run at the same time."""
 
 
-def next_transfers(waiting: Sequence[TransferRow], running: Iterable[str], free: int) -> list[TransferRow]:
-    """Return the transfers that get the `free` slots, of one source at most one.
+class SourceTurns:
+    """The order in which users have begun transfers of each source. In memory only: after a restart nobody has had a turn."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last: dict[str, dict[str, int]] = {}
+
+    def begin(self, row: TransferRow) -> None:
+        """Note that a transfer begins."""
+        self._count += 1
+        self._last.setdefault(row.source, {})[row.requested_by] = self._count
+
+    def last(self, row: TransferRow) -> int:
+        """Return the number of the last turn of a transfer's user at its source; 0 for none. Later turns have larger numbers."""
+        return self._last.get(row.source, {}).get(row.requested_by, 0)
+
+    def keep(self, sources: Collection[str]) -> None:
+        """Forget the turns at all sources but these."""
+        self._last = {source: last for source, last in self._last.items() if source in sources}
+
+
+def next_transfers(
+    waiting: Sequence[TransferRow], running: Iterable[str], free: int, last_turn: Callable[[TransferRow], int]
+) -> list[TransferRow]:
+    """Return the transfers that get the `free` slots, none of which holds another one of them.
 
     Args:
-        waiting: the transfers that may begin (see `without_fetched`), by time of request.
+        waiting: the transfers that may begin (see `holders`), by time of request.
         running: the user of each running transfer; transfers whose user is unknown count as those of one user.
         free: number of slots without a transfer.
+        last_turn: the last turn of the user at the source of a transfer (see `SourceTurns`).
     """
     of_user = Counter(running)
     left, chosen = list(waiting), list[TransferRow]()
@@ -35,37 +61,50 @@ def next_transfers(waiting: Sequence[TransferRow], running: Iterable[str], free:
         allowed = [row for row in left if of_user[row.requested_by] < MAX_OF_USER]
         if not allowed:
             break
+        first_turn: dict[str, int] = {}
+        for row in allowed:
+            first_turn[row.source] = min(first_turn.get(row.source, last_turn(row)), last_turn(row))
         # min returns the first of equal rows, which was requested first.
-        row = min(allowed, key=lambda row: of_user[row.requested_by])
-        left = [other for other in left if other is not row and not _have_one_source(other, row)]
+        row = min(
+            (row for row in allowed if last_turn(row) == first_turn[row.source]),
+            key=lambda row: of_user[row.requested_by],
+        )
+        left = [other for other in left if other is not row and not _holds(row, other)]
         chosen.append(row)
         of_user[row.requested_by] += 1
     return chosen
 
 
-def without_fetched(
-    waiting: Iterable[TransferRow], rows: Sequence[TransferRow], running: Collection[str], retried: Collection[str]
-) -> list[TransferRow]:
-    """Return the waiting transfers whose source no other transfer fetches.
+def holders(
+    waiting: Iterable[TransferRow], running: Iterable[TransferRow], tried: Iterable[TransferRow]
+) -> dict[str, str]:
+    """Return the models whose transfers must wait for another one of their source, each with the model of that one.
 
     Args:
         waiting: the transfers that may begin otherwise.
-        rows: all active transfers, by time of request.
-        running: models whose transfer runs.
-        retried: models whose transfer has failed and is tried again. Of several of one source the first one goes on.
+        running: the transfers that run and make progress.
+        tried: those that have failed and wait for their next try, which the source or the store delays. They hold those of their user only.
     """
-    fetching = [row for row in rows if row.model_uuid in running]
-    fetching += [row for row in rows if row.model_uuid in retried and row.model_uuid not in running]
-    first: dict[str, str] = {}
-    for row in fetching:
-        first.setdefault(row.source, row.model_uuid)
-    return [row for row in waiting if first.get(row.source, row.model_uuid) == row.model_uuid or not _can_wait(row)]
+    of_source: dict[str, list[TransferRow]] = {}
+    of_user: dict[tuple[str, str], list[TransferRow]] = {}
+    for other in running:
+        of_source.setdefault(other.source, []).append(other)
+    for other in tried:
+        of_user.setdefault((other.source, other.requested_by), []).append(other)
+    found: dict[str, str] = {}
+    for row in waiting:
+        others = (*of_source.get(row.source, ()), *of_user.get((row.source, row.requested_by), ()))
+        if holder := next((other for other in others if _holds(other, row)), None):
+            found[row.model_uuid] = holder.model_uuid
+    return found
 
 
-def _have_one_source(row: TransferRow, other: TransferRow) -> bool:
-    return row.source == other.source and _can_wait(row)
+def _holds(other: TransferRow, row: TransferRow) -> bool:
+    """Return whether a transfer brings only bytes that another one wants, which can wait for them.
 
-
-def _can_wait(row: TransferRow) -> bool:
-    """Return whether the address is as good later: one with a query may have a signature that expires."""
-    return "?" not in row.source
+    An address with a query may have a signature that expires. A file that the user of one chose beside those of the source may be slow as
+    its server likes, and the bytes of a model are recorded when all its files are there.
+    """
+    projector = other.projector in ("", NO_FILE, row.projector)
+    adapters = {address for _, address in other.adapters} <= {NO_FILE, *(address for _, address in row.adapters)}
+    return other.source == row.source and "?" not in row.source and projector and adapters

@@ -17,8 +17,8 @@ class ToldDownloads:
         self._changes = changes
 
     def message(self, row: TransferRow) -> Download:
-        """Encode a transfer, with its progress if it runs in this process."""
-        return download_message(row, self._worker.progress(row.model_uuid))
+        """Encode a transfer, with what this process knows of it: its progress, or for which other one it waits."""
+        return download_message(row, self._worker.progress(row.model_uuid), self._worker.waits_for(row.model_uuid))
 
     def changed(self, row: TransferRow) -> Download:
         """Tell the worker and the watchers that a call has changed a transfer, and encode it."""

@@ -10,7 +10,7 @@ limit, because the bytes have been fetched; a transfer waits for an unavailable 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -73,6 +73,7 @@ class TransferRuns:
         self._changes = changes
         self._waits = waits
         self._partial = partial_objects
+        self.holds = fetches.holds
 
     def progress(self, model_uuid: str) -> Progress | None:
         """Return the progress of a transfer that is being fetched; None if it is not."""
@@ -139,6 +140,14 @@ class TransferRuns:
         self.broadcast(row)
         if row is None:
             self._changes.removed_download(model_uuid)
+
+    async def broadcast_waits(self, models: Set[str], held: Mapping[str, str]) -> None:
+        """Broadcast the transfers of models, of which those in `held` wait for that of another model."""
+        with self._changes.watch() as meanwhile:
+            rows = await self._transfers.workable()
+        for row in rows:
+            if row.model_uuid in models - meanwhile.unread_models():
+                self._changes.download(download_message(row, waits_for=held.get(row.model_uuid, "")))
 
     async def broadcast_progress(self) -> None:
         """Broadcast the progress of the running transfers."""

@@ -28,7 +28,7 @@ from services.download.kept_parts import KeptParts
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
-from services.download.slots import MAX_RUNNING, next_transfers, without_fetched
+from services.download.slots import MAX_RUNNING, SourceTurns, holders, next_transfers
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
 from services.download.transfer_run import TransferRuns
@@ -63,12 +63,15 @@ class Worker:
         self._waits = waits
         self._partial = partial_objects
         self._kept_parts = kept_parts
+        self._turns = SourceTurns()
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._stopped: set[str] = set()
         """Models whose task was cancelled; the state of their rows is still to be broadcast."""
         self._held: set[tuple[str, int, str]] = set()
         """Attempts whose rows already have the store's problem as their message."""
+        self._held_by: dict[str, str] = {}
+        """Models whose transfer waits for another one of its source, with the model of that one."""
         self._cancelled: set[TransferAttempt] = set()
         """Attempts that were cancelled while the disk of the database was full; their rows are still to be written."""
         self._prepared = self._swept = False
@@ -96,6 +99,10 @@ class Worker:
         """Return the progress of a transfer that is being fetched; None if it is not."""
         return self._runs.progress(model_uuid)
 
+    def waits_for(self, model_uuid: str) -> str:
+        """Return the model for whose transfer, of the same source, a queued transfer waits; "" for none."""
+        return self._held_by.get(model_uuid, "")
+
     async def cancel(self, model_uuid: str) -> TransferRow:
         """Cancel a transfer. If the disk of the database is full, its run is ended and its bytes are removed before the row is written.
 
@@ -119,6 +126,7 @@ class Worker:
     def start(self) -> None:
         """Start to work."""
         self._health.on_change(self._wake.set)
+        self._runs.holds.on_release(self._wake.set)
         self._health.start()
         for task in self._background:
             task.start()
@@ -157,10 +165,17 @@ class Worker:
             self._prepared = True
         await self._cleanup.run()
         running = [row.requested_by for row in rows if row.model_uuid in self._tasks]
-        for row in next_transfers(self._startable(rows), running, MAX_RUNNING - len(self._tasks)):
+        self._turns.keep({row.source for row in rows})
+        due = self._due(rows)
+        held = self._holders(due, rows)
+        startable = [row for row in due if row.model_uuid not in held]
+        for row in next_transfers(startable, running, MAX_RUNNING - len(self._tasks), self._turns.last):
+            self._turns.begin(row)
+            self._runs.holds.begin(row.model_uuid)
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
             self._tasks[row.model_uuid] = (row.attempt, task)
             task.add_done_callback(partial(self._end, row.model_uuid))
+        await self._show_holders(self._holders([row for row in due if row.model_uuid not in self._tasks], rows))
 
     async def _write_cancellation(self, attempt: TransferAttempt) -> TransferRow:
         row = await self._transfers.cancel(*attempt)
@@ -186,6 +201,7 @@ class Worker:
 
     async def _await_store(self, rows: Sequence[TransferRow]) -> None:
         """While the store cannot be used: write the reason to each row that has no task, or fail it if waiting does not help."""
+        self._held_by.clear()
         error = self._health.problem
         if error is None or self._health.check_pending:
             return
@@ -207,12 +223,31 @@ class Worker:
         if self._partial is not None:
             await self._partial.remove_ended(self._tasks)
 
-    def _startable(self, rows: Sequence[TransferRow]) -> list[TransferRow]:
-        """Return the rows that may begin, and set the timer for the first of those whose wait ends by itself."""
+    def _due(self, rows: Sequence[TransferRow]) -> list[TransferRow]:
+        """Return the rows without a task whose waits have ended, and set the timer for the first of those whose wait ends by itself."""
         lefts = [(self._waits.seconds_left(attempt_of(row)), row) for row in rows if row.model_uuid not in self._tasks]
         self._set_timer(min((left for left, _ in lefts if left > 0), default=0.0))
-        retried = {row.model_uuid for row in rows if self._waits.retries(attempt_of(row))}
-        return without_fetched([row for left, row in lefts if left <= 0], rows, self._tasks, retried)
+        return [row for left, row in lefts if left <= 0]
+
+    def _holders(self, due: Sequence[TransferRow], rows: Sequence[TransferRow]) -> dict[str, str]:
+        """Return for which transfers of their sources rows that are due must wait."""
+        running = [row for row in rows if row.model_uuid in self._tasks and self._runs.holds.holds(row.model_uuid)]
+        others = [row for row in rows if row.model_uuid not in self._tasks]
+        return holders(due, running, [row for row in others if self._waits.awaits_retry(attempt_of(row))])
+
+    async def _show_holders(self, held: dict[str, str]) -> None:
+        """Show for which transfers others wait, and tell the watchers what has changed of it."""
+        before = self._held_by
+        if held == before:
+            return
+        # Before the rows are read: what a call tells meanwhile is not told again.
+        self._held_by = held
+        changed = {uuid for uuid in before.keys() | held.keys() if before.get(uuid) != held.get(uuid)}
+        try:
+            await self._runs.broadcast_waits(changed - self._tasks.keys(), held)
+        except BaseException:
+            self._held_by = before
+            raise
 
     def _set_timer(self, seconds: float) -> None:
         """Wake the loop in so many seconds instead of when the timer was set for; with 0 not at all."""
@@ -222,6 +257,7 @@ class Worker:
 
     def _end(self, model_uuid: str, task: asyncio.Task[None]) -> None:
         del self._tasks[model_uuid]
+        self._runs.holds.end(model_uuid)
         if task.cancelled():
             self._stopped.add(model_uuid)
         elif error := task.exception():

@@ -29,6 +29,8 @@ class ModelServer:
     def __init__(self) -> None:
         self.host = ""
         self.files: dict[str, bytes] = {}
+        self.etag = ""
+        """The ETag of every file; "" for none."""
         self.asked: list[str] = []
         self.promised: dict[str, int] = {}
         """Content-Length of a path, where it is not the file's."""
@@ -54,7 +56,7 @@ class ModelServer:
         if path not in self.files:
             return web.Response(status=404)
         data = self.files[path]
-        response = web.StreamResponse()
+        response = web.StreamResponse(headers={"ETag": self.etag} if self.etag else {})
         response.content_length = self.promised.get(path, len(data))
         await response.prepare(request)
         first = self.hold_after.get(path, len(data))

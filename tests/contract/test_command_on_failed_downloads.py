@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import grpc
 import pytest
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.cli.remedies import REMEDIES
 from llamesh.v1 import download_pb2
-from tests.contract.fakes import FakeDownloads
+from tests.contract.fakes import FakeDownloads, refuse
 
 Capture = pytest.CaptureFixture[str]
 MESSAGE = "the server answered 404"
@@ -24,13 +25,17 @@ class Downloads(FakeDownloads):
 
     reason = "SOURCE_UNAVAILABLE"
     state = download_pb2.DOWNLOAD_STATE_FAILED
+    source = "https://a/gone.gguf"
+    refusal: tuple[grpc.StatusCode, str] | None = None
 
     def ListDownloads(self, request: Any, context: Any) -> download_pb2.ListDownloadsResponse:
+        if self.refusal:
+            refuse(context, *self.refusal, "the list is refused")
         return download_pb2.ListDownloadsResponse(downloads=[self.GetDownload(request, context)])
 
     def GetDownload(self, request: Any, context: Any) -> download_pb2.Download:
         error = download_pb2.DownloadError(reason=self.reason, message=MESSAGE, remedy=CONTRACTS)
-        return download_pb2.Download(model_uuid="none", source="https://a/gone.gguf", state=self.state, error=error)
+        return download_pb2.Download(model_uuid="none", source=self.source, state=self.state, error=error)
 
     StartDownload = GetDownload
 
@@ -49,13 +54,43 @@ def test_a_failed_download_shows_its_reason_and_its_remedy(capsys: Capture, word
     )
     shown = "".join(capsys.readouterr())
     assert MESSAGE in shown
-    assert REMEDIES["SOURCE_UNAVAILABLE"] in shown
+    assert f"{REMEDIES['SOURCE_UNAVAILABLE']}; `llamesh downloads retry none` fetches it again" in shown
+
+
+def test_the_file_of_a_download_that_has_failed_is_given_again(downloads: Downloads, capsys: Capture) -> None:
+    downloads.source = "m.gguf"
+    assert run(["downloads"]) == Exit.OK
+    assert "; `llamesh pull PATH --uuid none` takes its file again" in capsys.readouterr().out
+
+
+def test_a_damaged_model_has_one_command_that_repairs_it(downloads: Downloads, capsys: Capture) -> None:
+    downloads.reason = "MODEL_CORRUPT"
+    assert run(["downloads"]) == Exit.OK
+    shown = capsys.readouterr().out
+    assert "`llamesh pull --uuid none` downloads it again" in shown
+    assert "retry" not in shown
 
 
 def test_a_reason_without_a_command_has_the_remedy_of_the_contract(downloads: Downloads, capsys: Capture) -> None:
     downloads.reason = "CONTENT_MISMATCH"
     assert run(["downloads"]) == Exit.OK
-    assert CONTRACTS in capsys.readouterr().out
+    assert f"{CONTRACTS} `llamesh downloads retry none` fetches it again" in capsys.readouterr().out
+
+
+def test_a_caller_who_may_not_list_downloads_reads_that_there_is_no_model(
+    downloads: Downloads, capsys: Capture
+) -> None:
+    downloads.refusal = grpc.StatusCode.PERMISSION_DENIED, "SCOPE_MISSING"
+    assert run(["describe", "none"]) == Exit.NOT_FOUND
+    assert "there is no server and no model none" in capsys.readouterr().err
+
+
+def test_an_outage_is_not_taken_for_a_missing_model(downloads: Downloads, capsys: Capture) -> None:
+    downloads.refusal = grpc.StatusCode.UNAVAILABLE, "COMPONENT_UNAVAILABLE"
+    assert run(["describe", "none"]) == Exit.UNAVAILABLE
+    shown = capsys.readouterr().err
+    assert "the list is refused" in shown
+    assert "no model" not in shown
 
 
 def test_a_download_that_waits_shows_the_reason_and_no_remedy(downloads: Downloads, capsys: Capture) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from services.download import cleanup
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
+from services.download.source_holds import SourceHolds
 from services.download.source_retries import FIRST_SECONDS, SourceRetries
 from services.download.tables import TransferRow, TransferState
 from services.download.worker import Worker
@@ -44,6 +45,8 @@ class Rows:
     def __init__(self) -> None:
         self.rows: list[TransferRow] = []
         self.begun: list[str] = []
+        self.holds = SourceHolds(lambda: 0.0)
+        self.broadcast_progress = self.write_progress = nothing
 
     def add(self, name: str) -> TransferAttempt:
         row = TransferRow(
@@ -79,7 +82,7 @@ def waits() -> RetryBackoffs:
 async def worker(rows: Rows, partial: Partial, waits: RetryBackoffs) -> AsyncIterator[Worker]:
     made = Worker(
         cast("Any", SimpleNamespace(workable=rows.workable, release=nothing)),
-        cast("Any", SimpleNamespace(run=rows.run, broadcast_progress=nothing, write_progress=nothing)),
+        cast("Any", rows),
         cast("Any", SimpleNamespace(drop_holds=nothing, sweep=nothing)),
         cast("Any", SimpleNamespace(usable=True, close=nothing)),
         waits,

@@ -48,6 +48,13 @@ def test_layers_of_ollama_are_model_projector_and_adapters() -> None:
         ("application/vnd.cncf.model.weight.v1.gguf", "", W),
         ("application/vnd.cncf.model.weight.v1.raw", "dir/model.gguf", W),
         ("application/octet-stream", "model.GGUF", W),
+        ("application/vnd.cnai.model.weight.v1.raw", "model.gguf", W),
+        ("binary/octet-stream", "model.gguf", W),
+        ("application/gguf", "model.gguf", W),
+        ("application/x-gguf", "model.gguf", W),
+        ("model/gguf", "model.gguf", W),
+        ("application/vnd.gguf.model", "model.gguf", W),
+        ("application/vnd.example-corp.model.gguf.v1", "model.gguf", W),
         ("application/octet-stream", "mmproj-model.gguf", P),
         ("application/vnd.ollama.image.model; x=y", "", W),
     ],
@@ -68,6 +75,13 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
         ([descriptor(f"{OLLAMA}.tensor; name=a")], "single tensors of Ollama's own format"),
         ([descriptor("application/vnd.docker.ai.safetensors")], "safetensors files, which engines do not take"),
         ([descriptor("application/vnd.oci.image.layer.v1.tar+gzip")], "the file system of a container image"),
+        (
+            [
+                descriptor("application/vnd.cncf.model.weight.v1.safetensors"),
+                descriptor("application/vnd.cncf.model.doc.v1.tar+gzip", 2),
+            ],
+            "it has safetensors files, which engines do not take, and packed layers of the types application/vnd.cncf.model.doc.v1.tar",
+        ),
         ([descriptor("application/x-other\x1b[31m")], "only layers of the types application/x-other?"),
         ([descriptor(f"{OLLAMA}.projector", n) for n in (1, 2)], "with 2 projectors; at most 1"),
         ([descriptor(f"{OLLAMA}.adapter", n) for n in range(9)], "with 9 adapters; at most 8"),
@@ -96,14 +110,41 @@ def test_what_is_no_model_of_gguf_files_is_refused_in_words(layers: list[dict[st
         "application/x-tar",
         "application/zip",
         "Application/Octet-Stream+GZIP",
+        "application/vnd.model.v1.targz",
+        "application/vnd.x.tar_gz",
+        "application/x-tgz",
+        "application/x-7z-compressed",
+        "application/x-xz-compressed",
+        "application/x-compressed-tar",
+        "application/vnd.x+br",
+        "application/vnd.x+lzma",
+        "application/x-bzip",
+        "application/zlib",
+        "application/vnd.rar",
+        "application/vnd.gguf.tar",
     ],
 )
 def test_a_packed_layer_is_refused_by_its_type_even_if_its_file_is_called_gguf(media_type: str) -> None:
-    shown = media_type.partition(";")[0].lower()
     with pytest.raises(SourceRefusedError) as refused:
         roles(descriptor(media_type, name="m.gguf"))
     assert refused.value.rule == "format"
-    assert f"its layers are packed, of the types {shown}" in str(refused.value)
+    assert f"it has packed layers of the types {media_type.lower()}" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "application/octet-stream;x=+gzip",
+        "application/octet-stream; encoding=br",
+        "application/vnd.x.compressed",
+        "text/plain",
+        "application/octet-stream.v2",
+    ],
+)
+def test_a_file_of_a_type_that_may_be_packed_is_refused_with_the_types_that_are_not(media_type: str) -> None:
+    with pytest.raises(SourceRefusedError) as refused:
+        roles(descriptor(media_type, name="m.gguf"))
+    assert f"only layers of the types {media_type}; a file that is called .gguf is taken if" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,12 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
-from services.download.slots import MAX_OF_USER, MAX_RUNNING, next_transfers, without_fetched
+from services.download.slots import MAX_OF_USER, MAX_RUNNING, SourceTurns, holders, next_transfers
+from services.download.source_holds import MAX_STILL_SECONDS, SourceHolds
+from services.download.source_retries import FIRST_SECONDS, SourceRetries
 from services.download.tables import TransferRow, TransferState
 from services.download.worker import Worker
 
@@ -18,10 +22,14 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def row(name: str) -> TransferRow:
-    """A queued transfer `USER-NUMBER`, of a source of its own, or `USER-NUMBER=SOURCE`."""
+    """A queued transfer `USER-NUMBER`, of a source of its own, or `USER-NUMBER=SOURCE[,PROJECTOR[,ADAPTER]]`."""
+    uuid, _, given = name.partition("=")
+    source, projector, adapter = [*given.split(","), "", ""][:3]
     return TransferRow(
-        model_uuid=name.partition("=")[0],
-        source=name.partition("=")[2] or f"https://models.test/{name}.gguf",
+        model_uuid=uuid,
+        source=source or f"https://models.test/{name}.gguf",
+        projector=projector,
+        adapters=[["style", adapter]] if adapter else [],
         requested_by=name.partition("-")[0],
         attempt=1,
         state=TransferState.QUEUED,
@@ -29,10 +37,12 @@ def row(name: str) -> TransferRow:
     )
 
 
-def chosen(waiting: str, running: str = "") -> str:
-    """The transfers that begin, if users have running transfers."""
-    users = running.split()
-    found = next_transfers([row(name) for name in waiting.split()], users, MAX_RUNNING - len(users))
+def chosen(waiting: str, running: str = "", begun: str = "") -> str:
+    """The transfers that begin, if users have running transfers, and these have begun before and failed."""
+    users, turns = running.split(), SourceTurns()
+    for name in begun.split():
+        turns.begin(row(name))
+    found = next_transfers([row(name) for name in waiting.split()], users, MAX_RUNNING - len(users), turns.last)
     return " ".join(each.model_uuid for each in found)
 
 
@@ -58,31 +68,97 @@ def test_transfers_of_one_source_begin_one_at_a_time() -> None:
     assert chosen("ada-1=hf:a/b ada-2=hf:a/b ben-1=hf:a/b ben-2") == "ada-1 ben-2"
 
 
-def unfetched(rows: str, running: str = "", retried: str = "") -> str:
-    """Of all these transfers, those that wait and may begin."""
-    listed = [row(name) for name in rows.split()]
-    waiting = [each for each in listed if each.model_uuid not in running.split()]
-    return " ".join(each.model_uuid for each in without_fetched(waiting, listed, running.split(), retried.split()))
+def test_at_a_source_another_user_comes_before_the_one_whose_transfer_has_failed() -> None:
+    failed = "ada-1=hf:a/b"
+    assert chosen("ada-2=hf:a/b ada-3=hf:a/b ben-1=hf:a/b", begun=failed) == "ben-1"
+    assert chosen("ada-2=hf:a/b ben-1=hf:a/b", running="ben", begun=failed) == "ben-1"
+    assert chosen("ada-2=hf:a/b ben-2=hf:a/b ben-3=hf:a/b", begun=f"{failed} ben-1=hf:a/b") == "ada-2"
+    assert chosen("ada-2=hf:a/b ben-1=hf:a/b", running="ben ben ben", begun=failed) == "ada-2"
+    assert chosen("ada-2 ben-1", begun=failed) == "ada-2 ben-1"
 
 
-def test_a_transfer_waits_for_one_of_its_source_that_runs_or_is_tried_again() -> None:
-    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b ben-2", running="ada-1") == "ben-2"
-    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b ben-2", retried="ada-1") == "ada-1 ben-2"
+def test_turns_at_sources_without_transfers_are_forgotten() -> None:
+    turns = SourceTurns()
+    for name in ("ada-1=hf:a/b", "ada-2=hf:a/c"):
+        turns.begin(row(name))
+    turns.keep({"hf:a/c"})
+    assert [turns.last(row(f"ada-3={source}")) for source in ("hf:a/b", "hf:a/c")] == [0, 2]
+
+
+def unfetched(waiting: str, running: str = "", tried: str = "") -> str:
+    """Of the waiting transfers, those that may begin."""
+    waits, runs, tries = ([row(name) for name in names.split()] for names in (waiting, running, tried))
+    held = holders(waits, runs, tries)
+    return " ".join(each.model_uuid for each in waits if each.model_uuid not in held)
+
+
+def test_a_transfer_waits_for_one_of_its_source_that_runs() -> None:
+    assert unfetched("ben-1=hf:a/b ben-2", running="ada-1=hf:a/b") == "ben-2"
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "held"),
+    [
+        ("hf:a/b,https://ada.test/p", "hf:a/b", False),
+        ("hf:a/b,https://ada.test/p", "hf:a/b,none", False),
+        ("hf:a/b,https://ada.test/p", "hf:a/b,https://ada.test/p", True),
+        ("hf:a/b", "hf:a/b,https://ben.test/p", True),
+        ("hf:a/b,none,none", "hf:a/b", True),
+        ("hf:a/b,,https://ada.test/a", "hf:a/b", False),
+        ("hf:a/b,,https://ada.test/a", "hf:a/b,none,https://ada.test/a", True),
+    ],
+)
+def test_a_transfer_waits_for_no_file_that_it_does_not_want(running: str, waiting: str, held: bool) -> None:
+    assert unfetched(f"ben-1={waiting}", running=f"ada-1={running}") == ("" if held else "ben-1")
+    assert chosen(f"ada-1={running} ben-1={waiting}") == ("ada-1" if held else "ada-1 ben-1")
+
+
+def test_a_transfer_without_progress_holds_others_for_minutes_only() -> None:
+    now = 0.0
+    holds = SourceHolds(lambda: now)
+    assert not holds.holds("ada-1")
+    holds.begin("ada-1")
+    now = MAX_STILL_SECONDS - 1
+    assert holds.holds("ada-1")
+    holds.moved("ada-1")
+    now = 2 * MAX_STILL_SECONDS - 2
+    assert holds.holds("ada-1")
+    now = 2 * MAX_STILL_SECONDS - 1
+    assert not holds.holds("ada-1")
+    holds.moved("ada-1")
+    assert holds.holds("ada-1")
+    holds.end("ada-1")
+    holds.moved("ada-1")
+    assert not holds.holds("ada-1")
+
+
+def test_the_tries_of_a_user_after_failures_hold_those_of_the_user_only() -> None:
+    assert unfetched("ada-2=hf:a/b ben-1=hf:a/b ada-3", tried="ada-1=hf:a/b") == "ben-1 ada-3"
 
 
 def test_a_transfer_that_only_waits_holds_no_other_one_of_its_source() -> None:
     assert unfetched("ada-1=hf:a/b ben-1=hf:a/b") == "ada-1 ben-1"
 
 
-def test_of_two_transfers_of_one_source_that_are_tried_again_one_goes_on() -> None:
-    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b", retried="ben-1 ada-1") == "ada-1"
-    assert unfetched("ada-1=hf:a/b ben-1=hf:a/b", running="ben-1", retried="ben-1 ada-1") == ""
+def test_an_attempt_awaits_its_next_try_until_it_is_due_whatever_else_it_waits_for() -> None:
+    now = 0.0
+    waits, attempt = RetryBackoffs(lambda: now), TransferAttempt("ada-1", 1)
+    waits.of_source[attempt] = SourceRetries(waits.clock)
+    waits.of_source[attempt].next_wait(None)
+    waits.wait_for_room(attempt)
+    assert waits.awaits_retry(attempt)
+    now = FIRST_SECONDS
+    assert (waits.awaits_retry(attempt), waits.seconds_left(attempt) > 0) == (False, True)
 
 
 def test_an_address_whose_signature_may_expire_waits_for_no_other() -> None:
     signed = "https://models.test/m.gguf?signature=x"
     assert chosen(f"ada-1={signed} ada-2={signed}") == "ada-1 ada-2"
-    assert unfetched(f"ada-1={signed} ada-2={signed}", running="ada-1") == "ada-2"
+    assert unfetched(f"ada-2={signed}", running=f"ada-1={signed}", tried=f"ada-3={signed}") == "ada-2"
+
+
+async def nothing(*_: object) -> None:
+    """FAKE: do nothing."""
 
 
 class Runs:
@@ -90,14 +166,12 @@ class Runs:
 
     def __init__(self) -> None:
         self.begun: list[str] = []
+        self.holds = SourceHolds(time.monotonic)
+        self.broadcast_progress = self.write_progress = nothing
 
     async def run(self, attempt: TransferAttempt) -> None:
         self.begun.append(attempt.model_uuid)
         await asyncio.Event().wait()
-
-
-async def nothing(*_: object) -> None:
-    """FAKE: do nothing."""
 
 
 async def test_a_download_begins_beside_slow_ones_of_another_user() -> None:
@@ -113,7 +187,7 @@ async def test_a_download_begins_beside_slow_ones_of_another_user() -> None:
     pauses = cast("Any", SimpleNamespace(give_up_old=nothing))
     fakes = cast(
         "tuple[Any, Any, Any, Any]",
-        (transfers, SimpleNamespace(run=runs.run, broadcast_progress=nothing, write_progress=nothing), objects, health),
+        (transfers, runs, objects, health),
     )
     worker = Worker(*fakes, RetryBackoffs(time.monotonic), None, pauses)
     try:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from llamesh.kit.errors import MeshError, Reason
 from services.download.changes import Changes
 from services.download.retry_backoffs import RetryBackoffs
+from services.download.source_holds import SourceHolds
 from services.download.store_health import StoreHealth
 from services.download.tables import TransferRow, TransferState
 from services.download.transfer_run import TransferRuns
@@ -62,7 +64,8 @@ def changes() -> Changes:
 def worker(transfers: Transfers, changes: Changes) -> Worker:
     unused = cast("Any", None)
     waits = RetryBackoffs(time.monotonic)
-    runs = TransferRuns(cast("Any", transfers), unused, unused, unused, changes, waits, None)
+    fetches = cast("Any", SimpleNamespace(holds=SourceHolds(time.monotonic)))
+    runs = TransferRuns(cast("Any", transfers), unused, unused, fetches, changes, waits, None)
     transfers.worker = Worker(
         cast("Any", transfers), runs, unused, StoreHealth(unused, time.monotonic), waits, None, unused
     )

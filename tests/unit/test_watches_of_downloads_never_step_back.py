@@ -36,6 +36,9 @@ class Running:
     def progress(self, _model_uuid: str) -> Progress:
         return self.now
 
+    def waits_for(self, _model_uuid: str) -> str:
+        return ""
+
 
 class NoModels:
     async def all(self) -> Sequence[Any]:

@@ -42,7 +42,7 @@ from llamesh.cli.mesh.archive import (
 from llamesh.cli.mesh.archive_headers import EntryHeader, ForeignHeaderError
 from llamesh.cli.mesh.archive_listing import FileListing
 from llamesh.cli.mesh.unfinished import remove
-from llamesh.disk_space import disk_space
+from llamesh.disk_space import RESERVE_BYTES, disk_space
 from llamesh.durability import sync, sync_all
 from llamesh.locations import make_private
 from llamesh.private_files import new_private
@@ -259,7 +259,9 @@ def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, source: Path, ho
     content = _content(archive, member, source)
     space = disk_space(home)
     is_model = PurePosixPath(member.name).parts[0] in MODELS
-    room, free = (space.usable, "free for models") if is_model else (space.free, "free for the home")
+    room, free = space.free, "free for the home"
+    if is_model:
+        room, free = space.usable, f"free for models ({RESERVE_BYTES >> 20} MiB stay free)"
     if member.size > room:
         raise ArchiveError(
             f"{member.name} has {member.size} bytes, and {room} are {free}",

@@ -1,8 +1,8 @@
 """Manifests and indexes of registries, read without trust: which layers are files of a model, and which cannot be. No I/O.
 
-A layer is a GGUF file if its media type says so (Ollama, Docker Model Runner, ModelPack), or if it is a file whose name in the annotations
-ends in .gguf. Invariant: what is read is bounded in bytes, layers and texts, and each file has a size and a SHA-256. A layer's own
-addresses (`urls`) are never used.
+A layer is a GGUF file if its media type says so (Ollama, Docker Model Runner, ModelPack), or if its name in the annotations ends in .gguf
+and its media type is one that files have as they are: there are too many names for archives and compressed files to know all. Invariant:
+what is read is bounded in bytes, layers and texts, and each file has a size and a SHA-256. A layer's own addresses (`urls`) are never used.
 """
 
 from __future__ import annotations
@@ -62,8 +62,16 @@ _FORMATS = {
     "image.layer": "the file system of a container image",
 }
 """What a media type that contains a word is, for the refusal of a manifest without GGUF files."""
-_PACKED = re.compile(r"(?:^|[+./-])(?:gzip|zstd|tar|zip|bzip2|xz|lz4)(?=$|[+.-])")
-"""In a media type: the layer is an archive or compressed, whatever the name of its file says."""
+_AS_IT_IS = re.compile(
+    r"(?:application|binary)/octet-stream"
+    r"|application/vnd\.(?:cncf|cnai)\.model\.weight\.v1\.raw"
+    r"|(?:application|model)/(?:(?:vnd|prs|x)[.-])?(?:(?:[a-z0-9_-]+\.)*)gguf(?:\.(?:model|v[0-9]+))*"
+)
+"""Whole media types, without parameters, of a file that is neither packed nor compressed: those that people push GGUF files with."""
+_PACKED = re.compile(
+    r"(?:^|[+./_-])(?:g?zip|zstd?|tar|tgz|targz|bzip2?|bz2|xz|lzma|lz4|br|brotli|zlib|7z|rar)(?=$|[+./_-])"
+)
+"""In a media type that is refused: the message calls the layer packed."""
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
 
@@ -144,16 +152,23 @@ def template_language(layer: Layer) -> str:
 
 
 def _role(layer: Layer) -> FileRole | None:
-    plain = _plain(layer.media_type)
-    role = _ROLES.get(plain)
-    if role is not None or not layer.name.lower().endswith(".gguf") or _PACKED.search(plain):
+    role = _ROLES.get(_plain(layer.media_type))
+    if role is not None or not _is_called_gguf(layer) or not _AS_IT_IS.fullmatch(_whole(layer.media_type)):
         return role
     return _PROJECTOR if "mmproj" in layer.name.rpartition("/")[2].lower() else _WEIGHTS
 
 
+def _is_called_gguf(layer: Layer) -> bool:
+    return layer.name.lower().endswith(".gguf")
+
+
+def _whole(media_type: str) -> str:
+    return media_type.strip().lower()
+
+
 def _plain(media_type: str) -> str:
     """Return a media type without its parameters."""
-    return media_type.partition(";")[0].strip().lower()
+    return _whole(media_type.partition(";")[0])
 
 
 def _layer(given: Any) -> Layer:
@@ -180,16 +195,29 @@ def _check_count(found: Sequence[Any], most: int, what: str, of_what: str) -> No
         raise SourceRefusedError(f"{what} with {len(found)} {of_what}; at most {most} are taken", rule="layers")
 
 
-def _no_files(layers: Iterable[Layer], place: str) -> str:
-    types = dict.fromkeys(_plain(layer.media_type) for layer in layers)
-    formats = dict.fromkeys(words for each in types for key, words in _FORMATS.items() if key in each)
-    if packed := [each for each in types if _PACKED.search(each)]:
-        shown = ", ".join(shown_phrase(each) for each in packed[:_MAX_SHOWN])
-        what = f" ({' and '.join(list(formats)[:_MAX_SHOWN])})" if formats else ""
-        return f"{place} has no GGUF file: its layers are packed, of the types {shown}{what}, and a packed layer is not unpacked"
-    if formats:
-        return f"{place} has no GGUF file: it has {' and '.join(list(formats)[:_MAX_SHOWN])}, which engines do not take"
-    if not types:
+def _no_files(layers: Sequence[Layer], place: str) -> str:
+    plain, packed, found = list[Layer](), list[Layer](), list[str]()
+    for layer in layers:
+        (packed if _PACKED.search(_plain(layer.media_type)) else plain).append(layer)
+    if formats := _formats(plain):
+        found.append(f"{formats}, which engines do not take")
+    if packed:
+        what = f" ({formats})" if (formats := _formats(packed)) else ""
+        found.append(f"packed layers of the types {_types(packed)}{what}, which are not unpacked")
+    if found:
+        return f"{place} has no GGUF file: it has {', and '.join(found)}"
+    if not plain:
         return f"{place} has no files, as models that run only on a server of others have none"
-    shown = ", ".join(shown_phrase(each) for each in list(types)[:_MAX_SHOWN])
-    return f"{place} has no GGUF file, only layers of the types {shown}"
+    words = f"{place} has no GGUF file, only layers of the types {_types(plain)}"
+    if any(map(_is_called_gguf, plain)):
+        words += "; a file that is called .gguf is taken if its type is application/octet-stream or names gguf"
+    return words
+
+
+def _formats(layers: Iterable[Layer]) -> str:
+    types = dict.fromkeys(_plain(layer.media_type) for layer in layers)
+    return " and ".join(dict.fromkeys(words for each in types for key, words in _FORMATS.items() if key in each))
+
+
+def _types(layers: Iterable[Layer]) -> str:
+    return ", ".join(list(dict.fromkeys(shown_phrase(_whole(layer.media_type)) for layer in layers))[:_MAX_SHOWN])
