@@ -35,7 +35,7 @@ from llamesh.kit.database_failures import (
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pools import Pool, postgres_for_migrations, postgres_pools, sqlite_pools
 from llamesh.kit.postgres import STATEMENT_SHARE, read_address
-from llamesh.kit.schema import upgrade
+from llamesh.kit.schema import MIGRATION_SECONDS, upgrade
 from llamesh.locations import make_private
 
 __all__ = [
@@ -47,9 +47,6 @@ __all__ = [
     "is_unavailable",
     "open_database",
 ]
-
-MIGRATION_SECONDS = 120.0
-"""Deadline of the migrations at start, the wait for another replica's migrations included."""
 
 SQLITE_SHARE = 2.0
 """Factor of the deadline of a SQLite operation: once for the lock, once for the queue of this process's transactions."""

@@ -5,6 +5,9 @@ gives up as soon as that owner renews. `start` runs a background task that renew
 owner, it calls `on_lost`, once, and the member ends. All times are from the database's clock, so the clocks of machines do not matter. A
 restarted owner has the same id and takes its lease back at once. A service with a SQLite file needs no lease: `ownership` is enough.
 
+A transaction of the owner that called `guard` locks the row, so nobody takes the lease meanwhile. PostgreSQL ends the transaction of a
+frozen owner (`postgres.IDLE_SHARE`); until then `acquire` waits for the lock.
+
 Invariant: only the owner writes in a transaction that called `guard`. An owner that was frozen or cut off, and has lost its lease without
 noticing, therefore writes nothing, also after its successor has ended: the lease has another generation then.
 """
@@ -23,6 +26,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from llamesh.background import BackgroundTask
 from llamesh.kit.clock import utc_now
 from llamesh.kit.database import Base, Database, Timestamp
+from llamesh.kit.database_failures import DatabaseBusyError
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log, report_failure
 from llamesh.kit.ownership import Owner
@@ -32,6 +36,9 @@ LEASE_SECONDS = 30.0
 RENEW_SECONDS = 5.0
 """Seconds between two renewals."""
 _POLL_SECONDS = 1.0
+_MAX_BUSY = 5
+"""Maximum number of attempts in a row that wait for the lock of the row and do not get it. Each waits LOCK_SHARE of the deadline, so all
+together wait longer than IDLE_SHARE: who holds the lock for longer is not frozen."""
 
 
 class LeaseRow(Base):
@@ -79,12 +86,20 @@ class Lease:
     ) -> None:
         """Become the owner. Waits until the lease of a dead owner expires; `on_wait` then gets that owner's description.
 
-        Raises LeaseHeldError as soon as the present owner renews the lease, or `stopping` is set.
+        Raises LeaseHeldError as soon as the present owner renews the lease or keeps its row locked, or `stopping` is set.
         """
         seen: datetime | None = None
-        while not await self._take():
+        busy = 0
+        while True:
+            try:
+                if await self._take():
+                    return
+                busy = 0
+            except DatabaseBusyError:
+                busy += 1
             words, expires_at = await self._present()
-            if (seen is not None and expires_at > seen) or (stopping is not None and stopping.is_set()):
+            renewed = seen is not None and expires_at > seen
+            if renewed or busy >= _MAX_BUSY or (stopping is not None and stopping.is_set()):
                 raise LeaseHeldError(words)
             if seen is None:
                 log.warning("waiting for a lease that another owner may still renew", lease=self._name, owner=words)
