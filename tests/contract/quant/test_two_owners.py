@@ -70,3 +70,22 @@ async def test_a_process_that_has_lost_its_lease_writes_no_row(
     request = quant_pb2.CancelQuantJobRequest(job_id=job.job_id)
     with pytest.raises(Exception, match="another mesh has taken over"):
         await prepared.stub.CancelQuantJob(request, metadata=prepared.caller)
+
+
+async def test_a_process_that_has_lost_its_lease_removes_no_object(
+    prepared: Quant, other: Database, start_main: StartMain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamesh.kit.leases.RENEW_SECONDS", 10 * PATIENCE)
+    await start_main(prepared.settings, "quant", run)
+    job = await prepared.create("Q8_0")
+    await prepared.ended(job.job_id)
+    before = prepared.objects()
+    (variant,) = await prepared.models()
+    async with other.begin() as session:
+        await session.execute(text(TAKE))
+    request = quant_pb2.DeleteQuantModelRequest(model_uuid=variant)
+    with pytest.raises(Exception, match="another mesh has taken over"):
+        await prepared.stub.DeleteQuantModel(request, metadata=prepared.caller)
+    assert before == prepared.objects()
+    assert len(before) == 2
+    assert [*await prepared.models()] == [variant]
