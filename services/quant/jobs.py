@@ -82,7 +82,7 @@ class Jobs:
         """Return the job that a request has created before; None if it is new. Raises REQUEST_ID_REUSED if that was another request."""
         if not request_id:
             return None
-        async with self._database.begin() as session:
+        async with self._database.begin(guarded=False) as session:
             first = await session.scalar(
                 select(QuantJobRow).where(QuantJobRow.owner_uid == owner_uid, QuantJobRow.request_id == request_id)
             )
@@ -112,7 +112,7 @@ class Jobs:
 
     async def find(self, job_id: str) -> Job | None:
         """Return a job; None if there is none."""
-        async with self._database.begin() as session:
+        async with self._database.begin(guarded=False) as session:
             row = await session.get(QuantJobRow, job_id)
             return await _whole(session, row) if row else None
 
@@ -126,7 +126,7 @@ class Jobs:
     async def page(self, page_query: PageQuery) -> tuple[Sequence[Job], str]:
         """Return a page, newest first, and the token of the next page."""
         page = page_query.of(_LISTING)
-        async with self._database.begin() as session:
+        async with self._database.begin(guarded=False) as session:
             found = (await session.scalars(page.select(select(QuantJobRow), _ORDER, backwards=True))).all()
             rows, token = page.cut(found, lambda row: (row.create_time, row.job_id))
             steps = await _steps_by_job(session, [row.job_id for row in rows])
@@ -140,7 +140,7 @@ class Jobs:
 
     async def of_ids(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Return the jobs of these ids that exist."""
-        async with self._database.begin() as session:
+        async with self._database.begin(guarded=False) as session:
             rows = (await session.scalars(select(QuantJobRow).where(QuantJobRow.job_id.in_(job_ids)))).all()
             steps = await _steps_by_job(session, job_ids)
         return {row.job_id: Job(row, steps[row.job_id]) for row in rows}
