@@ -1,17 +1,18 @@
 """The source of a job, as it is when the job is submitted: a model of the catalogue, or a checkpoint that the job converts first.
 
-Invariant: a checkpoint is described by the model that its conversion will give, so every rule of `submission` holds for both.
+Invariant: a checkpoint is described by the model that its conversion will give, so every rule of `submission` holds for both. What a
+stranger has written is parsed one text at a time, and only if it is short: the process answers no other call meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -31,7 +32,10 @@ from services.quant.checkpoint_config import (
     refuse_unusable,
     uses_own_converter,
 )
+from services.quant.step.untrusted_json import MAX_MARKS_OF_A_CALL, parse_json
 from services.quant.stored_types import bytes_of_types, bytes_to_read, weights_of
+
+T = TypeVar("T")
 
 MAX_CONFIG_BYTES = 1 << 20
 """Maximum size of a file that is read when a job is submitted. Most have some kilobytes; a longer tokenizer_config.json is read
@@ -66,6 +70,7 @@ class JobSources:
         self._settings = settings
         self._catalogue = CatalogueServiceStub(channel)
         self._checkpoints = CheckpointServiceStub(channel)
+        self._parsing = asyncio.Lock()
 
     async def find(self, model_uuid: str, source: str) -> JobSource:
         """Return the model of the catalogue, or the checkpoint at `source` if it is not empty.
@@ -88,11 +93,11 @@ class JobSources:
             except CheckpointRefusedError as error:
                 words = f"{checkpoint.shown_source} cannot be converted: {error}"
                 raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": error.rule}) from error
-            types = bytes_of_types(await self._header(checkpoint))
+            types = await self._parsed(bytes_of_types, await self._header(checkpoint))
         return JobSource(_converted(checkpoint, documents["config.json"], types), checkpoint)
 
     async def _document(self, checkpoint: Checkpoint, name: str) -> Any:
-        """Return a parsed file; None if it is missing, no JSON, or too long."""
+        """Return a parsed file; None if it is missing, no JSON, or larger than the bounds."""
         file = next((each for each in checkpoint.files if each.name == name), None)
         if file is None or file.size_bytes > MAX_CONFIG_BYTES:
             return None
@@ -104,10 +109,12 @@ class JobSources:
                 # The source sends more than it has listed.
                 call.cancel()
                 return None
-        try:
-            return json.loads(data)
-        except (ValueError, RecursionError):
-            return None
+        return await self._parsed(_parsed_or_none, bytes(data))
+
+    async def _parsed(self, parse: Callable[[bytes], T], data: bytes) -> T:
+        """Parse what a stranger has written, one text at a time."""
+        async with self._parsing:
+            return await asyncio.to_thread(parse, data)
 
     async def _header(self, checkpoint: Checkpoint) -> bytes:
         """Return the beginning of the first file of weights, with its header, which stands for those of all files."""
@@ -134,6 +141,13 @@ class JobSources:
                 raise CheckpointRefusedError(
                     "tokenizer", f"it has no tokenizer.json, which is converted; {OTHER_CONVERTER}"
                 )
+
+
+def _parsed_or_none(data: bytes) -> Any:
+    try:
+        return parse_json(data, MAX_MARKS_OF_A_CALL)
+    except ValueError:
+        return None
 
 
 def _converted(checkpoint: Checkpoint, config: Mapping[str, Any], types: Mapping[str, int]) -> Model:

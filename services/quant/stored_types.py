@@ -3,8 +3,8 @@
 A file begins with the length of its header in 8 bytes, then a JSON object with `dtype` and `data_offsets` of each tensor. The type that
 config.json names is the one in which the model was trained or last saved, and need not be that of the files.
 
-Invariant: the header is read without trust, in bounded memory. What it says changes an estimate by a factor of two at most, because each
-weight has 2 or 4 bytes; the conversion reads the headers strictly (`services.quant.step.safetensors_files`).
+Invariant: the header is read without trust, in bounded time and memory. What it says changes an estimate by a factor of two at most,
+because each weight has 2 or 4 bytes; the conversion reads the headers strictly (`services.quant.step.safetensors_files`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.quant.checkpoint_config import WIDTHS, stored_type
-from services.quant.step.untrusted_json import parse_json
+from services.quant.step.untrusted_json import MAX_MARKS_OF_A_CALL, parse_json
 
 MAX_HEADER_BYTES = 4 << 20
 """Maximum length of a header: 256 bytes for each tensor that a model may have. Real files with thousands of tensors have less than one
@@ -42,7 +42,7 @@ def bytes_of_types(beginning: bytes) -> Mapping[str, int]:
         return {}
     found = Counter[str]()
     try:
-        for fields in parse_json(beginning[_LENGTH_BYTES:end]).values():
+        for fields in parse_json(beginning[_LENGTH_BYTES:end], MAX_MARKS_OF_A_CALL).values():
             of_type, (begin, after) = fields.get("dtype"), fields.get("data_offsets", (0, 0))
             if of_type in WIDTHS and type(begin) is int and type(after) is int and 0 <= begin < after <= _MAX_DATA:
                 found[of_type] += after - begin
