@@ -18,7 +18,9 @@ import grpc
 
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.config import Settings
-from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.errors import MeshError, Reason, error_from_rpc
+from llamesh.kit.logs import log
+from llamesh.kit.outages import is_outage
 from llamesh.v1.checkpoint_pb2 import Checkpoint, CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest
@@ -117,15 +119,25 @@ class JobSources:
             return await asyncio.to_thread(parse, data)
 
     async def _header(self, checkpoint: Checkpoint) -> bytes:
-        """Return the beginning of the first file of weights, with its header, which stands for those of all files."""
+        """Return the beginning of the first file of weights, with its header, which stands for those of all files.
+
+        Without it the estimate is worse, so an outage of this read refuses no job: then it is empty.
+        """
         file = next(filter(_has_weights, checkpoint.files))
         request = ReadCheckpointRequest(source=checkpoint.source, name=file.name, version=file.version)
         call, data = self._checkpoints.ReadCheckpoint(request, **call_options()), bytearray()
-        async for part in call:
-            data += part.data
-            if len(data) >= bytes_to_read(data):
-                call.cancel()
-                break
+        try:
+            async for part in call:
+                data += part.data
+                if len(data) >= bytes_to_read(data):
+                    call.cancel()
+                    break
+        except grpc.aio.AioRpcError as error:
+            failure = error_from_rpc(error, "download")
+            if not is_outage(failure):
+                raise
+            log.warning("a header cannot be read", source=checkpoint.shown_source, file=file.name, error=str(failure))
+            return b""
         return bytes(data)
 
     def _check(self, checkpoint: Checkpoint, documents: Mapping[str, Any]) -> None:

@@ -126,3 +126,27 @@ async def test_what_a_stranger_wrote_is_parsed_beside_the_calls_one_text_at_a_ti
     gate.set()
     await both
     assert most == 1
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE])
+async def test_a_header_that_does_not_come_leaves_the_type_of_the_configuration(
+    sources: JobSources, code: grpc.StatusCode
+) -> None:
+    checkpoints = checkpoint(header=tensors("F32")[:9])
+    checkpoints.failing[WEIGHTS] = code
+    model = await found(sources, checkpoints)
+    assert (model.quantisation, model.parameter_count) == ("BF16", 500)
+
+
+async def test_a_read_of_a_header_that_is_refused_refuses_the_job(sources: JobSources) -> None:
+    checkpoints = checkpoint(header=b"")
+    checkpoints.failing[WEIGHTS] = grpc.StatusCode.PERMISSION_DENIED
+    with pytest.raises(MeshError, match="the download service failed"):
+        await found(sources, checkpoints)
+
+
+async def test_a_configuration_that_does_not_come_refuses_the_job(sources: JobSources) -> None:
+    checkpoints = checkpoint()
+    checkpoints.failing["config.json"] = grpc.StatusCode.DEADLINE_EXCEEDED
+    with pytest.raises(MeshError, match="did not answer in time"):
+        await found(sources, checkpoints)
