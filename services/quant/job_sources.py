@@ -28,11 +28,13 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import GgufMetadata, Model
 from services.quant.checkpoint_config import (
     CODE_FILES,
+    MAX_VOCABULARY,
     OTHER_CONVERTER,
     CheckpointRefusedError,
     read_config,
     refuse_unusable,
     uses_own_converter,
+    whole_number,
 )
 from services.quant.step.untrusted_json import MAX_MARKS_OF_A_CALL, parse_json
 from services.quant.stored_types import bytes_of_types, bytes_to_read, weights_of
@@ -169,7 +171,12 @@ def _converted(checkpoint: Checkpoint, config: Mapping[str, Any], types: Mapping
         model_uuid=id_of(checkpoint.name),
         sha256=digest_of(checkpoint.files),
         size_bytes=sum(file.size_bytes for file in checkpoint.files),
-        gguf=GgufMetadata(quantisation=kind, parameter_count=weights),
+        gguf=GgufMetadata(
+            quantisation=kind,
+            parameter_count=weights,
+            embedding_length=whole_number(config, "hidden_size"),
+            vocabulary_size=whole_number(config, "vocab_size", maximum=MAX_VOCABULARY),
+        ),
     )
 
 

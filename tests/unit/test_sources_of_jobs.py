@@ -20,7 +20,7 @@ from services.quant import job_sources
 from services.quant.job_sources import JobSources
 from services.quant.step.untrusted_json import MAX_MARKS_OF_A_CALL
 
-CONFIG = {"architectures": ["X"], "torch_dtype": "bfloat16", "hidden_size": 896}
+CONFIG = {"architectures": ["X"], "torch_dtype": "bfloat16", "hidden_size": 896, "vocab_size": 151936}
 WEIGHTS = "model-00001-of-00002.safetensors"
 REST = "model-00002-of-00002.safetensors"
 
@@ -150,3 +150,15 @@ async def test_a_configuration_that_does_not_come_refuses_the_job(sources: JobSo
     checkpoints.failing["config.json"] = grpc.StatusCode.DEADLINE_EXCEEDED
     with pytest.raises(MeshError, match="did not answer in time"):
         await found(sources, checkpoints)
+
+
+async def test_the_numbers_that_decide_about_fallbacks_come_from_the_configuration(sources: JobSources) -> None:
+    """Of a model whose rows are no multiples of 256, types become larger: `services.quant.variant_sizes`."""
+    model = await found(sources, checkpoint())
+    assert (model.embedding_length, model.vocabulary_size) == (896, 151936)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, -1, True, 1.5, "896", [], 1 << 31, 1 << 70])
+async def test_numbers_out_of_their_range_are_left_out(sources: JobSources, wrong: object) -> None:
+    model = await found(sources, checkpoint({**CONFIG, "hidden_size": wrong, "vocab_size": wrong}))
+    assert (model.embedding_length, model.vocabulary_size) == (0, 0)
