@@ -165,8 +165,9 @@ def _parsed_or_none(data: bytes) -> Any:
 
 
 def _converted(checkpoint: Checkpoint, config: Mapping[str, Any], types: Mapping[str, int]) -> Model:
-    """Return the model that the conversion will give. `types` are the bytes of some of its weights by their type."""
-    kind, weights = weights_of(types, config, weight_bytes(checkpoint.files))
+    """Return the model that the conversion will give. `types` are the bytes of the weights in its first file by their type."""
+    first, *others = filter(_has_weights, checkpoint.files)
+    kind, weights = weights_of(types, config, first.size_bytes, weight_bytes(others))
     return Model(
         model_uuid=id_of(checkpoint.name),
         sha256=digest_of(checkpoint.files),

@@ -9,7 +9,6 @@ because each weight has 2 or 4 bytes; the conversion reads the headers strictly 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -51,17 +50,26 @@ def bytes_of_types(beginning: bytes) -> Mapping[str, int]:
     return found
 
 
-def weights_of(types: Mapping[str, int], config: Mapping[str, Any], size: int) -> tuple[str, int]:
-    """Return the type of most weights of a checkpoint and their number.
+def weights_of(types: Mapping[str, int], config: Mapping[str, Any], sampled: int, rest: int = 0) -> tuple[str, int]:
+    """Return the type of most weights of a checkpoint and their number, the larger one of two estimates.
+
+    The other files may have the types of the first one, and config.json be wrong, or that of config.json and the first file differ.
 
     Args:
-        types: the bytes of some of its weights by their type, which are taken for a sample of all; if there are none, the type is that of
-            `config`.
+        types: the bytes of weights in the first file by their type; if there are none, the type is that of `config`.
         config: the parsed config.json.
-        size: bytes of all its weights.
+        sampled: bytes of the weights of the first file.
+        rest: bytes of the weights of all other files.
     """
-    types = types or {stored_type(config): 1}
-    numbers = {of_type: length / WIDTHS[of_type] for of_type, length in types.items()}
-    return max(numbers, key=lambda of_type: numbers[of_type]), math.ceil(
-        size * sum(numbers.values()) / sum(types.values())
-    )
+    named = {stored_type(config): 1}
+    alike = _numbers(types or named, sampled + rest)
+    unlike = _numbers(types or named, sampled)
+    unlike.update(_numbers(named, rest))
+    numbers = max(alike, unlike, key=lambda each: sum(each.values()))
+    return max(numbers, key=lambda of_type: numbers[of_type]), sum(numbers.values())
+
+
+def _numbers(types: Mapping[str, int], size: int) -> Counter[str]:
+    """Return the numbers of weights by their type, rounded up, in `size` bytes that are divided among the types in this proportion."""
+    total = sum(types.values())
+    return Counter({of_type: -(-size * part // (total * WIDTHS[of_type])) for of_type, part in types.items()})
