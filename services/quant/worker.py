@@ -143,7 +143,7 @@ class JobWorker:
                 break
             self._begun.add(row.job_id)
             self._turn += 1
-            self._served[row.owner_uid] = self._turn
+            self._served[row.requester_uid] = self._turn
             self._start((row.job_id, row.attempt))
 
     async def _allowed(self, active: Sequence[QuantJobRow]) -> Sequence[QuantJobRow]:

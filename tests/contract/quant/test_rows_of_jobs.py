@@ -11,6 +11,7 @@ import pytest
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.errors import MeshError, Reason, name_of
+from services.quant import jobs as jobs_module
 from services.quant.job_changes import JobChanges
 from services.quant.jobs import Job, Jobs
 from services.quant.messages import job_message
@@ -42,12 +43,12 @@ def rows(database: Database) -> StepRows:
     return StepRows(database, lambda: NOW, JobChanges())
 
 
-async def submitted(jobs: Jobs, *types: str) -> Job:
+async def submitted(jobs: Jobs, *types: str, name: str = "tiny") -> Job:
     return await jobs.create(
         QuantJobRow(
             model_uuid="tiny-f16",
             source_sha256="0" * 64,
-            name="tiny",
+            name=name,
             types=list(types or ("Q8_0",)),
             allow_requantize=False,
             pure=False,
@@ -132,3 +133,17 @@ async def test_the_error_of_a_job_that_ended_for_the_rights_of_its_user_names_th
     message = job_message(await jobs.get(job.row.job_id))
     assert message.error.reason == "USER_DISABLED"
     assert message.steps[1].error.message == "it failed"
+
+
+async def test_a_job_counts_for_the_user_who_has_retried_it(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_module, "MAX_ACTIVE", 1)
+    first = await submitted(jobs)
+    await jobs.cancel(first.row.job_id)
+    await jobs.retry(first.row.job_id, "usr_ben")
+    second = await submitted(jobs, name="other")
+    # It has not ended, and is one of ben's: ada has no room for it, and a repeated retry changes nothing.
+    with pytest.raises(MeshError, match="which is the most"):
+        await jobs.retry(first.row.job_id, "usr_ada")
+    assert (await jobs.retry(first.row.job_id, "usr_ben")).row.attempt == 2
+    with pytest.raises(MeshError, match="which is the most"):
+        await jobs.retry(second.row.job_id, "usr_ben")
