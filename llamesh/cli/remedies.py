@@ -70,6 +70,9 @@ BY_RULE: Mapping[tuple[str, str], str] = {
     ("SOURCE_REFUSED", "place"): "take an address of the places that the mesh has",
 }
 """Commands for the rules of a reason, in the metadata `rule`. The message of an error has the rest."""
+OF_A_USER_OF_JOBS = frozenset({"USER_DISABLED", "USER_NOT_FOUND", "SCOPE_MISSING"})
+"""The reasons with which a job ends that the user whose rights it has may not have any more."""
+_TAKES_JOB_OVER = "`llamesh jobs retry {jobId}` goes on with your rights"
 _FREES_ALIAS = "take another name; `llamesh alias {modelUuid} {alias} --remove` frees it"
 """The remedy if the name is an alias, which the metadata spell as it is stored."""
 _UNKNOWN = {
@@ -111,6 +114,8 @@ def remedy_for(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
 
 def _remedy(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
     remedy = BY_RULE.get((reason, metadata.get("rule", "")), REMEDIES.get(reason))
+    if reason in OF_A_USER_OF_JOBS and metadata.get("jobId"):
+        remedy = _TAKES_JOB_OVER
     if remedy is None:
         return contracts
     if reason == "MODEL_NAME_TAKEN" and metadata.get("alias"):

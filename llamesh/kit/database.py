@@ -35,7 +35,7 @@ from llamesh.kit.database_failures import (
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pools import Pool, postgres_for_migrations, postgres_pools, sqlite_pools
 from llamesh.kit.postgres import STATEMENT_SHARE, read_address
-from llamesh.kit.schema import upgrade
+from llamesh.kit.schema import MIGRATION_SECONDS, upgrade
 from llamesh.locations import make_private
 
 __all__ = [
@@ -47,9 +47,6 @@ __all__ = [
     "is_unavailable",
     "open_database",
 ]
-
-MIGRATION_SECONDS = 120.0
-"""Deadline of the migrations at start, the wait for another replica's migrations included."""
 
 SQLITE_SHARE = 2.0
 """Factor of the deadline of a SQLite operation: once for the lock, once for the queue of this process's transactions."""
@@ -131,7 +128,7 @@ class Database:
 
         SQLite runs one transaction at a time. On PostgreSQL, lock the rows that a decision depends on (`with_for_update()`).
         If the caller is cancelled, the transaction is rolled back before this ends, or the commit had begun and the transaction may have
-        happened. A connection whose statement was cancelled is closed. Without `guarded` the guard is not called.
+        happened. A connection whose statement was cancelled is closed. Without `guarded`, for reads, the guard is not called.
 
         Raises:
             MeshError: COMPONENT_UNAVAILABLE if the database does not answer, is locked or too slow; after a failed commit the transaction
@@ -154,6 +151,11 @@ class Database:
         self._admit()
         async with self._bounded(self._reader.turns), self._reader.sessions() as session:
             yield session
+
+    async def check_owner(self) -> None:
+        """Call the guard: before a change outside the database that only the owner may make. Errors as in `begin`."""
+        async with self.begin():
+            pass
 
     async def probe(self) -> None:
         """Check that the database answers. Errors as in `begin`. Probes even during a known outage, and does not wait for other callers."""

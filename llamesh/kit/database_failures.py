@@ -6,11 +6,15 @@ constraints (IntegrityError) and faults in our own SQL are not mapped.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import asyncpg
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.postgres import PostgresRefusedError
+
+E = TypeVar("E", bound=MeshError)
 
 RETRY_SECONDS = 1.0
 FULL_RETRY_SECONDS = 30.0
@@ -37,6 +41,10 @@ class DatabaseRefusedError(DatabaseUnreachableError):
     """The database refuses the connection, or its address is wrong: a person must act."""
 
 
+class DatabaseBusyError(MeshError):
+    """COMPONENT_UNAVAILABLE because a lock or a statement took too long. The database answers."""
+
+
 def failure_of(error: BaseException) -> MeshError | None:
     """Return the MeshError for a failure; None if it is raised unchanged."""
     if isinstance(error, PostgresRefusedError):
@@ -54,15 +62,17 @@ def failure_of(error: BaseException) -> MeshError | None:
 
 def unavailable(message: str) -> MeshError:
     """Return COMPONENT_UNAVAILABLE for a database that answers but cannot serve the operation now."""
-    return MeshError(
-        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, message, {"component": "database"}, retry_after=RETRY_SECONDS
-    )
+    return _unavailable(MeshError, message)
 
 
 def unreachable(
     message: str = "the database does not answer", kind: type[DatabaseUnreachableError] = DatabaseUnreachableError
 ) -> DatabaseUnreachableError:
     """Return COMPONENT_UNAVAILABLE for a database that does not answer."""
+    return _unavailable(kind, message)
+
+
+def _unavailable(kind: type[E], message: str) -> E:
     return kind(
         Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, message, {"component": "database"}, retry_after=RETRY_SECONDS
     )
@@ -105,7 +115,7 @@ def _of_sqlstate(state: str) -> MeshError | None:
             Reason.ERROR_REASON_DATABASE_DAMAGED, "the database reports damaged data", {"file": "PostgreSQL"}
         )
     if state.startswith(_BUSY):
-        return unavailable("the database is busy: a lock or a statement took too long")
+        return _unavailable(DatabaseBusyError, "the database is busy: a lock or a statement took too long")
     if state.startswith(_AWAY):
         return unreachable("the database takes no connections now")
     return None

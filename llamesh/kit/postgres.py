@@ -47,6 +47,9 @@ SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"
 
 LOCK_SHARE, STATEMENT_SHARE = 0.6, 0.8
 """Shares of the deadline after which the server cancels a lock wait or a statement, so that its reason arrives before the deadline."""
+IDLE_SHARE = 2.0
+"""Share of the deadline after which the server ends a connection that does nothing in a transaction. A process that lives has ended the
+transaction by then; one that is frozen would hold its locks for ever."""
 
 
 class PostgresRefusedError(Exception):
@@ -87,6 +90,7 @@ class PostgresAddress:
             "search_path": schema,
             "lock_timeout": str(int(seconds * LOCK_SHARE * 1000)),
             "statement_timeout": str(int(seconds * STATEMENT_SHARE * 1000)),
+            "idle_in_transaction_session_timeout": str(int(seconds * IDLE_SHARE * 1000)),
         }
         if not self.named:
             settings["application_name"] = f"llamesh {schema}"

@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from llamesh.kit.errors import StartRefused
 
+MIGRATION_SECONDS = 120.0
+"""Deadline of the migrations at start, the wait for another replica's migrations included."""
 _REVISION = re.compile(r"""^revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
 _FOLLOWED = re.compile(r"""^down_revision\b[^=\n]*=\s*["']([^"']+)""", re.MULTILINE)
 
@@ -27,6 +29,9 @@ async def upgrade(connection: AsyncConnection, package: str, schema: str | None)
         # Deadlines of calls are too short for a migration; the caller has a deadline for the whole.
         await connection.execute(text("SET LOCAL statement_timeout = 0"))
         await connection.execute(text("SET LOCAL lock_timeout = 0"))
+        # Between its statements a migration imports and computes. One that is frozen still ends, with its lock.
+        idle = int(MIGRATION_SECONDS * 1000)
+        await connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {idle}"))
         await connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"llamesh.{schema}"})
         await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
     await connection.run_sync(_upgrade, package)

@@ -154,7 +154,8 @@ class QuantServiceServicer(object):
 
     def RetryQuantJob(self, request, context):
         """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. If its files are still
-        there, it goes on at the steps that failed. No effect on others.
+        there, it goes on at the steps that failed. From then on it has the rights of the caller, as has one that has not
+        ended. No effect on others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

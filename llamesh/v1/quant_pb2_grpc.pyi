@@ -374,7 +374,8 @@ class QuantServiceStub(typing.Generic[_QuantServiceCreateQuantJobType, _QuantSer
 
     RetryQuantJob: _QuantServiceRetryQuantJobType
     """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. If its files are still
-    there, it goes on at the steps that failed. No effect on others.
+    there, it goes on at the steps that failed. From then on it has the rights of the caller, as has one that has not
+    ended. No effect on others.
     """
 
     DeleteQuantJob: _QuantServiceDeleteQuantJobType
@@ -516,7 +517,8 @@ class QuantServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.quant_pb2.QuantJob, collections.abc.Awaitable[llamesh.v1.quant_pb2.QuantJob]]:
         """Starts a job again that ended FAILED, PARTIAL or CANCELLED; published types are kept. If its files are still
-        there, it goes on at the steps that failed. No effect on others.
+        there, it goes on at the steps that failed. From then on it has the rights of the caller, as has one that has not
+        ended. No effect on others.
         """
 
     @abc.abstractmethod

@@ -122,6 +122,14 @@ def stored_type(config: Mapping[str, Any]) -> str:
     return _STORED.get(str(config.get("dtype") or config.get("torch_dtype")), "F16")
 
 
+def whole_number(config: Mapping[str, Any], name: str, *, maximum: int = _MAX) -> int:
+    """Return a number of a parsed config.json of any architecture; 0 if it is missing, or no whole number from 1 to `maximum`."""
+    try:
+        return _Numbers(config).whole(name, maximum=maximum)
+    except CheckpointRefusedError:
+        return 0
+
+
 def read_config(config: Any) -> CheckpointConfig:
     """Read the parsed config.json. Raises CheckpointRefusedError."""
     refuse_unusable(config)

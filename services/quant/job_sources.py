@@ -1,23 +1,26 @@
 """The source of a job, as it is when the job is submitted: a model of the catalogue, or a checkpoint that the job converts first.
 
-Invariant: a checkpoint is described by the model that its conversion will give, so every rule of `submission` holds for both.
+Invariant: a checkpoint is described by the model that its conversion will give, so every rule of `submission` holds for both. What a
+stranger has written is parsed one text at a time, and only if it is short: the process answers no other call meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.config import Settings
-from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.errors import MeshError, Reason, error_from_rpc
+from llamesh.kit.logs import log
+from llamesh.kit.outages import is_outage
 from llamesh.v1.checkpoint_pb2 import (
     Checkpoint,
     CheckpointFile,
@@ -32,13 +35,18 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import GgufMetadata, Model
 from services.quant.checkpoint_config import (
     CODE_FILES,
+    MAX_VOCABULARY,
     OTHER_CONVERTER,
     CheckpointRefusedError,
     read_config,
     refuse_unusable,
     uses_own_converter,
+    whole_number,
 )
+from services.quant.step.untrusted_json import MAX_MARKS_OF_A_CALL, parse_json
 from services.quant.stored_types import bytes_of_types, bytes_to_read, weights_of
+
+T = TypeVar("T")
 
 MAX_CONFIG_BYTES = 1 << 20
 """Maximum size of a file that is read when a job is submitted. Most have some kilobytes; a longer tokenizer_config.json is read
@@ -73,6 +81,7 @@ class JobSources:
         self._settings = settings
         self._catalogue = CatalogueServiceStub(channel)
         self._checkpoints = CheckpointServiceStub(channel)
+        self._parsing = asyncio.Lock()
 
     async def find(self, model_uuid: str, source: str) -> JobSource:
         """Return the model of the catalogue, or the checkpoint at `source` if it is not empty.
@@ -95,7 +104,7 @@ class JobSources:
             except CheckpointRefusedError as error:
                 words = f"{checkpoint.shown_source} cannot be converted: {error}"
                 raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": error.rule}) from error
-            types = bytes_of_types(await self._header(checkpoint))
+            types = await self._parsed(bytes_of_types, await self._header(checkpoint))
         return JobSource(_converted(checkpoint, documents["config.json"], types), checkpoint)
 
     async def matrix(self, source: str) -> MatrixFile:
@@ -109,7 +118,7 @@ class JobSources:
             return await self._checkpoints.GetMatrixFile(GetMatrixFileRequest(source=source), **call_options())
 
     async def _document(self, checkpoint: Checkpoint, name: str) -> Any:
-        """Return a parsed file; None if it is missing, no JSON, or too long."""
+        """Return a parsed file; None if it is missing, no JSON, or larger than the bounds."""
         file = next((each for each in checkpoint.files if each.name == name), None)
         if file is None or file.size_bytes > MAX_CONFIG_BYTES:
             return None
@@ -121,21 +130,33 @@ class JobSources:
                 # The source sends more than it has listed.
                 call.cancel()
                 return None
-        try:
-            return json.loads(data)
-        except (ValueError, RecursionError):
-            return None
+        return await self._parsed(_parsed_or_none, bytes(data))
+
+    async def _parsed(self, parse: Callable[[bytes], T], data: bytes) -> T:
+        """Parse what a stranger has written, one text at a time."""
+        async with self._parsing:
+            return await asyncio.to_thread(parse, data)
 
     async def _header(self, checkpoint: Checkpoint) -> bytes:
-        """Return the beginning of the first file of weights, with its header, which stands for those of all files."""
+        """Return the beginning of the first file of weights, with its header, which stands for those of all files.
+
+        Without it the estimate is worse, so an outage of this read refuses no job: then it is empty.
+        """
         file = next(filter(_has_weights, checkpoint.files))
         request = ReadCheckpointRequest(source=checkpoint.source, name=file.name, version=file.version)
         call, data = self._checkpoints.ReadCheckpoint(request, **call_options()), bytearray()
-        async for part in call:
-            data += part.data
-            if len(data) >= bytes_to_read(data):
-                call.cancel()
-                break
+        try:
+            async for part in call:
+                data += part.data
+                if len(data) >= bytes_to_read(data):
+                    call.cancel()
+                    break
+        except grpc.aio.AioRpcError as error:
+            failure = error_from_rpc(error, "download")
+            if not is_outage(failure):
+                raise
+            log.warning("a header cannot be read", source=checkpoint.shown_source, file=file.name, error=str(failure))
+            return b""
         return bytes(data)
 
     def _check(self, checkpoint: Checkpoint, documents: Mapping[str, Any]) -> None:
@@ -153,14 +174,27 @@ class JobSources:
                 )
 
 
+def _parsed_or_none(data: bytes) -> Any:
+    try:
+        return parse_json(data, MAX_MARKS_OF_A_CALL)
+    except ValueError:
+        return None
+
+
 def _converted(checkpoint: Checkpoint, config: Mapping[str, Any], types: Mapping[str, int]) -> Model:
-    """Return the model that the conversion will give. `types` are the bytes of some of its weights by their type."""
-    kind, weights = weights_of(types, config, weight_bytes(checkpoint.files))
+    """Return the model that the conversion will give. `types` are the bytes of the weights in its first file by their type."""
+    first, *others = filter(_has_weights, checkpoint.files)
+    kind, weights = weights_of(types, config, first.size_bytes, weight_bytes(others))
     return Model(
         model_uuid=id_of(checkpoint.name),
         sha256=digest_of(checkpoint.files),
         size_bytes=sum(file.size_bytes for file in checkpoint.files),
-        gguf=GgufMetadata(quantisation=kind, parameter_count=weights),
+        gguf=GgufMetadata(
+            quantisation=kind,
+            parameter_count=weights,
+            embedding_length=whole_number(config, "hidden_size"),
+            vocabulary_size=whole_number(config, "vocab_size", maximum=MAX_VOCABULARY),
+        ),
     )
 
 

@@ -82,7 +82,7 @@ class Jobs:
         """Return the job that a request has created before; None if it is new. Raises REQUEST_ID_REUSED if that was another request."""
         if not request_id:
             return None
-        async with self._database.begin() as session:
+        async with self._database.begin(guarded=False) as session:
             first = await session.scalar(
                 select(QuantJobRow).where(QuantJobRow.owner_uid == owner_uid, QuantJobRow.request_id == request_id)
             )
@@ -97,7 +97,7 @@ class Jobs:
     async def _insert(self, wanted: QuantJobRow) -> Job:
         async with self._changes.writing(self._database, wanted.job_id) as session:
             await _refuse_present(session, wanted.name, wanted.types)
-            await _refuse_too_many(session, wanted.owner_uid)
+            await _refuse_too_many(session, wanted.requester_uid)
             wanted.create_time = wanted.update_time = self._clock()
             session.add(wanted)
             steps = steps_of(wanted.types, checkpoint=bool(wanted.source), importance_matrix=wanted.importance_matrix)
@@ -112,7 +112,7 @@ class Jobs:
 
     async def find(self, job_id: str) -> Job | None:
         """Return a job; None if there is none."""
-        async with self._database.begin() as session:
+        async with self._database.begin(guarded=False) as session:
             row = await session.get(QuantJobRow, job_id)
             return await _whole(session, row) if row else None
 
@@ -126,7 +126,7 @@ class Jobs:
     async def page(self, page_query: PageQuery) -> tuple[Sequence[Job], str]:
         """Return a page, newest first, and the token of the next page."""
         page = page_query.of(_LISTING)
-        async with self._database.begin() as session:
+        async with self._database.begin(guarded=False) as session:
             found = (await session.scalars(page.select(select(QuantJobRow), _ORDER, backwards=True))).all()
             rows, token = page.cut(found, lambda row: (row.create_time, row.job_id))
             steps = await _steps_by_job(session, [row.job_id for row in rows])
@@ -140,7 +140,7 @@ class Jobs:
 
     async def of_ids(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Return the jobs of these ids that exist."""
-        async with self._database.begin() as session:
+        async with self._database.begin(guarded=False) as session:
             rows = (await session.scalars(select(QuantJobRow).where(QuantJobRow.job_id.in_(job_ids)))).all()
             steps = await _steps_by_job(session, job_ids)
         return {row.job_id: Job(row, steps[row.job_id]) for row in rows}
@@ -181,17 +181,20 @@ class Jobs:
             return job
 
     async def retry(self, job_id: str, requester_uid: str) -> Job:
-        """Restart a job that ended without all its types. Idempotent. From now on it has the rights of the requester.
+        """Restart a job that ended without all its types. Idempotent. From now on it has the rights of the requester, also if it is active.
 
         Raises QUANT_JOB_NOT_FOUND, QUANT_MODEL_EXISTS and TOO_MANY_JOBS.
         """
         async with self._creating, self._changes.writing(self._database, job_id) as session:
             row = await _locked(session, job_id)
             job = await _whole(session, row)
-            if job.active or row.state == JobState.SUCCEEDED:
+            if row.state == JobState.SUCCEEDED or (job.active and row.requester_uid == requester_uid):
+                return job
+            await _refuse_too_many(session, requester_uid)
+            if job.active:
+                row.requester_uid = requester_uid
                 return job
             await _refuse_present(session, row.name, [each for each in row.types if not is_published(job.steps, each)])
-            await _refuse_too_many(session, row.owner_uid)
             row.state = JobState.QUEUED
             row.attempt += 1
             row.requester_uid = requester_uid
@@ -221,9 +224,9 @@ class Jobs:
             return job
 
 
-async def _refuse_too_many(session: AsyncSession, owner_uid: str) -> None:
-    """Raise TOO_MANY_JOBS if a user has as many jobs that have not ended as one may have."""
-    query = select(func.count()).where(QuantJobRow.state.in_(ACTIVE), QuantJobRow.owner_uid == owner_uid)
+async def _refuse_too_many(session: AsyncSession, requester_uid: str) -> None:
+    """Raise TOO_MANY_JOBS if as many jobs that have not ended have the rights of a user as may."""
+    query = select(func.count()).where(QuantJobRow.state.in_(ACTIVE), QuantJobRow.requester_uid == requester_uid)
     if (await session.scalar(query) or 0) >= MAX_ACTIVE:
         raise MeshError(
             Reason.ERROR_REASON_TOO_MANY_JOBS,

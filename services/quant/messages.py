@@ -19,6 +19,7 @@ from llamesh.v1.quant_pb2 import (
 from services.quant.jobs import Job
 from services.quant.states import StepState
 from services.quant.step_process import StepProgress
+from services.quant.submitters import REASONS
 from services.quant.tables import QuantModelRow, QuantStepRow
 
 
@@ -41,9 +42,10 @@ def job_message(job: Job, running: StepProgress | None = None, *, logs: bool = F
         owner=row.owner,
         source=row.shown_source,
     )
-    failed = next((step for step in job.steps if step.error_reason), None)
-    if failed is not None:
-        message.error.CopyFrom(_error_message(failed))
+    failed = [step for step in job.steps if step.error_reason]
+    # The rights of a user end the whole job, after the failure of a type perhaps, and a retry needs another user.
+    if shown := next((step for step in failed if step.error_reason in REASONS), failed[0] if failed else None):
+        message.error.CopyFrom(_error_message(shown))
     message.create_time.FromDatetime(row.create_time)
     message.update_time.FromDatetime(row.update_time)
     return message

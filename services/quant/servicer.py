@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from llamesh.kit.calls import Context
 from llamesh.kit.config import Settings
-from llamesh.kit.identity import Identity, caller
+from llamesh.kit.identity import caller
 from llamesh.kit.pages import Pages
 from llamesh.v1.quant_pb2 import (
     CancelQuantJobRequest,
@@ -72,7 +72,7 @@ class QuantServicer(QuantServiceServicer):
     async def CreateQuantJob(self, request: CreateQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
         settings, options, identity = self._settings, request.options, caller()
-        owner_uid, digest = _uid(identity), _digest(request)
+        owner_uid, digest = identity.uid, _digest(request)
         # Before the checks: the job itself may have taken the room that they ask for.
         if (repeated := await self._jobs.repeated(owner_uid, request.request_id, digest)) is not None:
             return self._message(repeated)
@@ -144,7 +144,7 @@ class QuantServicer(QuantServiceServicer):
 
     async def RetryQuantJob(self, request: RetryQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
-        job = await self._jobs.retry(request.job_id, _uid(caller()))
+        job = await self._jobs.retry(request.job_id, caller().uid)
         self._worker.wake()
         return self._message(job)
 
@@ -182,10 +182,6 @@ class QuantServicer(QuantServiceServicer):
 
     def _message(self, job: Job, *, logs: bool = False) -> QuantJob:
         return job_message(job, self._worker.progress(job.row.job_id), logs=logs)
-
-
-def _uid(identity: Identity) -> str:
-    return identity.uid or identity.subject
 
 
 def _digest(request: CreateQuantJobRequest) -> str:

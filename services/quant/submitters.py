@@ -1,4 +1,4 @@
-"""Decides whether a job may go on, from the present rights of the user who started it. No I/O.
+"""Decides whether a job may go on, from the present rights of the user whose rights it has: who started or retried it last. No I/O.
 
 Rights are decided at use, not at issue (ADR 17): a job takes hours, and its user may be disabled, removed or lose a right meanwhile. The
 rights are those that this process mirrors from the gateway.
@@ -32,13 +32,15 @@ def refusal(job: StartedJob, rights: Rights) -> MeshError | None:
         return None
     user = rights.owner(job.requester_uid, job.owner, job.create_time.timestamp())
     if user is None:
-        words = "the user who started this job was removed: another user may retry it"
+        words = "the user whose rights this job has was removed: another user may retry it"
         return MeshError(Reason.ERROR_REASON_USER_NOT_FOUND, words)
     name = {"username": user.username}
     if user.disabled:
-        words = f"the user {user.username}, who started this job, is disabled: another user may retry it"
+        words = f"the user {user.username}, whose rights this job has, is disabled: another user may retry it"
         return MeshError(Reason.ERROR_REASON_USER_DISABLED, words, name)
     if not role_grants(user.role, MANAGE):
-        words = f"the user {user.username}, who started this job, may not run jobs any more: another user may retry it"
+        words = (
+            f"the user {user.username}, whose rights this job has, may not run jobs any more: another user may retry it"
+        )
         return MeshError(Reason.ERROR_REASON_SCOPE_MISSING, words, {"scope": MANAGE})
     return None

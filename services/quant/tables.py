@@ -53,7 +53,7 @@ class QuantJobRow(Base):
     owner_uid: Mapped[str] = mapped_column(String(256))
     """The owner of the request_id."""
     requester_uid: Mapped[str] = mapped_column(String(256))
-    """The user whose rights decide whether this attempt goes on: the owner, or who has retried the job."""
+    """The user whose rights decide whether this attempt goes on, and whose turn it takes: the owner, or who has retried the job."""
     request_id: Mapped[str] = mapped_column(String(128))
     request_digest: Mapped[str] = mapped_column(String(64))
     create_time: Mapped[datetime] = mapped_column(Timestamp)

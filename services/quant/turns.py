@@ -1,7 +1,7 @@
 """Chooses the job that runs next. No I/O.
 
-Invariant: users take turns, so the jobs of one user do not stop those of others. The jobs of one user run in the order in which they were
-submitted, and a job that was interrupted goes on before others.
+Invariant: users take turns, so the jobs of one user do not stop those of others; a job is that of the user whose rights it has. The jobs of
+one user run in the order in which they were submitted, and a job that was interrupted goes on before others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class WaitingJob(Protocol):
 
     job_id: str
     state: str
-    owner_uid: str
+    requester_uid: str
 
 
 J = TypeVar("J", bound=WaitingJob)
@@ -37,7 +37,7 @@ def next_job(
 
     def order(job: J) -> tuple[bool, int]:
         interrupted = job.state == JobState.RUNNING and job.job_id not in begun
-        return not interrupted, served.get(job.owner_uid, -1)
+        return not interrupted, served.get(job.requester_uid, -1)
 
     # min returns the first of equal jobs, which was submitted first.
     return min((job for job in active if job.job_id not in busy), key=order, default=None)

@@ -1,7 +1,7 @@
 """The published variants: their rows, and their objects in Quant's bucket.
 
 Invariant: a row exists only after its object was published. A delete removes the object first: a crash in between leaves a row that can be
-deleted again, and never an object without a row.
+deleted again, and never an object without a row. Objects are removed by the owner of the lease only.
 """
 
 from __future__ import annotations
@@ -80,7 +80,11 @@ class Variants:
         return row, str(path)
 
     async def remove_object(self, key: str) -> None:
-        """Remove an object, its description, and what a killed step `publish` has left of them. Raises STORE_UNAVAILABLE."""
+        """Remove an object, its description, and what a killed step `publish` has left of them.
+
+        Raises STORE_UNAVAILABLE, and COMPONENT_UNAVAILABLE if another process owns the bucket's objects now.
+        """
+        await self._database.check_owner()
         try:
             await self._store.remove_staged(key)
             await self._store.delete(key)

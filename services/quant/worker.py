@@ -129,12 +129,12 @@ class JobWorker:
 
     async def _follow_rows(self) -> None:
         self._wake.clear()
-        active = await self._allowed(await self._jobs.active())
+        active, stuck = await self._allowed(await self._jobs.active())
         current = {(row.job_id, row.attempt) for row in active}
         await self._stop([run for run in self._running if run not in current])
         for run in [run for run in self._waiting if run not in current]:
             self._waiting.pop(run).cancel()
-        await self._runs.clear([row.job_id for row in active])
+        await self._runs.clear([*(row.job_id for row in active), *stuck])
         self._begun &= {row.job_id for row in active}
         while len(self._running) < self._runs.at_once:
             busy = {job_id for job_id, _ in (*self._running, *self._waiting)} | self._cleaned
@@ -143,20 +143,27 @@ class JobWorker:
                 break
             self._begun.add(row.job_id)
             self._turn += 1
-            self._served[row.owner_uid] = self._turn
+            self._served[row.requester_uid] = self._turn
             self._start((row.job_id, row.attempt))
 
-    async def _allowed(self, active: Sequence[QuantJobRow]) -> Sequence[QuantJobRow]:
-        """Return the jobs that may go on, and end all others."""
-        allowed = []
+    async def _allowed(self, active: Sequence[QuantJobRow]) -> tuple[Sequence[QuantJobRow], Sequence[str]]:
+        """Return the jobs that may go on, and end all others. Also return the ids of those whose end cannot be written now.
+
+        These do not run, and keep their files. A later pass tries again; other jobs do not wait for it.
+        """
+        allowed, stuck = [], []
         for row in active:
             error = refusal(row, self._rights)
             if error is None:
                 allowed.append(row)
                 continue
             log.warning("job refused", job_id=row.job_id, error=error.message)
-            await self.end(row.job_id, partial(self._rows.refuse, row.job_id, row.attempt, error))
-        return allowed
+            try:
+                await self.end(row.job_id, partial(self._rows.refuse, row.job_id, row.attempt, error))
+            except Exception as failure:
+                report_failure(f"end the job {row.job_id}", failure)
+                stuck.append(row.job_id)
+        return allowed, stuck
 
     async def _follow_rights(self) -> None:
         await self._rights.changed().wait()

@@ -8,8 +8,10 @@ import pytest
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
+from llamesh.cli.remedies import OF_A_USER_OF_JOBS
 from llamesh.v1 import quant_pb2
 from llamesh.v1.quant_pb2 import QuantError, QuantJob, QuantStep
+from services.quant.submitters import REASONS
 from tests.contract.fake_quant_service import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED, FakeQuantService
 
 Capture = pytest.CaptureFixture[str]
@@ -165,3 +167,18 @@ def test_what_a_job_waits_for_is_said(quant: FakeQuantService, capsys: Capture, 
     quant.states.append(QuantJob(job_id="job_1", state=SUCCEEDED))
     assert run(["jobs", "watch", "job_1"]) == Exit.OK
     assert capsys.readouterr().err.count("job_1: the store is away") == 1
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_job_whose_user_lost_their_rights_is_taken_over_by_another(
+    quant: FakeQuantService, capsys: Capture, reason: str
+) -> None:
+    job = failed()
+    job.error.reason = reason
+    quant.states.append(job)
+    assert run(["jobs", "watch", "job_1"]) != Exit.OK
+    assert "hint: `llamesh jobs retry job_1` goes on with your rights" in capsys.readouterr().err
+
+
+def test_the_command_knows_the_reasons_of_lost_rights() -> None:
+    assert set(REASONS) == OF_A_USER_OF_JOBS

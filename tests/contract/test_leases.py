@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -36,16 +37,23 @@ async def database(postgres: Callable[[], str], tmp_path: Path) -> AsyncIterator
     await opened.close()
 
 
-def lease(database: Database, owner: Owner, lost: list[str] | None = None) -> Lease:
+def lease(
+    database: Database, owner: Owner, lost: list[str] | None = None, clock: Callable[[], float] = time.monotonic
+) -> Lease:
     async def soon(_: float) -> None:
         await asyncio.sleep(0.01)
 
-    return Lease(database, "controller", owner, (lost if lost is not None else []).append, soon)
+    return Lease(database, "controller", owner, (lost if lost is not None else []).append, soon, clock)
 
 
 async def forget_to_renew(database: Database) -> None:
     async with database.begin() as session:
         await session.execute(text("UPDATE lease SET expires_at = now() - interval '1 second'"))
+
+
+async def remove(database: Database) -> None:
+    async with database.begin(guarded=False) as session:
+        await session.execute(text("DELETE FROM lease"))
 
 
 async def expired(database: Database) -> bool:
@@ -171,3 +179,62 @@ async def test_one_of_many_concurrent_owners_gets_the_lease(database: Database) 
     owners = [Owner(str(number), f"process {number}") for number in range(10)]
     taken = await asyncio.gather(*(lease(database, owner)._take() for owner in owners))
     assert sum(taken) == 1
+
+
+async def test_a_row_that_was_removed_is_inserted_again_by_its_owner(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.02)
+    lost: list[str] = []
+    kept = lease(database, ADA, lost)
+    await kept.acquire()
+    database.guard_with(kept.guard)
+    await remove(database)
+    with pytest.raises(MeshError, match="the row of the role controller was removed"):
+        async with database.begin():
+            pass
+    kept.start()
+    async with asyncio.timeout(PATIENCE):
+        while await kept._present() is None:
+            await asyncio.sleep(0.01)
+    async with database.begin():
+        pass
+    assert not await lease(database, BEN)._take()
+    await kept.close()
+    assert lost == []
+
+
+async def test_a_row_that_was_removed_is_lost_to_an_owner_that_did_not_renew_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another may have had it meanwhile."""
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.02)
+    lost: list[str] = []
+    times = iter([0.0])
+    frozen = lease(database, ADA, lost, lambda: next(times, leases.LEASE_SECONDS))
+    await frozen.acquire()
+    await remove(database)
+    frozen.start()
+    async with asyncio.timeout(PATIENCE):
+        while not lost:
+            await asyncio.sleep(0.01)
+    await frozen.close()
+    assert lost == ["an unknown process (the row of the lease was removed)"]
+    assert await frozen._present() is None
+
+
+async def test_a_removed_row_that_another_has_inserted_is_its(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.02)
+    lost: list[str] = []
+    first = lease(database, ADA, lost)
+    await first.acquire()
+    await remove(database)
+    await lease(database, BEN).acquire()
+    first.start()
+    async with asyncio.timeout(PATIENCE):
+        while not lost:
+            await asyncio.sleep(0.01)
+    await first.close()
+    assert lost == ["process 2 on host beta"]

@@ -1,4 +1,4 @@
-"""Whether a job may go on, decided by the present rights of the user who started it."""
+"""Whether a job may go on, decided by the present rights of the user whose rights it has."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ class Waiting:
     """The fields of a job that decide."""
 
     job_id: str
-    owner_uid: str
+    requester_uid: str
     state: str = "QUEUED"
 
 
@@ -23,7 +23,7 @@ def test_a_user_with_one_job_waits_for_one_job_of_another_at_most() -> None:
     for turn in range(1, 4):
         job = next_job(active, order, served)
         assert job is not None
-        served[job.owner_uid] = turn
+        served[job.requester_uid] = turn
         order.append(job.job_id)
     assert order == ["m0", "v", "m1"]
 

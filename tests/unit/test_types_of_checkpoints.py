@@ -1,4 +1,4 @@
-"""The weights of a checkpoint are counted by the types in the header of its file, and by config.json only if there is no header."""
+"""The weights of a checkpoint are counted by the types in the header of its file, and by config.json where it is not known."""
 
 from __future__ import annotations
 
@@ -52,3 +52,17 @@ def test_a_header_that_cannot_be_read_leaves_the_type_of_the_configuration(data:
 def test_no_more_than_the_header_is_asked_for() -> None:
     data = beginning({"a": tensor("F16", 0, 2)})
     assert (bytes_to_read(data[:7]), bytes_to_read(data), bytes_to_read(b"\xff" * 8)) == (8, len(data), 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "named", "expected"),
+    [
+        # The first file is another one: 250 weights of 4 bytes, 4,500 of 2.
+        ("F32", "bfloat16", ("BF16", 4750)),
+        # Or config.json is wrong: nobody knows, and the disk that a job needs must not be too small.
+        ("BF16", "float32", ("BF16", 5000)),
+        ("BF16", "bfloat16", ("BF16", 5000)),
+    ],
+)
+def test_the_first_of_several_files_may_be_another_one(first: str, named: str, expected: tuple[str, int]) -> None:
+    assert weights_of({first: 8}, {"torch_dtype": named}, 1000, 9000) == expected

@@ -1,4 +1,4 @@
-"""Jobs end when the user who started them may not have them any more, and go on while nobody can be asked."""
+"""Jobs end when the user whose rights they have may not have them any more, and go on while nobody can be asked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_a_job_ends_in_its_step_when_its_user_is_disabled(
     quant.caller = as_caller("ada", "manage")
     job = await quant.ended(job.job_id)
     assert (job.state, job.error.reason) == (FAILED, "USER_DISABLED")
-    assert job.error.message == "the user cyn, who started this job, is disabled: another user may retry it"
+    assert job.error.message == "the user cyn, whose rights this job has, is disabled: another user may retry it"
     assert states(job)[:3] == ["fetch SUCCEEDED", "quantize Q8_0 FAILED", "verify Q8_0 SKIPPED"]
     assert states(job)[4] == "quantize Q4_0 SKIPPED"
     await quant.tidy(0)
@@ -70,6 +70,19 @@ async def test_another_user_may_go_on_with_the_job_where_it_was_ended(
     await quant.call("RetryQuantJob", quant_pb2.RetryQuantJobRequest(job_id=job.job_id))
     job = await quant.ended(job.job_id)
     assert (job.state, job.owner, job.steps[0].end_time) == (SUCCEEDED, "cyn", fetched)
+
+
+async def test_a_retry_of_a_job_that_runs_gives_it_the_rights_of_that_user(
+    quant: Quant, users: FakeStandings, as_caller: AsCaller
+) -> None:
+    job = await hanging(quant)
+    quant.caller = as_caller("ada", "manage")
+    await quant.call("RetryQuantJob", quant_pb2.RetryQuantJobRequest(job_id=job.job_id))
+    users.put("cyn", disabled=True)
+    users.put("ada", disabled=True)
+    quant.caller = as_caller("bob", "manage")
+    job = await quant.ended(job.job_id)
+    assert job.error.message == "the user ada, whose rights this job has, is disabled: another user may retry it"
 
 
 async def test_a_job_goes_on_if_the_users_cannot_be_asked(

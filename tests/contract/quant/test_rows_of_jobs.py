@@ -10,9 +10,11 @@ import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
-from llamesh.kit.errors import MeshError, name_of
+from llamesh.kit.errors import MeshError, Reason, name_of
+from services.quant import jobs as jobs_module
 from services.quant.job_changes import JobChanges
 from services.quant.jobs import Job, Jobs
+from services.quant.messages import job_message
 from services.quant.states import JobState, StepState
 from services.quant.step_process import DONE, REFUSED, Outcome, StepProgress
 from services.quant.step_rows import StepRows
@@ -41,13 +43,13 @@ def rows(database: Database) -> StepRows:
     return StepRows(database, lambda: NOW, JobChanges())
 
 
-async def submitted(jobs: Jobs) -> Job:
+async def submitted(jobs: Jobs, *types: str, name: str = "tiny") -> Job:
     return await jobs.create(
         QuantJobRow(
             model_uuid="tiny-f16",
             source_sha256="0" * 64,
-            name="tiny",
-            types=["Q8_0"],
+            name=name,
+            types=list(types or ("Q8_0",)),
             allow_requantize=False,
             pure=False,
             calibration_text="",
@@ -117,3 +119,31 @@ async def test_a_job_whose_row_names_an_object_without_a_record_is_removed_only_
     await jobs.delete(job.row.job_id)
     with pytest.raises(MeshError, match="there is no job"):
         await jobs.get(job.row.job_id)
+
+
+async def test_the_error_of_a_job_that_ended_for_the_rights_of_its_user_names_them(jobs: Jobs, rows: StepRows) -> None:
+    """A type has failed before: a retry by the same user would not go on."""
+    job = await submitted(jobs, "Q8_0", "Q4_0")
+    fetched, quantised = job.steps[:2]
+    await rows.succeed(job, fetched, Outcome(DONE), StepProgress())
+    await rows.fail(job, quantised, Outcome(REFUSED, message="it failed"))
+    assert job_message(await jobs.get(job.row.job_id)).error.message == "it failed"
+    refusal = MeshError(Reason.ERROR_REASON_USER_DISABLED, "the user ada is disabled", {"username": "ada"})
+    await rows.refuse(job.row.job_id, job.row.attempt, refusal)
+    message = job_message(await jobs.get(job.row.job_id))
+    assert message.error.reason == "USER_DISABLED"
+    assert message.steps[1].error.message == "it failed"
+
+
+async def test_a_job_counts_for_the_user_who_has_retried_it(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_module, "MAX_ACTIVE", 1)
+    first = await submitted(jobs)
+    await jobs.cancel(first.row.job_id)
+    await jobs.retry(first.row.job_id, "usr_ben")
+    second = await submitted(jobs, name="other")
+    # It has not ended, and is one of ben's: ada has no room for it, and a repeated retry changes nothing.
+    with pytest.raises(MeshError, match="which is the most"):
+        await jobs.retry(first.row.job_id, "usr_ada")
+    assert (await jobs.retry(first.row.job_id, "usr_ben")).row.attempt == 2
+    with pytest.raises(MeshError, match="which is the most"):
+        await jobs.retry(second.row.job_id, "usr_ben")

@@ -70,3 +70,40 @@ async def test_a_process_that_has_lost_its_lease_writes_no_row(
     request = quant_pb2.CancelQuantJobRequest(job_id=job.job_id)
     with pytest.raises(Exception, match="another mesh has taken over"):
         await prepared.stub.CancelQuantJob(request, metadata=prepared.caller)
+
+
+async def test_a_process_that_has_lost_its_lease_removes_no_object(
+    prepared: Quant, other: Database, start_main: StartMain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamesh.kit.leases.RENEW_SECONDS", 10 * PATIENCE)
+    await start_main(prepared.settings, "quant", run)
+    job = await prepared.create("Q8_0")
+    await prepared.ended(job.job_id)
+    before = prepared.objects()
+    (variant,) = await prepared.models()
+    async with other.begin() as session:
+        await session.execute(text(TAKE))
+    request = quant_pb2.DeleteQuantModelRequest(model_uuid=variant)
+    with pytest.raises(Exception, match="another mesh has taken over"):
+        await prepared.stub.DeleteQuantModel(request, metadata=prepared.caller)
+    assert before == prepared.objects()
+    assert len(before) == 2
+    assert [*await prepared.models()] == [variant]
+
+
+async def test_jobs_can_be_read_without_the_lock_of_the_lease(
+    prepared: Quant, other: Database, start_main: StartMain
+) -> None:
+    """Reads go on while another transaction has the row, and take no lock that a takeover would wait for."""
+    await start_main(prepared.settings, "quant", run)
+    job = await prepared.create("Q8_0")
+    await prepared.ended(job.job_id)
+    async with other.begin(guarded=False) as session:
+        await session.execute(text("SELECT 1 FROM lease FOR UPDATE"))
+        assert (await prepared.job(job.job_id)).job_id == job.job_id
+        listed = await prepared.stub.ListQuantJobs(quant_pb2.ListQuantJobsRequest(), metadata=prepared.caller)
+        assert [each.job_id for each in listed.jobs] == [job.job_id]
+        watch = quant_pb2.WatchQuantJobsRequest(job_id=job.job_id)
+        assert [each.job.job_id async for each in prepared.stub.WatchQuantJobs(watch, metadata=prepared.caller)] == [
+            job.job_id
+        ]
