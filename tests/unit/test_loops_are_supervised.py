@@ -57,6 +57,7 @@ ALLOWED = {
     "llamesh/kit/serving.py::Member.show_part": "sets one state",
     # Ends with the start of the process.
     "llamesh/kit/ownership.py::_locked": "waits for the lock of the home",
+    "llamesh/kit/leases.py::Lease.acquire": "waits for the lease",
     "llamesh/kit/database_watch.py::DatabaseWatch.wait": "waits for the database or the end",
     # Survive every failure by themselves.
     "controller/work_queue.py::WorkQueue.start": "workers report a look that failed and look again, with a backoff for each server",
