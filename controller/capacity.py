@@ -1,9 +1,9 @@
-"""Builds the answer to GetCapacity from the memory of one machine and the engines that may run on it. No I/O."""
+"""Builds the answer to GetCapacity from the memory of machines and the engines that may run on them. No I/O."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from controller.footprint import Claim, free, promised, shared_weights
 from llamesh.kit.holders import Holder
@@ -28,3 +28,16 @@ def capacity(memory: MachineMemory, reserve: int, claims: Sequence[Claim], holde
         ],
     )
     return Capacity(nodes=[node])
+
+
+def capacity_of_nodes(nodes: Mapping[str, int], reserve: int) -> Capacity:
+    """Return the answer to GetCapacity for the nodes of a cluster, by name and bytes.
+
+    What engines and other pods have taken is left out: the scheduler knows it, and places or keeps waiting.
+    """
+    return Capacity(
+        nodes=[
+            NodeCapacity(name=name, total_bytes=size, available_bytes=size, free_bytes=max(0, size - reserve))
+            for name, size in sorted(nodes.items())
+        ]
+    )

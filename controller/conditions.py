@@ -132,6 +132,8 @@ class ServerView:
             )
         if self._no_room:
             return ConditionValue(_FALSE, "WaitsForMemory", f"{so_far}: {self._no_room}")
+        if self._state.obstacle:
+            return ConditionValue(_FALSE, "RefusedByCluster", f"{so_far}: {self._state.obstacle}")
         if self._hindered:
             return ConditionValue(_FALSE, self._hindered.problem_reason, f"{so_far}: {self._hindered.problem}")
         if self._worst and self._worst.failures:
@@ -233,7 +235,7 @@ class ServerView:
     def _blocked(self) -> bool:
         """Whether nothing will start by itself: the spec is refused, or the cluster cannot run the engine."""
         refused = self._verdict.known and not self._verdict.accepted
-        return refused or self._hindered is not None
+        return refused or bool(self._state.obstacle) or self._hindered is not None
 
     @property
     def _failing(self) -> bool:

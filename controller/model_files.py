@@ -155,9 +155,12 @@ class ModelFiles:
     async def _ask(self, model_uuid: str) -> None:
         before = self._files.get(model_uuid, _NOTHING)
         try:
-            answer = self._files[model_uuid] = await self._answer(model_uuid, before.failures)
+            answer = await self._answer(model_uuid, before.failures)
         finally:
             del self._asking[model_uuid]
+        if before.availability is Availability.AVAILABLE and answer.availability is Availability.UNREACHABLE:
+            return  # An outage of the download service says nothing about the model.
+        self._files[model_uuid] = answer
         if replace(answer, asked_at=before.asked_at) != before:
             self._on_change(model_uuid)
 

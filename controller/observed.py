@@ -69,6 +69,8 @@ class ObservedState:
     now: float
     restart_histories: Mapping[int, RestartHistory] = field(default_factory=dict)
     model_available: bool = True
+    obstacle: str = ""
+    """Why the place where engines run does not take what the server needs; empty if it does."""
     last_activity: float = 0.0
     """Monotonic time at which the server last had a request or woke."""
     envoy_connected: bool = True

@@ -6,18 +6,19 @@ Invariant: only `refresh` and `is_idle` wait for answers of engines; `state` rea
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from controller.declared import DeclaredServer
 from controller.model_files import Availability, ModelFile, needed_models
 from controller.observed import Desired, ObservedState
-from controller.runtimes import Engine, EnginePhase, Runtime
+from controller.runtimes import Engine, EnginePhase, Place
 from controller.server_history import ServerHistory
 
 
 class Observer:
     """The observing part of a reconciliation."""
 
-    def __init__(self, runtime: Runtime, clock: Callable[[], float]) -> None:
+    def __init__(self, runtime: Place, clock: Callable[[], float]) -> None:
         self._runtime = runtime
         self._clock = clock
 
@@ -33,13 +34,14 @@ class Observer:
 
     def state(self, desired: Desired, declared: DeclaredServer, history: ServerHistory) -> ObservedState:
         """Return the observed state as of now."""
-        return history.observe(
+        seen = history.observe(
             desired.spec_hash,
             self.engines(declared),
             self._clock(),
             self.model(declared).availability is Availability.AVAILABLE,
             model_names(declared),
         )
+        return replace(seen, obstacle=self._runtime.obstacle(declared.server_uuid)) if self._runtime.scales else seen
 
     def model(self, declared: DeclaredServer) -> ModelFile:
         """Return the file of the served model, or the first file that the server needs and that is not available."""

@@ -171,7 +171,9 @@ class Reconciler:
         await self._observer.refresh(desired, declared, history)
         decide = plan_workload if self._runtime.scales else plan
         decision = decide(desired, self._observer.state(desired, declared, history))
-        decision = self._gate.admit(decision, declared, self._observer.engines(declared), history)
+        if not self._runtime.scales:
+            # Where workloads are scaled, the scheduler of the cluster decides which starts have room.
+            decision = self._gate.admit(decision, declared, self._observer.engines(declared), history)
         if FallAsleep() in decision.actions and not await self._may_sleep(declared, history):
             self._queue.add(declared.server_uuid)
             return
@@ -179,7 +181,8 @@ class Reconciler:
         if Forget() in decision.actions:
             self._forget(declared.server_uuid)
         else:
-            self._starts.observe(declared.server_uuid, declared.footprint, self._observer.engines(declared))
+            if not self._runtime.scales:
+                self._starts.observe(declared.server_uuid, declared.footprint, self._observer.engines(declared))
             self._reporter.report(declared, desired, decision, self._observer.engines(declared), history)
             self._requeue(decision, declared, history)
         self._queue_startable()
@@ -190,7 +193,7 @@ class Reconciler:
             spec_hash=launch.spec_hash(declared.spec, self._settings),
             run_state=declared.run_state,
             removing=declared.removing,
-            idle_sleep=declared.spec.idle_sleep.ToMilliseconds() / 1000,
+            idle_sleep=declared.spec.idle_sleep.ToMilliseconds() / 1000 if self._runtime.decides else 0.0,
             grace=self._settings.drain_seconds,
             accepted=declared.verdict.accepted,
         )

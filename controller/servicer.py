@@ -9,12 +9,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from controller.capacity import capacity
+from controller.capacity import capacity, capacity_of_nodes
 from controller.declared import Declaration, DeclaredServer, EngineMemory, RunState
 from controller.declared_store import DeclaredStore
 from controller.footprint import freed, released
 from controller.reconcile import Reconciler
-from controller.runtimes import EnginePhase, Runtime
+from controller.runtimes import EnginePhase, Place
 from controller.status_cache import StatusCache
 from controller.status_reading import is_routable
 from controller.xds.serving import ControlPlane
@@ -48,7 +48,7 @@ class ControllerServicer(ControllerServiceServicer):
         store: DeclaredStore,
         reconciler: Reconciler,
         statuses: StatusCache,
-        runtime: Runtime,
+        runtime: Place,
         control: ControlPlane,
     ) -> None:
         self._reserve_bytes = settings.memory_reserve_bytes
@@ -135,6 +135,11 @@ class ControllerServicer(ControllerServiceServicer):
 
     async def GetCapacity(self, request: pb.GetCapacityRequest, context: Context) -> pb.Capacity:
         """Return the memory for engines."""
+        if self._runtime.scales:
+            if not (nodes := self._runtime.nodes()):
+                words = "the nodes of the cluster are not known yet"
+                raise MeshError(Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, words, {"component": "kubernetes"})
+            return capacity_of_nodes(nodes, self._reserve_bytes)
         servers = await self._store.all()
         left_out = self._reconciler.claims(each for each in servers if each.server_uuid == request.without_server_uuid)
         others = [each for each in servers if each.server_uuid != request.without_server_uuid]

@@ -1,8 +1,9 @@
 """A STAND-IN for a Kubernetes cluster: objects of any kind over HTTP as an API server keeps them, and pods of Deployments.
 
-It knows versions, generations, uids, label selectors, watches with bookmarks and their end (410), merge patches, server-side apply by field
-managers (lists are replaced whole, conditions are merged by their type), status subresources, deletion with owners. What the Deployment
-controller would do, `settle` does when the test says so; what a kubelet would do, the test does with `set_pod`.
+It knows versions, generations, uids, label selectors, watches and their end (410), merge patches, server-side apply by field managers
+(lists are replaced whole, conditions are merged by their type), status subresources, deletion with owners, pods that terminate or have
+failed. It knows no validation and no rights. What the Deployment controller would do, `settle` does when the test says so; what a kubelet
+would do, the test does with `set_pod`.
 tests/cluster runs the same parts against the real programs.
 """
 
@@ -34,6 +35,8 @@ class StandIn:
         self.objects: dict[str, Object] = {}
         """Objects by their paths."""
         self.fault: tuple[int, str] | None = None
+        self.refused: dict[str, int] = {}
+        """Parts of paths whose writes are answered with a status."""
         self.address = ""
         self.calls: list[tuple[str, str]] = []
         self._applied: dict[tuple[str, str], Object] = {}
@@ -120,24 +123,40 @@ class StandIn:
         owned = {
             name: item
             for name, item in self.objects.items()
-            if "/pods/" in name and item["metadata"]["ownerReferences"][0]["uid"] == deployment["metadata"]["uid"]
+            if "/pods/" in name
+            and f"/{namespace}/" in name
+            and deployment["metadata"]["uid"] in {each["uid"] for each in item["metadata"].get("ownerReferences", [])}
         }
+        for name, item in list(owned.items()):
+            # A pod that has ended stays for people to look at; one that is deleted takes a while to go.
+            if item["status"]["phase"] == "Failed" or "deletionTimestamp" in item["metadata"]:
+                del owned[name]
+                if "deletionTimestamp" in item["metadata"]:
+                    self.remove(name)
         fresh = [name for name, item in owned.items() if item["metadata"]["labels"]["pod-template-hash"] == digest]
         old = [name for name in owned if name not in fresh]
         wanted = deployment["spec"]["replicas"]
         serving = [name for name in fresh if _is_ready(owned[name])]
         for name in fresh[wanted:]:
-            self.remove(name)
+            self._terminate(name)
         while len(fresh) < wanted and len(fresh) + len(old) < wanted + 1:
             self._version += 1
             name = f"/api/v1/namespaces/{namespace}/pods/{deployment['metadata']['name']}-{digest}-{self._version}"
             metadata = copy.deepcopy(template["metadata"])
             metadata["labels"]["pod-template-hash"] = digest
-            metadata["ownerReferences"] = [{"uid": deployment["metadata"]["uid"]}]
+            replica_set = f"{deployment['metadata']['name']}-{digest}"
+            metadata["ownerReferences"] = [
+                {"uid": deployment["metadata"]["uid"], "kind": "ReplicaSet", "name": replica_set, "controller": True}
+            ]
             self.put(name, {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}})
             fresh.append(name)
         for name in old[: max(0, len(old) + len(serving) - wanted)]:
-            self.remove(name)
+            self._terminate(name)
+
+    def _terminate(self, path: str) -> None:
+        """Begin to delete a pod; the next `settle` ends that."""
+        pod = self.objects[path]
+        self.put(path, {**pod, "metadata": {**pod["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}})
 
     def _tell(self, kind: str, path: str, item: Object) -> None:
         self._events.append((self._version, kind, path, item))
@@ -163,6 +182,9 @@ class StandIn:
         body = await request.json() if request.can_read_body else {}
         if request.method == "GET":
             return self._read(path, query.get("labelSelector", ""))
+        for part, status in self.refused.items():
+            if part in path:
+                return _refused(status, f"{path} is refused")
         if request.method == "POST":
             place = f"{path}/{body['metadata']['name']}"
             if place in self.objects:

@@ -6,6 +6,7 @@ so it is asked again, with growing pauses.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +39,14 @@ class _Answer:
     memory: MemoryEstimate | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    generation: int = 0
+    times: int = 0
+    not_before: float = 0.0
+    """Monotonic time of the next question; events before it ask nothing."""
+
+
 class Acceptance:
     """Judges objects while this controller leads."""
 
@@ -48,14 +57,16 @@ class Acceptance:
         contract: grpc.aio.Channel,
         leads: Callable[[], bool],
         clock: Callable[[], datetime] = utc_now,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._store = store
         self._contract = ContractServiceStub(contract)
         self._leads = leads
         self._clock = clock
-        self._refusals: dict[tuple[str, int], int] = {}
-        """How often the present generation of a server was refused."""
+        self._now = now
+        self._refusals: dict[str, _Refusal] = {}
+        """The last refusal of each server."""
         self._queue = WorkQueue(self._judge, workers=4)
 
     def start(self) -> None:
@@ -69,28 +80,35 @@ class Acceptance:
     def changed(self, server_uuid: str) -> None:
         """Judge an object soon, unless its present generation is accepted."""
         item = self._store.object(server_uuid)
-        if item is not None and not modelserve.verdict(item).accepted:
+        if item is None:
+            self._refusals.pop(server_uuid, None)
+        elif not modelserve.verdict(item).accepted:
             self._queue.add(server_uuid)
 
     async def _judge(self, server_uuid: str) -> None:
         item, declared = self._store.object(server_uuid), await self._store.find(server_uuid)
-        if item is None or declared is None or declared.removing or not self._leads():
+        if item is None or declared is None or declared.removing or declared.verdict.accepted or not self._leads():
             return
-        key = (server_uuid, declared.generation)
-        if declared.verdict.accepted or (declared.verdict.known and key not in self._refusals):
-            if declared.verdict.known and not declared.verdict.accepted:
-                # Refused by an earlier leader.
-                self._refusals[key] = 1
-                self._queue.add_after(server_uuid, FIRST_PAUSE)
+        refusal = self._refusals.get(server_uuid, _Refusal())
+        if refusal.generation != declared.generation:
+            # A refusal of an earlier leader counts as the first.
+            refusal = (
+                _Refusal(declared.generation, 1, self._now() + FIRST_PAUSE) if declared.verdict.known else _Refusal()
+            )
+        if (left := refusal.not_before - self._now()) > 0:
+            self._refusals[server_uuid] = refusal
+            self._queue.add_after(server_uuid, left)
             return
         answer = await self._ask(declared, item)
         if answer.verdict != declared.verdict:
             await self._write(item, answer)
         if answer.verdict.accepted:
-            self._refusals.pop(key, None)
+            self._refusals.pop(server_uuid, None)
             return
-        times = self._refusals[key] = self._refusals.get(key, 0) + 1
-        self._queue.add_after(server_uuid, min(FIRST_PAUSE * 2 ** min(times - 1, 16), MAX_PAUSE))
+        times = refusal.times + 1
+        pause = min(FIRST_PAUSE * 2 ** min(times - 1, 16), MAX_PAUSE)
+        self._refusals[server_uuid] = _Refusal(declared.generation, times, self._now() + pause)
+        self._queue.add_after(server_uuid, pause)
 
     async def _ask(self, declared: DeclaredServer, item: Object) -> _Answer:
         """Return what the contract service says. Raises MeshError if it does not answer."""
@@ -102,7 +120,8 @@ class Acceptance:
             namespace=spec.namespace,
             replaces_server_uuid=declared.server_uuid,
         )
-        subject = declared.owner or f"kubernetes:{metadata['namespace']}/{metadata['name']}"
+        # Not the annotation of the owner, which everyone who may change the object may write.
+        subject = f"kubernetes:{metadata['namespace']}/{metadata['name']}"
         request = CheckDeclaredServerRequest(check=check, subject=subject)
         try:
             with asking("contract"):

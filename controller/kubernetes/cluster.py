@@ -90,12 +90,12 @@ class ClusterPlace:
     async def _begin_to_lead(self) -> None:
         """Look at everything again once this controller leads: what it saw before, it could not write."""
         await self._led.wait()
+        if self._leadership.leads and self._writer is not None:
+            self.runtime.begin_to_lead()
+            for declared in await self.store.all():
+                self._object_changed(declared.server_uuid)
+            self._writer.write_all()
         self._led.clear()
-        if not self._leadership.leads or self._writer is None:
-            return
-        for declared in await self.store.all():
-            self._object_changed(declared.server_uuid)
-        await self._writer.write_all()
 
 
 async def open_cluster(

@@ -139,10 +139,18 @@ class DeclaredObjects(DeclaredStore):
     async def write_decided(self) -> None:
         """See DeclaredStore."""
         await self._decided.wait()
+        failure: Exception | None = None
         for server_uuid, run_state in list(self._unwritten.items()):
-            await self._write_run_state(server_uuid, run_state)
+            try:
+                await self._write_run_state(server_uuid, run_state)
+            except (MeshError, modelserve.UnreadableError) as error:
+                # One object that the cluster refuses must not keep the others from being written.
+                failure = error
+                continue
             if self._unwritten.get(server_uuid) is run_state:
                 del self._unwritten[server_uuid]
+        if failure is not None:
+            raise failure
         if not self._unwritten:
             self._decided.clear()
 

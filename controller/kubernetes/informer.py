@@ -19,6 +19,7 @@ from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
 MAX_BACKOFF_SECONDS = 10.0
 """Longest pause before a list or watch that failed is tried again, in seconds."""
 _REMEMBERED = 1000
+_NOT_FOR_US = (403, 404)
 
 
 class Informer:
@@ -54,16 +55,12 @@ class Informer:
         await self._task.close()
 
     def take(self, found: Object) -> None:
-        """Take an object that a call has returned, because its event comes later. An older version than the known one is ignored."""
-        known = self._objects.get(uid_of(found))
-        if uid_of(found) not in self._gone and (known is None or _number(found) >= _number(known)):
-            self._put(found)
+        """Take an object that a call has returned, because its event comes later."""
+        self._put(found)
 
     async def _follow(self) -> None:
         if not self._version:
-            found, version = await self._api.all(self.path, self._selector)
-            self._replace(found)
-            self._version = version
+            self._version = await self._list()
             self.synced.set()
         try:
             async for kind, item in self._api.watch(self.path, self._version, self._selector):
@@ -77,17 +74,26 @@ class Informer:
                 raise
             self._version = ""
 
-    def _replace(self, found: list[Object]) -> None:
+    async def _list(self) -> str:
+        """Read the list and return its version. A namespace that may not be read is empty, and is tried again."""
+        try:
+            found, version = await self._api.all(self.path, self._selector)
+        except ClusterError as error:
+            if error.status in _NOT_FOR_US:
+                self.synced.set()
+            raise
         present = {uid_of(item) for item in found}
         for uid, item in list(self._objects.items()):
-            if uid not in present:
+            # What an answer has brought since the list was made is younger than it.
+            if uid not in present and _number(item) <= _as_number(version):
                 self._drop(item)
         for item in found:
             self._put(item)
+        return version
 
     def _put(self, item: Object) -> None:
         known = self._objects.get(uid_of(item))
-        if known is not None and known["metadata"]["resourceVersion"] == item["metadata"]["resourceVersion"]:
+        if uid_of(item) in self._gone or (known is not None and _number(item) <= _number(known)):
             return
         self._objects[uid_of(item)] = item
         self._on_change(item)
@@ -105,5 +111,8 @@ def uid_of(item: Object) -> str:
 
 def _number(item: Object) -> int:
     """Return the version of an object as a number: those of one kind may be compared."""
-    version = item["metadata"]["resourceVersion"]
+    return _as_number(item["metadata"]["resourceVersion"])
+
+
+def _as_number(version: str) -> int:
     return int(version) if version.isdecimal() else 0

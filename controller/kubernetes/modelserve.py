@@ -30,6 +30,8 @@ RUN_STATE = f"{GROUP}/run-state"
 SERVER_LABEL = f"{GROUP}/server"
 """Label of everything that belongs to a server: its uid."""
 CONDITION_ACCEPTED = "Accepted"
+MAX_REPLICA_STATUSES = 64
+"""Maximum number of replicas in a status, as the definition bounds it."""
 _STATUS_WORDS = {
     server_pb2.CONDITION_STATUS_TRUE: "True",
     server_pb2.CONDITION_STATUS_FALSE: "False",
@@ -141,7 +143,8 @@ def status(server: Server, selector: str) -> Object:
     made.setdefault("replicas", 0)
     made["selector"] = selector
     made["conditions"] = [_condition(each) for each in server.conditions if each.type != CONDITION_ACCEPTED]
-    for replica, entry in zip(made.get("replicaStatuses", []), server.replica_statuses, strict=True):
+    made["replicaStatuses"] = made.get("replicaStatuses", [])[:MAX_REPLICA_STATUSES]
+    for replica, entry in zip(made["replicaStatuses"], server.replica_statuses, strict=False):
         replica["state"] = server_pb2.ReplicaState.Name(entry.state).removeprefix("REPLICA_STATE_")
     return made
 

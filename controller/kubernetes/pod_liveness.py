@@ -18,6 +18,7 @@ from controller.runtimes import Liveness
 from controller.runtimes.liveness import Assessment, ProbeHistory, ProbeResult, assess, with_probe
 from controller.runtimes.probe import UnreachableError
 from llamesh.background import BackgroundTask, Report
+from llamesh.kit.kubernetes_api import ClusterError
 from llamesh.kit.logs import log
 
 PROBE_SECONDS = 2.0
@@ -53,6 +54,7 @@ class PodLiveness:
         self._end = end
         self._stall_seconds = stall_seconds
         self._clock = clock
+        self._report = report
         self._watched: dict[str, _Watched] = {}
         self._slots = asyncio.Semaphore(MAX_PROBES)
         self._task = BackgroundTask("probe the engines in pods", self._probe_all, report, every=PROBE_SECONDS)
@@ -99,10 +101,13 @@ class PodLiveness:
         watched = self._watched[uid]
         watched.history = with_probe(watched.history, result, self._stall_seconds)
         before, watched.assessment = watched.assessment, assess(watched.history, self._stall_seconds)
-        if watched.assessment == before:
-            return
-        if watched.assessment.liveness is not Liveness.ALIVE:
-            log.warning(f"engine {watched.assessment.liveness.value}", pod=name, reason=watched.assessment.message)
-        self._changed(uid)
+        if watched.assessment != before:
+            if watched.assessment.liveness is not Liveness.ALIVE:
+                log.warning(f"engine {watched.assessment.liveness.value}", pod=name, reason=watched.assessment.message)
+            self._changed(uid)
         if watched.assessment.liveness is Liveness.STUCK:
-            await self._end(uid)
+            # In each round until the pod has gone: a call may fail, and another controller may lead.
+            try:
+                await self._end(uid)
+            except ClusterError as error:
+                self._report(f"end the stuck pod {name}", error)

@@ -50,12 +50,12 @@ def engine(pod: Object, replica: int, ready_since: float | None, assessment: Ass
     phase = phase_of(pod)
     trouble = problem(pod) if phase in (EnginePhase.STARTING, EnginePhase.ENDED) else None
     return Engine(
-        instance=metadata["name"],
+        instance=metadata["uid"],
         server_uuid=labels.get(SERVER_LABEL, ""),
         replica=replica,
         spec_hash=labels.get(SPEC_LABEL, ""),
         phase=phase,
-        address=_address(status.get("podIP", "")),
+        address=address(pod),
         process=metadata["name"],
         start_time=datetime.fromisoformat(metadata["creationTimestamp"]),
         ready_since=ready_since,
@@ -129,7 +129,9 @@ def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return next((each for each in status.get("conditions") or [] if each["type"] == kind), {})
 
 
-def _address(ip: str) -> str:
+def address(pod: Object) -> str:
+    """Return the address of a pod's engine, host:port. Without an IP yet the host is empty."""
+    ip = (pod.get("status") or {}).get("podIP", "")
     return f"[{ip}]:{PORT}" if ":" in ip else f"{ip}:{PORT}"
 
 

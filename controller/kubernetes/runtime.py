@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
-from controller.kubernetes import modelserve, pod_probe, pods, workload
+from controller.kubernetes import pod_probe, pods, workload
 from controller.kubernetes.declared_objects import DeclaredObjects
 from controller.kubernetes.informer import Informer, uid_of
 from controller.kubernetes.model_objects import ModelObjects
 from controller.kubernetes.nodes import Nodes
+from controller.kubernetes.pod_index import PodIndex, server_of
 from controller.kubernetes.pod_liveness import PodLiveness
 from controller.kubernetes.pod_template import ROUTED_GATE, PodSettings
 from controller.model_files import ModelFile
@@ -27,8 +28,11 @@ from controller.runtimes.probe import UnreachableError
 from llamesh.background import Report
 from llamesh.kit.config import Settings
 from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
+from llamesh.kit.logs import log
 from llamesh.kit.machine_memory import MachineMemory
 
+RETRY_SECONDS = 5.0
+"""Seconds after which a write that the cluster did not take is tried again."""
 _START_LIMIT = 1 << 20
 """Starts are not limited here: the scheduler and the kubelets decide."""
 
@@ -61,8 +65,11 @@ class KubernetesRuntime:
         )
         self._nodes = Nodes(api, report)
         self._ready_since: dict[str, float] = {}
-        self._pods_of: dict[str, dict[str, Object]] = {}
-        self._applied: dict[str, tuple[Object, Object]] = {}
+        self._index = PodIndex()
+        self._deployment_of: dict[str, Object] = {}
+        self._applied: dict[str, tuple[Object, int]] = {}
+        """What was applied last, and the generation that the Deployment had then."""
+        self._obstacles: dict[str, str] = {}
         chosen = workload.label_selector(workload.COMPONENT)
         namespaces = settings.allowed_namespaces
         self._pods = [
@@ -72,6 +79,11 @@ class KubernetesRuntime:
             Informer(api, f"/apis/apps/v1/namespaces/{name}/deployments", self._deployment_changed, report, chosen)
             for name in namespaces
         ]
+
+    @property
+    def decides(self) -> bool:
+        """Whether this controller decides when servers sleep: only the leader does."""
+        return self._leads()
 
     async def open(self, on_change: Callable[[str], None], on_model_change: Callable[[str], None]) -> None:
         """Read all Deployments and pods, and follow them."""
@@ -99,6 +111,10 @@ class KubernetesRuntime:
         """Return the memory of the node that has the most for pods."""
         return self._nodes.memory()
 
+    def nodes(self) -> Mapping[str, int]:
+        """Return the bytes of memory for pods of each node by its name; none if they are not known yet."""
+        return self._nodes.each()
+
     def start_limit(self) -> int:
         """Return a number that limits nothing."""
         return _START_LIMIT
@@ -113,42 +129,65 @@ class KubernetesRuntime:
 
     def servers(self) -> Collection[str]:
         """Return every server that has a pod."""
-        return self._pods_of.keys()
+        return self._index.servers()
 
     def engines(self, server_uuid: str) -> Sequence[Engine]:
-        """Return the engines of a server's pods, oldest first. Their order gives the replicas their numbers."""
-        found = sorted(self._pods_of.get(server_uuid, {}).values(), key=_age)
+        """Return the engines of a server's pods. Those that go or come, the oldest first, are replicas from 0 on; those that leave follow.
+
+        A pod that has ended, for instance because its node was short of memory, is none: the Deployment has replaced it, and the cluster
+        keeps it for people to look at.
+        """
+        item = self._store.object(server_uuid)
+        owner = None if item is None else workload.owner_of(item)
+        own = [
+            pod
+            for pod in self._index.of_server(server_uuid)
+            if pods.phase_of(pod) is not EnginePhase.ENDED and (owner is None or owner.has(pod))
+        ]
+        own.sort(key=lambda pod: pods.phase_of(pod) is EnginePhase.STOPPING)
         return [
             pods.engine(pod, number, self._ready_since.get(uid_of(pod)), self._liveness.assessment(uid_of(pod)))
-            for number, pod in enumerate(found)
+            for number, pod in enumerate(own)
         ]
 
     async def scale(self, spec: LaunchSpec, replicas: int, memory_bytes: int) -> None:
-        """Apply the Deployment and the Service of a server, if they are not as they should be."""
+        """Apply the Deployment and the Service of a server, if they are not as they should be.
+
+        What the cluster does not take becomes the obstacle of the server, and is tried again.
+        """
         item = self._store.object(spec.server_uuid)
         if item is None or not self._leads():
             return
-        metadata = item["metadata"]
-        place = workload.WorkloadOwner(metadata["namespace"], metadata["name"], metadata["uid"])
-        wanted = (
-            workload.deployment(place, spec, replicas, self._pod, memory_bytes),
-            workload.service(place),
-        )
-        if self._applied.get(spec.server_uuid) == wanted and self._has(spec.server_uuid, replicas):
+        owner = workload.owner_of(item)
+        wanted = workload.deployment(owner, spec, replicas, self._pod, memory_bytes)
+        if self._applied.get(spec.server_uuid) == (wanted, self._generation(spec.server_uuid)):
             return
-        deployment, service = wanted
-        found = await self._api.apply(
-            f"/apis/apps/v1/namespaces/{place.namespace}/deployments/{place.workload}", deployment
-        )
-        await self._api.apply(f"/api/v1/namespaces/{place.namespace}/services/{place.workload}", service)
+        try:
+            found = await self._api.apply(
+                f"/apis/apps/v1/namespaces/{owner.namespace}/deployments/{owner.workload}", wanted
+            )
+            service = workload.service(owner)
+            await self._api.apply(f"/api/v1/namespaces/{owner.namespace}/services/{owner.workload}", service)
+        except ClusterError as error:
+            self._obstruct(spec.server_uuid, error)
+            return
+        self._obstacles.pop(spec.server_uuid, None)
         for informer in self._deployments:
-            if f"/{place.namespace}/" in informer.path:
+            if f"/{owner.namespace}/" in informer.path:
                 informer.take(found)
-        self._applied[spec.server_uuid] = wanted
+        self._applied[spec.server_uuid] = wanted, found["metadata"]["generation"]
+
+    def obstacle(self, server_uuid: str) -> str:
+        """Return why the cluster does not take what the server needs; empty if it does."""
+        return self._obstacles.get(server_uuid, "")
+
+    def begin_to_lead(self) -> None:
+        """Apply everything again: another controller may have written since."""
+        self._applied.clear()
 
     async def admit(self, instance: str) -> None:
         """Set the readiness gate of a pod."""
-        pod = self._found(instance)
+        pod = self._index.with_uid(instance)
         if pod is None or not self._leads():
             return
         metadata = pod["metadata"]
@@ -156,15 +195,16 @@ class KubernetesRuntime:
         patch = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": instance, "namespace": metadata["namespace"], "uid": metadata["uid"]},
+            "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
             "status": status,
         }
         try:
-            await self._api.apply(f"/api/v1/namespaces/{metadata['namespace']}/pods/{instance}/status", patch)
+            await self._api.apply(f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status", patch)
+            self._obstacles.pop(server_of(pod), None)
         except ClusterError as error:
-            # The pod has gone: there is nothing to admit.
+            # If the pod has gone, there is nothing to admit.
             if error.status != 404 and not error.is_conflict:
-                raise
+                self._obstruct(server_of(pod), error)
 
     def end_server(self, server_uuid: str, grace: float) -> None:
         """Do nothing: the cluster removes what belonged to an object that has gone."""
@@ -194,7 +234,7 @@ class KubernetesRuntime:
     ) -> AsyncIterator[Sequence[str]]:
         """Yield the last lines of a replica's log and, with `follow`, new lines as they come."""
         engine = next((each for each in self.engines(server_uuid) if each.replica == replica), None)
-        pod = self._found(engine.instance) if engine else None
+        pod = self._index.with_uid(engine.instance) if engine else None
         if pod is None:
             return
         path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}/log"
@@ -206,64 +246,54 @@ class KubernetesRuntime:
         """Do nothing: logs go with their pods."""
 
     def _ready_pods(self) -> Iterator[tuple[str, str, str]]:
-        for found in self._pods_of.values():
-            for uid, pod in found.items():
-                if pods.phase_of(pod) is EnginePhase.READY:
-                    yield uid, pod["metadata"]["name"], pods.engine(pod, 0, None).address
+        for pod in self._index:
+            if pods.phase_of(pod) is EnginePhase.READY:
+                yield uid_of(pod), pod["metadata"]["name"], pods.address(pod)
 
     def _assessed(self, uid: str) -> None:
-        for server_uuid, found in self._pods_of.items():
-            if uid in found:
-                self._on_change(server_uuid)
+        if pod := self._index.with_uid(uid):
+            self._on_change(server_of(pod))
 
     async def _end_stuck(self, uid: str) -> None:
         """Delete a pod whose engine hangs; the Deployment makes another one."""
-        pod = next((found[uid] for found in self._pods_of.values() if uid in found), None)
+        pod = self._index.with_uid(uid)
         if pod is not None and self._leads():
             metadata = pod["metadata"]
             await self._api.delete(f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}", uid=uid)
 
-    def _has(self, server_uuid: str, replicas: int) -> bool:
-        """Return whether the Deployment of a server is there and has this number of replicas."""
-        found = [
-            item
-            for informer in self._deployments
-            for item in informer.objects.values()
-            if item["metadata"]["labels"].get(modelserve.SERVER_LABEL) == server_uuid
-        ]
-        return bool(found) and all(item["spec"].get("replicas") == replicas for item in found)
+    def _generation(self, server_uuid: str) -> int:
+        """Return the generation of a server's Deployment, which anybody's change of it raises; 0 if there is none."""
+        found = self._deployment_of.get(server_uuid)
+        return int(found["metadata"]["generation"]) if found is not None else 0
 
-    def _found(self, instance: str) -> Object | None:
-        for found in self._pods_of.values():
-            for pod in found.values():
-                if pod["metadata"]["name"] == instance:
-                    return pod
-        return None
+    def _obstruct(self, server_uuid: str, error: ClusterError) -> None:
+        """Note that the cluster did not take a write, and look at the server again later."""
+        self._obstacles[server_uuid] = str(error)
+        log.warning(
+            "the cluster does not take what a server needs", server=server_uuid, status=error.status, words=str(error)
+        )
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._on_change, server_uuid)
 
     def _address(self, instance: str) -> str:
-        pod = self._found(instance)
-        return pods.engine(pod, 0, None).address if pod and pods.phase_of(pod) is EnginePhase.READY else ""
+        pod = self._index.with_uid(instance)
+        return pods.address(pod) if pod and pods.phase_of(pod) is EnginePhase.READY else ""
 
     def _pod_changed(self, pod: Object) -> None:
-        server_uuid = pod["metadata"]["labels"].get(modelserve.SERVER_LABEL, "")
         uid = uid_of(pod)
-        if any(uid in informer.objects for informer in self._pods):
-            self._pods_of.setdefault(server_uuid, {})[uid] = pod
-            if pods.phase_of(pod) is EnginePhase.READY:
-                self._ready_since.setdefault(uid, self._clock())
-            else:
-                self._ready_since.pop(uid, None)
+        present = any(uid in informer.objects for informer in self._pods)
+        (self._index.put if present else self._index.drop)(pod)
+        if present and pods.phase_of(pod) is EnginePhase.READY:
+            self._ready_since.setdefault(uid, self._clock())
         else:
             self._ready_since.pop(uid, None)
-            known = self._pods_of.get(server_uuid, {})
-            known.pop(uid, None)
-            if not known:
-                self._pods_of.pop(server_uuid, None)
-        self._on_change(server_uuid)
+        self._on_change(server_of(pod))
 
     def _deployment_changed(self, item: Object) -> None:
-        self._on_change(item["metadata"]["labels"].get(modelserve.SERVER_LABEL, ""))
-
-
-def _age(pod: Object) -> tuple[str, str]:
-    return pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]
+        server_uuid = server_of(item)
+        if any(uid_of(item) in informer.objects for informer in self._deployments):
+            self._deployment_of[server_uuid] = item
+        elif self._deployment_of.get(server_uuid, item)["metadata"]["uid"] == uid_of(item):
+            self._deployment_of.pop(server_uuid, None)
+            self._applied.pop(server_uuid, None)
+            self._obstacles.pop(server_uuid, None)
+        self._on_change(server_uuid)

@@ -1,7 +1,7 @@
 """Writes the status of every server into its object, and an Event for each change of its Ready condition.
 
 It follows the cache of statuses, which merges changes: a slow API server gets the latest status, not each step. Invariant: a status that
-could not be written is written later, because a failure starts the follower anew and it then gets every status.
+could not be written is written later, and keeps no other from being written.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from controller.kubernetes import modelserve, workload
 from controller.kubernetes.declared_objects import DeclaredObjects
 from controller.kubernetes.events import Events
 from controller.status_cache import StatusCache
+from controller.work_queue import WorkQueue
 from llamesh.background import BackgroundTask, Report
 from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
-from llamesh.v1.server_pb2 import Server
 
 
 class StatusWriter:
@@ -35,37 +35,39 @@ class StatusWriter:
         self._events = events
         self._leads = leads
         self._written: dict[str, Object] = {}
-        self._task = BackgroundTask("write the statuses of ModelServe objects", self._follow, report)
+        self._queue = WorkQueue(self._write, workers=8)
+        self._task = BackgroundTask("follow the statuses of ModelServe objects", self._follow, report)
 
     def start(self) -> None:
         """Start to write."""
+        self._queue.start()
         self._task.start()
 
     async def close(self) -> None:
         """Stop writing."""
         await self._task.close()
+        await self._queue.close()
 
-    async def write_all(self) -> None:
+    def write_all(self) -> None:
         """Write every status: this controller has become the leader, and another one may have written meanwhile."""
         self._written.clear()
         for server in self._statuses.all():
-            await self._write(server)
+            self._queue.add(server.server_uuid)
 
     async def _follow(self) -> None:
         async for change in self._statuses.watch():
             if change.HasField("server"):
-                await self._write(change.server)
+                self._queue.add(change.server.server_uuid)
             elif change.HasField("removed"):
                 self._written.pop(change.removed.server_uuid, None)
                 self._events.forget(change.removed.server_uuid)
 
-    async def _write(self, server: Server) -> None:
-        item = self._store.object(server.server_uuid)
-        if item is None or not self._leads():
+    async def _write(self, server_uuid: str) -> None:
+        item, server = self._store.object(server_uuid), self._statuses.get(server_uuid)
+        if item is None or server is None or not self._leads():
             return
-        labels = workload.label_selector(workload.selector(server.server_uuid))
-        status = modelserve.status(server, labels)
-        if self._written.get(server.server_uuid) == status:
+        status = modelserve.status(server, workload.label_selector(workload.selector(server_uuid)))
+        if self._written.get(server_uuid) == status:
             return
         metadata = item["metadata"]
         place = modelserve.path(metadata["namespace"], metadata["name"], "status")
@@ -75,6 +77,6 @@ class StatusWriter:
             if error.status == 404 or error.is_conflict:
                 return  # It has gone.
             raise
-        self._written[server.server_uuid] = status
+        self._written[server_uuid] = status
         self._store.take(found)
         await self._events.note(item, server)

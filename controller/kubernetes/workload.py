@@ -6,6 +6,7 @@ pods.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,8 +29,27 @@ class WorkloadOwner:
 
     @property
     def workload(self) -> str:
-        """Name of its Deployment and Service. The uid keeps it apart from what others have named so."""
-        return f"{self.name[:_MAX_NAME]}-{self.uid[:8]}"
+        """Name of its Deployment and Service: a DNS label, which a name with dots is not. The uid keeps it apart from others."""
+        words = re.sub(r"[^a-z0-9]+", "-", self.name)[:_MAX_NAME].strip("-")
+        return f"{words if words[:1].isalpha() else f'ms-{words}'}-{self.uid[:8]}"
+
+    def has(self, pod: Object) -> bool:
+        """Whether a pod is one of the Deployment. Labels are not enough: they may be written in any namespace.
+
+        Who may create pods in this namespace may mount its Secrets too, so such a person is trusted with its servers.
+        """
+        metadata = pod["metadata"]
+        makers = [each for each in metadata.get("ownerReferences") or [] if each.get("controller")]
+        return metadata["namespace"] == self.namespace and any(
+            each.get("kind") == "ReplicaSet" and str(each.get("name")).startswith(f"{self.workload}-")
+            for each in makers
+        )
+
+
+def owner_of(item: Object) -> WorkloadOwner:
+    """Return the owner of the workload of a ModelServe object."""
+    metadata = item["metadata"]
+    return WorkloadOwner(metadata["namespace"], metadata["name"], metadata["uid"])
 
 
 def selector(uid: str) -> dict[str, str]:

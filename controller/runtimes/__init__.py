@@ -123,6 +123,10 @@ class EngineLoad:
 class Runtime(Protocol):
     """What all places where engines run have in common: an `EngineRuntime` and a `WorkloadRuntime`."""
 
+    @property
+    def decides(self) -> bool:
+        """Whether this controller decides when servers fall asleep; false for all but one of the controllers of a cluster."""
+
     async def open(self, on_change: Callable[[str], None], on_model_change: Callable[[str], None]) -> None:
         """Adopt the running engines. Afterwards call `on_change(server_uuid)` and `on_model_change(model_uuid)` on every change."""
 
@@ -191,6 +195,12 @@ class WorkloadRuntime(Runtime, Protocol):
 
     async def admit(self, instance: str) -> None:
         """Tell the place that an engine gets requests, so that an old one may leave. Idempotent."""
+
+    def nodes(self) -> Mapping[str, int]:
+        """Return the bytes of memory for engines of each machine of the place by its name; none if they are not known yet."""
+
+    def obstacle(self, server_uuid: str) -> str:
+        """Return why the place does not take what a server needs; empty if it does."""
 
 
 Place = EngineRuntime | WorkloadRuntime

@@ -53,6 +53,7 @@ class ProcessRuntime:
     """Runtime of the engines of this machine. All methods belong to one event loop."""
 
     scales: Literal[False] = False
+    decides = True
 
     def __init__(
         self,

@@ -61,6 +61,8 @@ class NoClusterError(Exception):
 async def configuration() -> client.Configuration:
     """Return how to reach the cluster: by KUBECONFIG, or as a pod of it. Raises NoClusterError."""
     found = client.Configuration()
+    # Each watch and each reader of a log holds a connection: with a limit, they would keep the leader from renewing its lease.
+    found.connection_pool_maxsize = 0
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
             config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]

@@ -44,6 +44,7 @@ class FakeRuntime:
     """FAKE: engines that are only entries of a list. They start at once and become ready when the test says so."""
 
     scales: Literal[False] = False
+    decides = True
 
     def __init__(self, models: ModelFiles) -> None:
         self._models = models

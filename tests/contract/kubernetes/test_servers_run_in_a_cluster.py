@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from typing import Any
 
 import grpc
@@ -14,7 +16,7 @@ from llamesh.v1 import server_pb2
 from llamesh.v1.contract_pb2 import Refusal
 from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 from tests.contract.fake_runtime import refused
-from tests.contract.kubernetes.world import SERVERS, FakeContract, InCluster, outage
+from tests.contract.kubernetes.world import SERVERS, FakeContract, InCluster, outage, quiet
 from tests.contract.patience import until
 
 
@@ -131,6 +133,11 @@ async def test_an_old_pod_stays_until_its_successor_gets_requests(world: InClust
     await until(lambda: all("llamesh.dev/routed" in str(pod["status"]) for pod in world.pods()))
     world.cluster.settle()
     await until(lambda: world.endpoints() == ("10.0.0.2:8080",))
+    # While the old pod finishes its requests, the new one is what the server has.
+    assert old in {pod["metadata"]["name"] for pod in world.pods()}
+    await until(lambda: world.object()["status"]["state"] == "READY")
+    assert world.condition("Available")["status"] == world.condition("Ready")["status"] == "True"
+    world.cluster.settle()
     assert old not in {pod["metadata"]["name"] for pod in world.pods()}
 
 
@@ -289,3 +296,100 @@ async def test_the_failure_of_a_pod_is_said_in_words(
     await until(lambda: world.condition("Ready").get("reason") == reason)
     assert words in world.condition("Ready")["message"]
     assert world.object()["status"]["state"] == "FAILING"
+
+
+async def test_a_pod_that_was_evicted_is_replaced_and_then_nothing_is_written(world: InCluster) -> None:
+    world.apply()
+    await ready(world)
+    (old,) = world.pods()
+    path = f"/api/v1/namespaces/default/pods/{old['metadata']['name']}"
+    world.cluster.put(path, {**old, "status": {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}})
+    await until(lambda: not world.endpoints())
+    world.cluster.settle()
+    world.answers("10.0.0.2")
+    await until(lambda: world.endpoints() == ("10.0.0.2:8080",))
+    await until(lambda: world.object()["status"]["state"] == "READY")
+    await quiet(world.cluster)
+
+
+async def test_a_pod_of_another_namespace_or_maker_is_no_engine(world: InCluster) -> None:
+    world.apply()
+    await ready(world)
+    (own,) = world.pods()
+    strangers = {
+        "other": {"labels": own["metadata"]["labels"], "ownerReferences": own["metadata"]["ownerReferences"]},
+        "default": {"labels": own["metadata"]["labels"]},
+    }
+    for namespace, metadata in strangers.items():
+        path = f"/api/v1/namespaces/{namespace}/pods/stranger"
+        world.cluster.put(path, {"metadata": metadata, "status": own["status"] | {"podIP": "10.6.6.6"}})
+    world.apply(replicas=2)
+    await until(lambda: world.deployment()["spec"]["replicas"] == 2)
+    world.cluster.settle()
+    world.answers("10.0.0.2")
+    await until(lambda: set(world.endpoints()) == {"10.0.0.1:8080", "10.0.0.2:8080"})
+
+
+async def test_names_with_dots_become_names_of_deployments(world: InCluster) -> None:
+    world.apply("7b.qwen2.5")
+    await until(lambda: world.deployment())
+    assert re.fullmatch(r"ms-7b-qwen2-5-[0-9a-f]{8}", world.deployment()["metadata"]["name"])
+
+
+async def test_what_the_cluster_refuses_is_said_and_tried_again(
+    world: InCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.kubernetes.runtime.RETRY_SECONDS", 0.05)
+    world.cluster.refused["/deployments/"] = 403
+    world.apply()
+    world.apply("second")
+    for name in ("chat", "second"):
+        await until(lambda name=name: world.condition("Ready", name).get("reason") == "RefusedByCluster")
+    world.cluster.refused.clear()
+    await until(lambda: len(world.cluster.of("deployments")) == 2)
+
+
+async def test_a_status_that_cannot_be_written_stops_no_other(world: InCluster) -> None:
+    world.cluster.refused["/modelserves/first/status"] = 422
+    world.apply("first")
+    world.apply("second")
+    await until(lambda: world.condition("Accepted", "second").get("status") == "True")
+    await until(lambda: world.object("second")["status"].get("state"))
+
+
+async def test_a_deployment_that_somebody_changes_is_set_right(world: InCluster) -> None:
+    world.apply()
+    await ready(world)
+    path = next(path for path in world.cluster.objects if "/deployments/" in path)
+    right = copy.deepcopy(world.cluster.objects[path])
+    wrong = copy.deepcopy(right)
+    wrong["spec"]["template"]["spec"]["containers"][0]["image"] = "another:latest"
+    world.cluster.put(path, wrong)
+    await until(lambda: world.deployment()["spec"] == right["spec"])
+
+
+async def test_events_do_not_ask_again_about_a_refusal(world: InCluster, contract: FakeContract) -> None:
+    contract.refusal = Refusal(reason="DOES_NOT_FIT", message="no")
+    world.apply()
+    await until(lambda: world.condition("Accepted").get("status") == "False")
+    for number in range(20):
+        item = copy.deepcopy(world.object())
+        item["metadata"]["annotations"] = {"x": str(number)}
+        world.cluster.put(f"{SERVERS}/chat", item)
+    await quiet(world.cluster)
+    assert len(contract.asked) == 1
+
+
+async def test_an_outage_of_the_catalogue_changes_nothing(world: InCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.apply()
+    await ready(world)
+    models = world.place.runtime._models
+
+    async def away(_: str) -> Any:
+        raise outage()
+
+    monkeypatch.setattr(models, "_located", away)
+    models.ask_again("m1")
+    await until(lambda: not models._asking)
+    world.apply(replicas=2)
+    await until(lambda: world.deployment()["spec"]["replicas"] == 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,8 +23,10 @@ from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_Controller
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server
 from llamesh.v1.server_pb2 import MemoryEstimate
 from tests.contract.fake_runtime import Catalogue, FakeEnvoy
+from tests.contract.patience import PATIENCE
 from tests.kubernetes_cluster import Object, StandIn
 
+QUIET_SECONDS = 0.5
 SERVERS = "/apis/llamesh.dev/v1alpha1/namespaces/default/modelserves"
 
 
@@ -146,3 +149,16 @@ async def start_services(settings: Settings, start_member: Any, file: Path) -> F
 def outage() -> MeshError:
     """Return the error of a service that does not answer."""
     return MeshError(Reason.ERROR_REASON_COMPONENT_UNAVAILABLE, "away", {"component": "database"})
+
+
+async def quiet(cluster: StandIn) -> None:
+    """Wait until nothing is written any more: nothing changes, so no write may cause another."""
+
+    def written() -> int:
+        return sum(call[0] != "GET" and "/leases" not in call[1] for call in cluster.calls)
+
+    async with asyncio.timeout(PATIENCE):
+        before = -1
+        while before != (now := written()):
+            before = now
+            await asyncio.sleep(QUIET_SECONDS)
