@@ -98,7 +98,7 @@ test-failed: $(VENV)/dev.stamp ## Run the tests that failed in the last run
 test-isolation: $(VENV)/dev.stamp ## Run unit and contract tests next to listeners on the default ports, which nothing may connect to
 	@$(BIN)/python tools/isolation.py
 
-test-cluster: $(VENV)/dev.stamp ## Run the tests that need other programs: S3 servers, Kubernetes, Node, nginx, Caddy, Podman (see tools/)
+test-cluster: $(VENV)/dev.stamp ## Run the tests that need other programs: S3 servers, Kubernetes, Node, nginx, Caddy, Podman
 	@$(BIN)/python tools/build.py $(PROGRAMS)
 	@$(BIN)/python tools/packages.py
 	@$(BIN)/python -m pytest tests/cluster

@@ -150,6 +150,9 @@ def sample(method: MethodDescriptor) -> Message:
             getattr(request, field.name).replicas = 1
             if field.name == "spec":
                 request.spec.model_uuid = SAMPLES["model_uuid"]  # type: ignore[attr-defined]
+        elif field.name == "check":
+            request.check.model_uuid = SAMPLES["model_uuid"]  # type: ignore[attr-defined]
+            request.subject = "kubernetes:default/chat"  # type: ignore[attr-defined]
     return request
 
 

@@ -79,6 +79,6 @@ def test_the_reason_of_a_failed_download_is_always_shown(width: int) -> None:
 
 def test_a_reason_is_shown_in_the_table_if_it_has_room() -> None:
     columns = [column for column in DOWNLOAD if not column.wide]
-    shown = fitting([FAILED], columns, 200)
+    shown = fitting([FAILED], columns, 400)
     assert "WHY" in [column.title for column in shown]
     assert below([FAILED], columns, shown) == []
