@@ -69,8 +69,6 @@ class ObservedState:
     now: float
     restart_histories: Mapping[int, RestartHistory] = field(default_factory=dict)
     model_available: bool = True
-    obstacle: str = ""
-    """Why the place where engines run does not take what the server needs; empty if it does."""
     last_activity: float = 0.0
     """Monotonic time at which the server last had a request or woke."""
     envoy_connected: bool = True
@@ -81,6 +79,8 @@ class ObservedState:
     """Replicas whose old engine must end before there is room for the new one."""
     pending_starts: Mapping[int, Queued | NotEnoughMemory] = field(default_factory=dict)
     """Replicas whose start must wait for memory or for other starts."""
+    obstacle: str = ""
+    """Why the place where engines run does not take what the server needs; empty if it does."""
 
     def restart_history(self, replica: int) -> RestartHistory:
         """Return the restart history of a replica."""
