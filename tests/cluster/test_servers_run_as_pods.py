@@ -299,6 +299,8 @@ def test_an_object_that_is_deleted_while_the_controller_is_down_is_cleaned_up(me
 
 def test_a_call_declares_and_stops_as_an_object_does(mesh: PodMesh) -> None:
     mesh.kubectl("delete", "ms", "--all")
+    # The pods of an object finish their requests after it has gone.
+    until(lambda: not mesh.pods(), 60, "no pods")
     mesh.llamesh("serve", "sentence", "--", "--ctx-size", "2048")
     (item,) = json.loads(mesh.kubectl("get", "ms", "--output=json").stdout)["items"]
     assert item["spec"]["parameters"] == {"ctxSize": 2048}
