@@ -8,9 +8,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 
 from controller.kubernetes.modelserve import GROUP, VERSION
+from llamesh.kit.clock import utc_now
 from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
 from llamesh.v1.server_pb2 import CONDITION_STATUS_TRUE, Condition, Server
 
@@ -27,7 +28,7 @@ class Events:
         self,
         api: KubernetesApi,
         instance: str,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         """`instance` names this controller."""
         self._api = api

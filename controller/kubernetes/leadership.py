@@ -11,9 +11,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from llamesh.background import BackgroundTask, Report
+from llamesh.kit.clock import utc_now
 from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
 from llamesh.kit.logs import log
 
@@ -92,7 +92,7 @@ class Leadership:
         return self._clock() - self._seen[1] >= LEASE_SECONDS
 
     async def _take(self, lease: Object | None) -> None:
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = utc_now().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         spec: Object = {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": int(LEASE_SECONDS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from controller.runtimes.probe import SECONDS, UnreachableError
+from llamesh.addresses import host_and_port
 from llamesh.kit import engine_http
 from llamesh.kit.occupancy import METRICS_PATH, Counters
 
@@ -14,11 +15,11 @@ async def metrics(address: str) -> bytes | None:
 
     Raises UnreachableError if nothing listens there.
     """
-    host, _, port = address.rpartition(":")
+    host, port = host_and_port(address)
     try:
         async with asyncio.timeout(SECONDS):
             try:
-                reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                reader, writer = await asyncio.open_connection(host, port)
             except ConnectionRefusedError as error:
                 raise UnreachableError(error.errno, f"nothing listens at {address}") from error
             status, body = await engine_http.get(reader, writer, METRICS_PATH)

@@ -13,7 +13,7 @@ from typing import Any
 from controller.kubernetes.modelserve import SERVER_LABEL
 from controller.kubernetes.pod_liveness import ALIVE
 from controller.kubernetes.pod_template import PORT, ROUTED_GATE, SPEC_LABEL
-from controller.runtimes import Engine, EngineExit, EnginePhase
+from controller.runtimes import Engine, EnginePhase
 from controller.runtimes.liveness import Assessment
 from llamesh.kit.kubernetes_api import Object
 
@@ -44,11 +44,11 @@ class Problem:
 
 
 def engine(pod: Object, replica: int, ready_since: float | None, assessment: Assessment = ALIVE) -> Engine:
-    """Return the engine of a pod. `ready_since`: monotonic time since which its containers are ready, if they are."""
+    """Return the engine of a pod that has not ended. `ready_since`: monotonic time since which its containers are ready, if they are."""
     metadata, status = pod["metadata"], pod.get("status") or {}
     labels: Mapping[str, str] = metadata.get("labels") or {}
     phase = phase_of(pod)
-    trouble = problem(pod) if phase in (EnginePhase.STARTING, EnginePhase.ENDED) else None
+    trouble = problem(pod) if phase is EnginePhase.STARTING else None
     return Engine(
         instance=metadata["uid"],
         server_uuid=labels.get(SERVER_LABEL, ""),
@@ -59,7 +59,6 @@ def engine(pod: Object, replica: int, ready_since: float | None, assessment: Ass
         process=metadata["name"],
         start_time=datetime.fromisoformat(metadata["creationTimestamp"]),
         ready_since=ready_since,
-        exit=EngineExit(trouble.reason, trouble.message, False) if phase is EnginePhase.ENDED and trouble else None,
         admitted=is_admitted(pod),
         restarts=sum(each.get("restartCount", 0) for each in _containers(status)),
         problem=trouble.message if trouble else "",
@@ -107,8 +106,6 @@ def problem(pod: Object) -> Problem | None:
             words = _WORDS.get(reason, "the container of the engine waits")
             detail = waiting.get("message", "")
             return Problem(reason, _short(f"{words}: {detail}" if detail else words))
-    if status.get("phase") == "Failed":
-        return Problem(status.get("reason") or "PodFailed", _short(status.get("message") or "the pod has failed"))
     return None
 
 

@@ -126,14 +126,13 @@ class KubernetesApi:
         """Change the fields of a patch. With metadata.resourceVersion in it, only if the object has not changed since: else a conflict."""
         return await self._call("PATCH", path, {"fieldManager": self._manager}, patch, MERGE)
 
-    async def delete(self, path: str, *, uid: str, version: str = "", foreground: bool = False) -> None:
-        """Delete an object with this uid (and version). Harmless if it has gone; a conflict if it is another."""
-        conditions = {"uid": uid, **({"resourceVersion": version} if version else {})}
+    async def delete(self, path: str, *, uid: str, foreground: bool = False) -> None:
+        """Delete an object with this uid. Harmless if it has gone; a conflict if it is another."""
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Foreground" if foreground else "Background",
-            "preconditions": conditions,
+            "preconditions": {"uid": uid},
         }
         try:
             await self._call("DELETE", path, {}, options)
