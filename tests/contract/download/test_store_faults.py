@@ -45,8 +45,21 @@ async def health_turns(service: Service, well: bool, part: str = "store") -> Non
             await asyncio.sleep(0.02)
 
 
+class RetryClock:
+    """The clock of the waits before retries, in seconds. It stands still until a test moves it, so that no retry comes before."""
+
+    seconds = 0.0
+
+
+@pytest.fixture
+def retries(monkeypatch: pytest.MonkeyPatch) -> RetryClock:
+    found = RetryClock()
+    monkeypatch.setattr(wiring, "RetryBackoffs", lambda clock: RetryBackoffs(lambda: found.seconds))
+    return found
+
+
 async def test_a_transfer_waits_for_a_store_that_goes_away_and_goes_on(
-    on_s3: Callable[[], Awaitable[Service]], web: ModelServer, s3: FakeS3, faults: Faults
+    on_s3: Callable[[], Awaitable[Service]], web: ModelServer, s3: FakeS3, faults: Faults, retries: RetryClock
 ) -> None:
     web.files["a.gguf"] = model_bytes("big", 3 << 20)
     web.hold_after["a.gguf"] = 2 << 20
@@ -63,6 +76,7 @@ async def test_a_transfer_waits_for_a_store_that_goes_away_and_goes_on(
     assert "HTTPConnectionPool" not in waiting.error.message
     await health_turns(service, well=False)
     s3.refuse = {}
+    retries.seconds += 3600.0
     found = await service.state("m1")
     assert (found.state, found.error.reason, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, "", 1)
     await health_turns(service, well=True)
