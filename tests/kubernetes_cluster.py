@@ -26,6 +26,7 @@ from aiohttp import web
 Object = dict[str, Any]
 TOKEN = "of-the-controller"
 ROUTED = "llamesh.dev/routed"
+_KINDS = ("pods", "modelserves", "deployments", "leases", "services", "nodes", "poddisruptionbudgets")
 
 
 class StandIn:
@@ -200,7 +201,7 @@ class StandIn:
     def _read(self, path: str, selector: str) -> web.Response:
         if path in self.objects:
             return web.json_response(self.objects[path])
-        if path.rsplit("/", 2)[-2] in ("pods", "modelserves", "deployments", "leases", "services", "nodes"):
+        if path.rsplit("/", 2)[-2] in _KINDS:
             return _refused(404, "not found")
         found = [item for name, item in self.objects.items() if _is_in(name, path) and _matches(item, selector)]
         return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": found})
