@@ -61,6 +61,8 @@ def test_layers_of_ollama_are_model_projector_and_adapters() -> None:
         ("application/vnd.gguf.model", "model.gguf", W),
         ("application/vnd.example-corp.model.gguf.v1", "model.gguf", W),
         ("application/octet-stream", "mmproj-model.gguf", P),
+        ("application/vnd.oci.image.layer.v1.tar", "model.gguf", W),
+        ("application/vnd.oci.image.layer.v1.tar", "mmproj-model.gguf", P),
         ("application/vnd.ollama.image.model; x=y", "", W),
     ],
 )
@@ -99,6 +101,7 @@ def test_a_model_is_refused_if_one_of_its_gguf_files_is_not_taken(left: dict[str
         ([descriptor(f"{OLLAMA}.tensor; name=a")], "single tensors of Ollama's own format"),
         ([descriptor("application/vnd.docker.ai.safetensors")], "safetensors files, which engines do not take"),
         ([descriptor("application/vnd.oci.image.layer.v1.tar+gzip")], "the file system of a container image"),
+        ([descriptor("application/vnd.oci.image.layer.v1.tar", name="model")], "the file system of a container image"),
         (
             [
                 descriptor("application/vnd.cncf.model.weight.v1.safetensors"),

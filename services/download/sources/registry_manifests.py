@@ -1,9 +1,10 @@
 """Manifests and indexes of registries, read without trust: which layers are files of a model, and which cannot be. No I/O.
 
 A layer is a GGUF file if its media type says so (Ollama, Docker Model Runner, ModelPack), or if its name in the annotations ends in .gguf
-and its media type is one that files have as they are: there are too many names for archives and compressed files to know all. Invariant:
-what is read is bounded in bytes, layers and texts, and each file has a size and a SHA-256; a model is taken with all layers that name or
-type call GGUF files, or not at all. A layer's own addresses (`urls`) are never used.
+and its media type is one that files have as they are: there are too many names for archives and compressed files to know all. One type is
+given to tar files and to files as they are, so the bytes decide (`may_be_packed`). Invariant: what is read is bounded in bytes, layers and
+texts, and each file has a size and a SHA-256; a model is taken with all layers that name or type call GGUF files, or not at all. A layer's
+own addresses (`urls`) are never used.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ _PACKED = re.compile(
     r"(?:^|[+./_-])(?:g?zip|zstd?|tar|tgz|targz|bzip2?|bz2|xz|lzma|lz4|br|brotli|zlib|7z|rar)(?=$|[+./_-])"
 )
 """In a media type, or in the value of a parameter of one: the layer is packed. Not all such types are known."""
+_UNTYPED = "application/vnd.oci.image.layer.v1.tar"
+"""The type of a tar file, which ORAS also gives to a file that is pushed without a type."""
 _CALLS_GGUF = ("gguf", "mmproj")
 """Words of the media type of a file that belongs to a model, whatever else the type says."""
 _TAKEN = "a file that is called .gguf is taken if its type is application/octet-stream or names gguf"
@@ -158,13 +161,27 @@ def template_language(layer: Layer) -> str:
     return TEMPLATES.get(_plain(layer.media_type), "")
 
 
+def may_be_packed(layer: Layer) -> bool:
+    """Return whether only the first bytes of a layer say whether it is a GGUF file or a tar file."""
+    return _is_named_gguf(layer) and _whole(layer.media_type) == _UNTYPED
+
+
+def packed_words(layer: Layer, place: str) -> str:
+    """Return why a layer is refused that may be packed and does not begin like a GGUF file."""
+    name = shown_phrase(layer.name)
+    return (
+        f"{place} has no GGUF file: the bytes of {name} are none, and its type is {_UNTYPED}; a tar file is not unpacked: push the file"
+        f" itself, as {name}:application/octet-stream"
+    )
+
+
 def _role(layer: Layer) -> FileRole | None:
     plain = _plain(layer.media_type)
     if _is_packed(layer):
         return None
     if plain in _ROLES:
         return _ROLES[plain]
-    if not _is_named_gguf(layer) or not _AS_IT_IS.fullmatch(plain):
+    if not _is_named_gguf(layer) or not (_AS_IT_IS.fullmatch(plain) or may_be_packed(layer)):
         return None
     return _PROJECTOR if "mmproj" in layer.name.rpartition("/")[2].lower() else _WEIGHTS
 
@@ -180,6 +197,8 @@ def _is_called_gguf(layer: Layer) -> bool:
 
 def _is_packed(layer: Layer) -> bool:
     """Whether the media type, or a parameter of it, such as an encoding, says that a layer is packed."""
+    if may_be_packed(layer):
+        return False
     plain, *parameters = _whole(layer.media_type).split(";")
     values = (parameter.partition("=")[2].strip(' "') for parameter in parameters)
     return any(map(_PACKED.search, (plain.strip(), *values)))
