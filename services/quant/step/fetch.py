@@ -25,6 +25,7 @@ from llamesh.names import QUANT
 from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
+from services.quant.states import StepKind
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import JobSpec, StoredPart, Workspace, finish
 
@@ -45,7 +46,7 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         from services.quant.step.fetch_checkpoint import fetch_checkpoint
 
         return fetch_checkpoint(workspace, settings)
-    parts = _objects(spec, settings) if spec.objects else _located(spec, settings)
+    parts = _objects(spec, settings) if spec.uses_bucket(StepKind.FETCH) else _located(spec, settings)
     try:
         _bring(parts, workspace)
         first = workspace.sources[0]
