@@ -22,7 +22,7 @@ from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError, object_store
 from llamesh.kit.own_places import models_place
 from llamesh.names import QUANT
-from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
+from llamesh.v1.download_pb2 import GetCatalogueModelRequest, LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
 from services.quant.states import StepKind
@@ -76,10 +76,12 @@ def _located(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Pa
 
 async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
     async with channel(settings, "download", QUANT) as own:
+        stub = CatalogueServiceStub(own)
         with asking("download"):
+            # A short call waits while the service restarts, and notices that it is away.
+            await stub.GetCatalogueModel(GetCatalogueModelRequest(model_uuid=model_uuid), **call_options())
             request = LocateModelRequest(model_uuid=model_uuid)
-            call = CatalogueServiceStub(own).LocateModel(request, **call_options(_LOCATE_SECONDS))
-            return await _reported(call)
+            return await _reported(stub.LocateModel(request, **call_options(_LOCATE_SECONDS, waits=False)))
 
 
 def _objects(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Path]]:

@@ -19,7 +19,7 @@ from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError, read_tensors
 from llamesh.names import QUANT
-from llamesh.v1.checkpoint_pb2 import ReadMatrixFileRequest
+from llamesh.v1.checkpoint_pb2 import GetMatrixFileRequest, ReadMatrixFileRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from services.quant.step.llama_program import full_disk
 from services.quant.step.matrix_entries import MatrixEntry, MatrixRefusedError, read_entries
@@ -60,8 +60,11 @@ async def _bring(spec: JobSpec, target: Path, settings: Settings) -> str:
     digest, done = hashlib.sha256(), 0
     request = ReadMatrixFileRequest(source=spec.matrix_source, version=spec.matrix_version)
     async with channel(settings, "download", QUANT) as own:
+        stub = CheckpointServiceStub(own)
         with target.open("wb") as copy, asking("download"):
-            call = CheckpointServiceStub(own).ReadMatrixFile(request, **call_options(_READ_SECONDS))
+            # A short call waits while the service restarts, and notices that it is away.
+            await stub.GetMatrixFile(GetMatrixFileRequest(source=spec.matrix_source), **call_options())
+            call = stub.ReadMatrixFile(request, **call_options(_READ_SECONDS, waits=False))
             async for part in call:
                 done += len(part.data)
                 if done > MAX_MATRIX_BYTES:
