@@ -129,10 +129,24 @@ async def test_the_error_of_a_job_that_ended_for_the_rights_of_its_user_names_th
     await rows.fail(job, quantised, Outcome(REFUSED, message="it failed"))
     assert job_message(await jobs.get(job.row.job_id)).error.message == "it failed"
     refusal = MeshError(Reason.ERROR_REASON_USER_DISABLED, "the user ada is disabled", {"username": "ada"})
-    await rows.refuse(job.row.job_id, job.row.attempt, refusal)
+    await rows.refuse(job.row, refusal)
     message = job_message(await jobs.get(job.row.job_id))
     assert message.error.reason == "USER_DISABLED"
     assert message.steps[1].error.message == "it failed"
+
+
+async def test_a_job_that_another_user_has_taken_over_does_not_end_for_the_rights_of_the_first(
+    jobs: Jobs, rows: StepRows
+) -> None:
+    """The worker has decided, and the retry of ben is answered before it writes."""
+    job = await submitted(jobs)
+    refusal = MeshError(Reason.ERROR_REASON_USER_DISABLED, "the user ada is disabled", {"username": "ada"})
+    await jobs.retry(job.row.job_id, "usr_ben")
+    assert not await rows.refuse(job.row, refusal)
+    taken = (await jobs.get(job.row.job_id)).row
+    assert taken.state == JobState.QUEUED
+    assert await rows.refuse(taken, refusal)
+    assert (await jobs.get(job.row.job_id)).row.state == JobState.FAILED
 
 
 async def test_a_job_counts_for_the_user_who_has_retried_it(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
