@@ -42,7 +42,7 @@ def test_a_document_beyond_the_bounds_is_not_parsed(data: bytes, said: str) -> N
         parse_json(data)
 
 
-@pytest.mark.parametrize("kind", [b"[%b]", b'{"a": %b}', b'[0, %b]'], ids=["lists", "objects", "last"])
+@pytest.mark.parametrize("kind", [b"[%b]", b'{"a": %b}', b"[0, %b]"], ids=["lists", "objects", "last"])
 def test_a_document_is_nested_as_deep_as_real_files_and_no_deeper(kind: bytes) -> None:
     data = b"1"
     for _ in range(MAX_DEPTH):

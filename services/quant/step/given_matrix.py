@@ -14,6 +14,7 @@ from typing import Any
 
 import gguf
 
+from llamesh.file_limits import MAX_MATRIX_BYTES
 from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
@@ -26,8 +27,6 @@ from services.quant.step.matrix_entries import MatrixEntry, MatrixRefusedError, 
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import JobSpec, Workspace, finish
 
-MAX_MATRIX_BYTES = 1 << 30
-"""Maximum size of a matrix, that of the contract."""
 _READ_SECONDS = 3600.0
 
 
