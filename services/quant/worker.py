@@ -49,8 +49,11 @@ class Runs(Protocol):
         Cancelled if the row has changed, and at the end of the service.
         """
 
-    async def clear(self, active: Collection[str]) -> None:
-        """Remove at once what jobs that are not active have left on this machine. Idempotent."""
+    async def clear(self, active: Collection[str], *, ended: str = "") -> None:
+        """Remove at once what jobs that are not active have left on this machine. Idempotent.
+
+        `ended`: a job that counts as one of these, whatever its row says.
+        """
 
     async def settle(self) -> None:
         """Clean up elsewhere after jobs that have ended. Idempotent; may take long."""
@@ -108,7 +111,7 @@ class JobWorker:
                 raise
         await self._stop([run for run in self._running if run[0] == job_id])
         active = await self._jobs.active()
-        await self._runs.clear([row.job_id for row in active if row.job_id != job_id])
+        await self._runs.clear([row.job_id for row in active if row.job_id != job_id], ended=job_id)
         return await write()
 
     def progress(self, job_id: str) -> StepProgress | None:
