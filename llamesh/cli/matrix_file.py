@@ -9,11 +9,9 @@ from pathlib import Path
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import handed_over_file
 from llamesh.client.profile import Profile
+from llamesh.file_limits import MAX_MATRIX_BYTES
 from llamesh.locations import expanded
 from llamesh.regular_files import NotRegularError
-
-MAX_MATRIX_BYTES = 2**30
-"""Maximum size of a matrix in bytes, that of the contract."""
 
 
 @contextmanager

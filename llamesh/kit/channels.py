@@ -87,9 +87,12 @@ class CallOptions(TypedDict):
     wait_for_ready: bool
 
 
-def call_options(deadline: float = DEADLINE) -> CallOptions:
-    """Return the options of a call that may take `deadline` seconds in all."""
-    return {"timeout": deadline, "metadata": forwarded_metadata(), "wait_for_ready": True}
+def call_options(deadline: float = DEADLINE, *, waits: bool = True) -> CallOptions:
+    """Return the options of a call that may take `deadline` seconds in all.
+
+    `waits`: also for a service that is away. A call with a long deadline should not: a short one before it waits for a restart.
+    """
+    return {"timeout": deadline, "metadata": forwarded_metadata(), "wait_for_ready": waits}
 
 
 @contextmanager

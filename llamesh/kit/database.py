@@ -152,10 +152,21 @@ class Database:
         async with self._bounded(self._reader.turns), self._reader.sessions() as session:
             yield session
 
-    async def check_owner(self) -> None:
-        """Call the guard: before a change outside the database that only the owner may make. Errors as in `begin`."""
+    @asynccontextmanager
+    async def owned(self) -> AsyncIterator[float | None]:
+        """Keep the guard's lock for a change outside the database that only the owner may make. Yields the seconds that the block may take.
+
+        None: without a guard any time. Nobody becomes the owner while the block runs, unless the server ends the transaction because this
+        process was frozen for longer than `postgres.IDLE_SHARE` of the deadline. Errors as in `begin`.
+        """
+        if self._guard is None:
+            yield None
+            return
+        now = asyncio.get_running_loop().time
+        began = now()
         async with self.begin():
-            pass
+            # The rest of the deadline is for the end of the transaction.
+            yield self._seconds * STATEMENT_SHARE - (now() - began)
 
     async def probe(self) -> None:
         """Check that the database answers. Errors as in `begin`. Probes even during a known outage, and does not wait for other callers."""

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
+from llamesh.file_limits import MAX_MATRIX_BYTES
 from llamesh.v1.checkpoint_pb2 import MatrixFile
 from services.download.bandwidth import Bandwidth
 from services.download.sources import FileSource, SourceChangedError, SourceObject, SourceRefusedError
 from services.download.sources.addresses import refuse_user
-
-MAX_MATRIX_BYTES = 1 << 30
-"""Maximum size of a file. The matrix of a model of 671 billion weights has about 700 MB."""
 
 
 class MatrixFiles:

@@ -88,9 +88,11 @@ class CheckpointConfig:
     """The output has the same weights as the embeddings."""
 
 
-def shown(text: object, longest: int = 80) -> str:
-    """Return a text of a checkpoint as a message may show it: short, and without control characters."""
-    return "".join(filter(str.isprintable, str(text)[:longest]))
+def shown(value: object, longest: int = 80) -> str:
+    """Return a value of a checkpoint as a message may show it: short, and without control characters. Lists and objects are only named."""
+    if isinstance(value, list | Mapping):
+        return "a list" if isinstance(value, list) else "an object"
+    return "".join(filter(str.isprintable, str(value)[:longest]))
 
 
 def refuse_unusable(config: Any) -> None:
@@ -99,6 +101,7 @@ def refuse_unusable(config: Any) -> None:
         not isinstance(config, Mapping)
         or not isinstance(config.get("architectures"), list)
         or not config["architectures"]
+        or not isinstance(config["architectures"][0], str)
     ):
         raise CheckpointRefusedError(
             "config", "its config.json names no architecture: it is not that of a language model"
@@ -119,7 +122,8 @@ def uses_own_converter(program: str, documents: Iterable[Any]) -> bool:
 
 def stored_type(config: Mapping[str, Any]) -> str:
     """Return the type of most weights: BF16, F16 or F32. F16 if the checkpoint does not say."""
-    return _STORED.get(str(config.get("dtype") or config.get("torch_dtype")), "F16")
+    named = config.get("dtype") or config.get("torch_dtype")
+    return _STORED.get(named, "F16") if isinstance(named, str) else "F16"
 
 
 def whole_number(config: Mapping[str, Any], name: str, *, maximum: int = _MAX) -> int:
@@ -133,7 +137,7 @@ def whole_number(config: Mapping[str, Any], name: str, *, maximum: int = _MAX) -
 def read_config(config: Any) -> CheckpointConfig:
     """Read the parsed config.json. Raises CheckpointRefusedError."""
     refuse_unusable(config)
-    name = str(config["architectures"][0])
+    name = config["architectures"][0]
     architecture = ARCHITECTURES.get(name)
     if architecture is None:
         raise CheckpointRefusedError("code" if config.get("auto_map") else "architecture", _unknown(name, config))
@@ -193,8 +197,8 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _scaling(rope: Mapping[str, Any]) -> RopeScaling:
-    kind = str(rope.get("rope_type") or rope.get("type") or "default")
-    if kind not in _ROPE_NUMBERS:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if not isinstance(kind, str) or kind not in _ROPE_NUMBERS:
         raise CheckpointRefusedError("config", f"its scaling of positions {shown(kind)} is not converted")
     given = _Numbers(rope, "rope_scaling.")
     numbers = {

@@ -54,15 +54,17 @@ class JobRuns:
             job, step, progress = self._running
             await self._rows.progress(job, step, progress.done, progress.total)
 
-    async def clear(self, active: Collection[str]) -> None:
+    async def clear(self, active: Collection[str], *, ended: str = "") -> None:
         """Remove the folders of all other jobs, except that of the job whose retry would go on where it failed."""
         home = self._settings.home
-        if not (left := set(await asyncio.to_thread(job_folders, home)) - set(active)):
+        if not set(await asyncio.to_thread(job_folders, home)) - set(active):
             return
-        kept = "" if active else await self._jobs.resumable()
-        for job_id in left:
+        kept = await self._jobs.resumable()
+        # Read last: the job to be kept may have been retried since the caller read the rows, and is active then.
+        now = ({row.job_id for row in await self._jobs.active()} | set(active)) - {ended}
+        for job_id in set(await asyncio.to_thread(job_folders, home)) - now:
             workspace = Workspace(home, job_id)
-            if job_id != kept or await asyncio.to_thread(workspace.is_too_large):
+            if now or job_id != kept or await asyncio.to_thread(workspace.is_too_large):
                 await asyncio.to_thread(workspace.remove)
 
     async def settle(self) -> None:

@@ -107,6 +107,11 @@ class JobSources:
             types = await self._parsed(bytes_of_types, await self._header(checkpoint))
         return JobSource(_converted(checkpoint, documents["config.json"], types), checkpoint)
 
+    async def check_folder(self, source: str) -> None:
+        """Raise SOURCE_REFUSED if the checkpoint in a folder cannot be read any more."""
+        with asking("download"):
+            await self._checkpoints.GetCheckpoint(GetCheckpointRequest(source=source), **call_options())
+
     async def matrix(self, source: str) -> MatrixFile:
         """Return the file of an importance matrix that a job is given; an empty message if it is given none.
 

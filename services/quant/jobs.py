@@ -180,9 +180,10 @@ class Jobs:
                         step.state = StepState.SKIPPED
             return job
 
-    async def retry(self, job_id: str, requester_uid: str) -> Job:
+    async def retry(self, job_id: str, requester_uid: str, *, matrix_version: str = "") -> Job:
         """Restart a job that ended without all its types. Idempotent. From now on it has the rights of the requester, also if it is active.
 
+        `matrix_version` is the version of the matrix that it was given, if it is to be read again; empty: that of before.
         Raises QUANT_JOB_NOT_FOUND, QUANT_MODEL_EXISTS and TOO_MANY_JOBS.
         """
         async with self._creating, self._changes.writing(self._database, job_id) as session:
@@ -199,7 +200,8 @@ class Jobs:
             row.attempt += 1
             row.requester_uid = requester_uid
             row.update_time = self._clock()
-            go_on(job.steps)
+            row.matrix_version = matrix_version or row.matrix_version
+            go_on(job.steps, given_matrix=bool(row.matrix_source))
             return job
 
     async def delete(self, job_id: str) -> Job:

@@ -42,6 +42,7 @@ from services.quant.job_sources import JobSources
 from services.quant.job_watches import JobWatches
 from services.quant.jobs import Job, Jobs
 from services.quant.messages import job_message, model_message
+from services.quant.retries import Retries
 from services.quant.states import JobState
 from services.quant.tables import QuantJobRow
 from services.quant.variants import Variants
@@ -67,6 +68,7 @@ class QuantServicer(QuantServiceServicer):
         self._variants = variants
         self._worker = worker
         self._sources = sources
+        self._retries = Retries(settings, jobs, sources)
         self._pages = pages
 
     async def CreateQuantJob(self, request: CreateQuantJobRequest, context: Context) -> QuantJob:
@@ -144,7 +146,7 @@ class QuantServicer(QuantServiceServicer):
 
     async def RetryQuantJob(self, request: RetryQuantJobRequest, context: Context) -> QuantJob:
         """See quant.proto."""
-        job = await self._jobs.retry(request.job_id, caller().uid)
+        job = await self._retries.retry(request.job_id, caller().uid)
         self._worker.wake()
         return self._message(job)
 

@@ -22,7 +22,6 @@ from typing import Any
 
 from llamesh.kit.config import Settings
 from llamesh.processes import exit_words
-from services.quant.states import StepKind
 from services.quant.step_environment import step_environment
 from services.quant.workspace import Workspace
 
@@ -100,6 +99,7 @@ class StepProcess:
         A program that exceeds the deadline is killed, which counts as refused. One that is silent for too long is killed, which counts as a
         crash, because it may have been stopped or wait for a lost answer.
         """
+        spec = self._workspace.spec()
         process = await asyncio.create_subprocess_exec(
             # -P: the folder in which the mesh was started may have a folder `services` of another project.
             *(sys.executable, "-P", "-m", "services.quant.step", *self._words),
@@ -110,8 +110,8 @@ class StepProcess:
             env=step_environment(
                 self._settings,
                 os.environ,
-                uses_bucket=self._uses_bucket(),
-                asks_download=self._kind == StepKind.FETCH and not self._uses_bucket(),
+                uses_bucket=spec.uses_bucket(self._kind),
+                asks_download=spec.asks_download(self._kind),
             ),
         )
         assert process.stdout is not None
@@ -146,10 +146,6 @@ class StepProcess:
             message=str(error.get("message", "")),
             log="\n".join(self._log),
         )
-
-    def _uses_bucket(self) -> bool:
-        """Whether the step reads or writes a bucket itself: `fetch` only if it cannot ask the download service for the model."""
-        return self._kind == StepKind.PUBLISH or (self._kind == StepKind.FETCH and bool(self._workspace.spec().objects))
 
     async def _listen(
         self, stream: asyncio.StreamReader, heard: Callable[[], None], on_progress: Callable[[int, int], None]

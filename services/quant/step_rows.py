@@ -112,13 +112,18 @@ class StepRows:
             step.error_reason, step.error_message = "INTERNAL", words
             await self._skip_after(session, step)
 
-    async def refuse(self, job_id: str, attempt: int, error: MeshError) -> None:
-        """End a job that may not go on: its next step gets the error, all others that have not ended are skipped."""
-        async with self._changes.writing(self._database, job_id) as session:
-            job = await session.get(QuantJobRow, job_id, with_for_update=True)
-            if job is None or job.state not in ACTIVE or job.attempt != attempt:
-                return
-            steps = await _steps(session, job_id)
+    async def refuse(self, read: QuantJobRow, error: MeshError) -> bool:
+        """End a job that may not go on: its next step gets the error, others that have not ended are skipped. Return whether it has ended.
+
+        `read` is its row as the decision has read it. Nothing is written if the job has another attempt or the rights of another user now.
+        """
+        async with self._changes.writing(self._database, read.job_id) as session:
+            job = await session.get(QuantJobRow, read.job_id, with_for_update=True)
+            if job is None or job.state not in ACTIVE:
+                return True
+            if (job.attempt, job.requester_uid) != (read.attempt, read.requester_uid):
+                return False
+            steps = await _steps(session, job.job_id)
             refused = next_of(steps)
             if not isinstance(refused, JobState):
                 for step in steps:
@@ -129,6 +134,7 @@ class StepRows:
             ended = next_of(steps)
             assert isinstance(ended, JobState), "no step is left"
             job.state, job.update_time = ended, self._clock()
+            return True
 
     async def restart(self, job: Job) -> None:
         """Reset a job to its source, because its folder is gone; published types stay."""

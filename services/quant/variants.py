@@ -1,12 +1,16 @@
 """The published variants: their rows, and their objects in Quant's bucket.
 
 Invariant: a row exists only after its object was published. A delete removes the object first: a crash in between leaves a row that can be
-deleted again, and never an object without a row. Objects are removed by the owner of the lease only.
+deleted again, and never an object without a row. Objects are removed by the owner of the lease only: each request to the bucket is made
+while this process holds the lease's lock, so nobody takes the lease meanwhile. One case is left, because a bucket knows no leases: a
+process that is frozen in a request for longer than PostgreSQL leaves a transaction idle (`postgres.IDLE_SHARE`) may make that one request
+when it wakes up, though another process owns the objects then. It makes no other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
 from sqlalchemy import delete, select
 
@@ -84,10 +88,18 @@ class Variants:
 
         Raises STORE_UNAVAILABLE, and COMPONENT_UNAVAILABLE if another process owns the bucket's objects now.
         """
-        await self._database.check_owner()
-        try:
-            await self._store.remove_staged(key)
-            await self._store.delete(key)
-            await self._store.delete(description_key(key))
-        except StoreError as error:
-            raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error)) from error
+        await self._owned("staged bytes", lambda: self._store.remove_staged(key))
+        await self._owned("an object", lambda: self._store.delete(key))
+        await self._owned("a description", lambda: self._store.delete(description_key(key)))
+
+    async def _owned(self, what: str, remove: Callable[[], Awaitable[object]]) -> None:
+        """Make one request to the bucket as its owner. It may not take longer than the transaction that keeps the ownership."""
+        async with self._database.owned() as seconds:
+            try:
+                async with asyncio.timeout(seconds):
+                    await remove()
+            except TimeoutError:
+                words = f"the bucket did not remove {what} in time"
+                raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, words) from None
+            except StoreError as error:
+                raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error)) from error

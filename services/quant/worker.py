@@ -49,8 +49,11 @@ class Runs(Protocol):
         Cancelled if the row has changed, and at the end of the service.
         """
 
-    async def clear(self, active: Collection[str]) -> None:
-        """Remove at once what jobs that are not active have left on this machine. Idempotent."""
+    async def clear(self, active: Collection[str], *, ended: str = "") -> None:
+        """Remove at once what jobs that are not active have left on this machine. Idempotent.
+
+        `ended`: a job that counts as one of these, whatever its row says.
+        """
 
     async def settle(self) -> None:
         """Clean up elsewhere after jobs that have ended. Idempotent; may take long."""
@@ -108,7 +111,7 @@ class JobWorker:
                 raise
         await self._stop([run for run in self._running if run[0] == job_id])
         active = await self._jobs.active()
-        await self._runs.clear([row.job_id for row in active if row.job_id != job_id])
+        await self._runs.clear([row.job_id for row in active if row.job_id != job_id], ended=job_id)
         return await write()
 
     def progress(self, job_id: str) -> StepProgress | None:
@@ -147,9 +150,10 @@ class JobWorker:
             self._start((row.job_id, row.attempt))
 
     async def _allowed(self, active: Sequence[QuantJobRow]) -> tuple[Sequence[QuantJobRow], Sequence[str]]:
-        """Return the jobs that may go on, and end all others. Also return the ids of those whose end cannot be written now.
+        """Return the jobs that may go on, and end all others. Also return the ids of those that have not ended.
 
-        These do not run, and keep their files. A later pass tries again; other jobs do not wait for it.
+        These do not run in this pass: their end cannot be written now, or a user has taken them over meanwhile. Their files stay, unless
+        the disk is full (see `end`). A later pass decides again; other jobs do not wait for it.
         """
         allowed, stuck = [], []
         for row in active:
@@ -159,10 +163,12 @@ class JobWorker:
                 continue
             log.warning("job refused", job_id=row.job_id, error=error.message)
             try:
-                await self.end(row.job_id, partial(self._rows.refuse, row.job_id, row.attempt, error))
+                if await self.end(row.job_id, partial(self._rows.refuse, row, error)):
+                    continue
+                self._wake.set()
             except Exception as failure:
                 report_failure(f"end the job {row.job_id}", failure)
-                stuck.append(row.job_id)
+            stuck.append(row.job_id)
         return allowed, stuck
 
     async def _follow_rights(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from llamesh.disk_space import free_bytes
 from llamesh.durability import sync
 from llamesh.private_files import write_private
+from services.quant.states import StepKind
 
 _BLOCK = 512
 """Unit of st_blocks in bytes."""
@@ -63,6 +64,16 @@ class JobSpec:
         values = json.loads(text)
         objects = tuple(StoredPart(**each) for each in values.pop("objects", ()))
         return cls(**values, objects=objects)
+
+    def uses_bucket(self, kind: str) -> bool:
+        """Whether a step reads or writes a bucket itself: `publish`, and `fetch` if it has the objects of a model of the catalogue."""
+        return kind == StepKind.PUBLISH or (kind == StepKind.FETCH and bool(self.objects) and not self.source)
+
+    def asks_download(self, kind: str) -> bool:
+        """Whether a step asks the download service: `fetch`, unless it reads the bucket itself, and `imatrix` if it is given a matrix."""
+        if kind == StepKind.FETCH:
+            return not self.uses_bucket(kind)
+        return kind == StepKind.IMATRIX and bool(self.matrix_source)
 
     def written(self) -> str:
         """Return the description as JSON."""

@@ -50,6 +50,32 @@ def test_a_message_shows_no_control_characters() -> None:
     assert len(str(caught.value)) < 300
 
 
+NESTED: Any = "silu"
+for _ in range(100_000):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architectures": [NESTED]}, "names no architecture"),
+        ({"hidden_act": NESTED}, "its activation a list is not that of"),
+        ({"hidden_act": {"name": NESTED}}, "its activation an object is not that of"),
+        ({"is_causal": NESTED}, "is_causal a list in its config.json"),
+        ({"rope_scaling": {"type": NESTED}}, "its scaling of positions a list is not converted"),
+        ({"rope_scaling": {"type": "linear", "factor": NESTED}}, "factor in its config.json is no positive number"),
+        ({"hidden_size": NESTED}, "hidden_size in its config.json is no whole number"),
+    ],
+)
+def test_a_value_that_is_no_text_is_named_and_not_written_out(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(CheckpointRefusedError, match=said):
+        read_config(LLAMA | change)
+
+
+def test_a_type_that_is_no_text_counts_as_left_out() -> None:
+    assert stored_type({"torch_dtype": NESTED}) == stored_type({"dtype": {"a": 1}}) == "F16"
+
+
 def test_null_counts_as_left_out() -> None:
     found = read_config(LLAMA | {"head_dim": None, "num_key_value_heads": None, "rope_scaling": None})
     assert (found.head_width, found.kv_heads) == (8, 8)

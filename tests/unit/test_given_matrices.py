@@ -73,7 +73,12 @@ def test_a_file_of_the_older_form_is_read_and_its_names_are_left_out(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"b.in_sum2": [[1, 2]], "b.counts": [[1]]}, "the source has no tensor 'b': it is the matrix of another model"),
+        (
+            {"b.weight.in_sum2": [[1, 2]], "b.weight.counts": [[1]]},
+            "the source has no tensor 'b.weight': it is the matrix of another model",
+        ),
+        ({"my_secret.in_sum2": [[1, 2]], "my_secret.counts": [[1]]}, "no tensor of the name of one of its entries"),
+        ({"b.weight.in_sum2": [[1, 2]]}, "the source has no tensor 'b.weight'"),
         ({"a_sums": None}, "the entry a has no sums"),
         ({"a_counts": None}, "the entry a has no counts"),
         ({"a_sums": [[1, 2, 3]]}, "the entry a has 3.* values, its tensor has 1 x 4 columns"),
@@ -112,15 +117,18 @@ ENTRY = older(1, b"a", 5, 4, FLOATS)
     [
         (b"", "it is empty"),
         (b"\1", "it is truncated"),
-        (b"no matrix at all", "the number of entries is .* no file of llama-imatrix"),
-        (older(0), "the number of entries is 0"),
-        (older(-1), "the number of entries is -1"),
-        (older(16_385), "the number of entries is 16385, 1 to 16384"),
-        (older(1, 0), "the length of a name is 0"),
-        (older(1, -1), "the length of a name is -1"),
-        (older(1, 256, b"a" * 256), "the length of a name is 256, 1 to 255"),
-        (older(1, 1, b"b", 5, 4, FLOATS), "the source has no tensor 'b'"),
-        (older(1, 3, b"\x1b[2", 5, 4, FLOATS), r"the source has no tensor '\[2'"),
+        (b"no matrix at all", "the number of entries is not 1 to 16384: it is no file of llama-imatrix"),
+        (older(0), "the number of entries is not"),
+        (older(-1), "the number of entries is not"),
+        (older(16_385), "the number of entries is not"),
+        (older(1, 0), "the length of a name is not 1 to 255"),
+        (older(1, -1), "the length of a name is not"),
+        (older(1, 256, b"a" * 256), "the length of a name is not"),
+        (older(1, 8, b"b.weight", 5, 4, FLOATS), "the source has no tensor of the name of its first entry"),
+        (older(2, ENTRY, 8, b"b.weight", 5, 4, FLOATS), "the source has no tensor 'b.weight': it is the matrix of"),
+        (older(2, ENTRY, 8, b"b secret", 5, 4, FLOATS), "the source has no tensor of the name of one of its entries"),
+        (older(2, ENTRY, 7, b"\x1b[2.weight"), "the source has no tensor of the name of one of its entries"),
+        (older(2, ENTRY, 0), "the length of a name is 0, not 1 to 255"),
         (older(1, 1, b"a", -1, 4, FLOATS), "the uses of a is -1"),
         (older(1, 1, b"a", 5, -4, FLOATS), "the number of values of a is -4"),
         (older(1, 1, b"a", 5, 3, FLOATS), "the entry a has 3 values, its tensor has 1 x 4 columns"),
@@ -135,14 +143,51 @@ ENTRY = older(1, b"a", 5, 4, FLOATS)
         (older(1, ENTRY, 7, 1 << 30, b"x"), "the length of the name of the text is 1073741824"),
         (older(1, ENTRY, 7, 2, b"x"), "it is truncated"),
         (older(1, ENTRY, 7, 1, b"xy"), "1 bytes follow its end"),
-        (b"GGUF", "the file ends here"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "tensors, at most 16384 are allowed"),
+        (b"GGUF", "it is a GGUF file that is truncated or damaged"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "it is a GGUF file that is truncated or damaged"),
     ],
 )
 def test_each_fault_of_a_file_is_named(tmp_path: Path, data: bytes, words: str) -> None:
     (tmp_path / "given.dat").write_bytes(data)
     with pytest.raises(MatrixRefusedError, match=words):
         read_entries(tmp_path / "given.dat", SHAPES)
+
+
+def secret_files() -> dict[str, bytes]:
+    """Files that are no matrix of the source, with 83 and `hunter` in each place from which a message could take them."""
+    secret, number = b"hunter.of.things.weight", 83_838_383
+    return {
+        "text": b"hunter=83",
+        "length of a name": older(1, number),
+        "name": older(1, len(secret), secret, 5, 4, FLOATS),
+        "binary name": older(1, 12, b"hunter \x00\xff83 "),
+        "second name": older(2, ENTRY, 9, b"hunter 83"),
+        "number of tensors": b"GGUF" + struct.pack("<IQQ", 3, 83_838_383_838, 0),
+        "version": b"GGUF" + struct.pack("<I", 83_838_383),
+        "key": b"GGUF" + struct.pack("<IQQQ", 3, 1, 1, 9) + b"hunter 83" + struct.pack("<I", 83),
+    }
+
+
+@pytest.mark.parametrize("name", secret_files())
+def test_a_refusal_shows_nothing_of_a_file_that_is_no_matrix_of_the_source(tmp_path: Path, name: str) -> None:
+    (tmp_path / "given").write_bytes(secret_files()[name])
+    with pytest.raises(MatrixRefusedError) as raised:
+        read_entries(tmp_path / "given", SHAPES)
+    # Its first four bytes as a number are a part of the file too.
+    first = int.from_bytes(secret_files()[name][:4], "little", signed=True)
+    assert not [
+        part
+        for part in ("hunter", "83", str(first))
+        if len(part) > 1 and part in str(raised.value).replace("16384", "")
+    ]
+
+
+def test_a_refusal_shows_no_names_of_another_model(tmp_path: Path) -> None:
+    write_gguf(
+        tmp_path / "given.gguf", {"hunter.weight.in_sum2": [[1]], "hunter.weight.counts": [[1]], "x.counts": [1]}
+    )
+    with pytest.raises(MatrixRefusedError, match="no tensor of the name of its first entry"):
+        read_entries(tmp_path / "given.gguf", SHAPES)
 
 
 @pytest.mark.parametrize(

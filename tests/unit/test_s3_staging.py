@@ -138,7 +138,9 @@ async def test_a_cancelled_write_whose_removal_fails_is_removed_by_the_next_swee
 class _Owned:
     """FAKE: a database whose owner is this process."""
 
-    async def check_owner(self) -> None: ...
+    @contextlib.asynccontextmanager
+    async def owned(self) -> AsyncIterator[None]:
+        yield
 
 
 async def test_what_a_cancelled_publication_of_quant_has_left_goes_with_its_object(

@@ -9,6 +9,7 @@ import pytest
 
 from llamesh.kit.config import Settings
 from services.quant.step_process import CRASHED, MAX_CRASH_TRIES, REFUSED, Outcome, StepProcess
+from services.quant.workspace import JobSpec, Workspace
 
 _NEVER = 600.0
 """Longer than a test lasts, in seconds."""
@@ -21,6 +22,7 @@ async def _run(
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
+    Workspace(program.parent, "job_1").prepare(JobSpec("job_1", "m", "m", "", False, False, False, 0))
     process = StepProcess(Settings(home=program.parent), "quantize", "job_1", "Q8_0")
     return await process.run(lambda _done, _total: None, seconds=seconds, silence_seconds=silence_seconds)
 

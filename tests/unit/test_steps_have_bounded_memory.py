@@ -16,7 +16,7 @@ from services.quant.step.failure_messages import NO_MEMORY
 from services.quant.step.llama_program import ProgressMarks, run_program
 from services.quant.step.memory_limit import MIN_LIMIT, limit_of
 from services.quant.step.report import StepRefusedError
-from services.quant.step.untrusted_json import MAX_BYTES, MAX_MARKS, parse_json
+from services.quant.step.untrusted_json import MAX_BYTES, MAX_DEPTH, MAX_MARKS, parse_json
 from services.quant.step_process import REFUSED, StepProcess
 from services.quant.workspace import JobSpec, Workspace
 from tests.checkpoints import write_checkpoint
@@ -40,6 +40,17 @@ GIB = 1 << 30
 def test_a_document_beyond_the_bounds_is_not_parsed(data: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_json(data)
+
+
+@pytest.mark.parametrize("kind", [b"[%b]", b'{"a": %b}', b"[0, %b]"], ids=["lists", "objects", "last"])
+def test_a_document_is_nested_as_deep_as_real_files_and_no_deeper(kind: bytes) -> None:
+    data = b"1"
+    for _ in range(MAX_DEPTH):
+        data = kind % data
+    parse_json(data)
+    # Far from where Python's own parser ends.
+    with pytest.raises(ValueError, match="nested too deep: more than 32 levels"):
+        parse_json(kind % data)
 
 
 @pytest.mark.parametrize(

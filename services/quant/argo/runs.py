@@ -86,7 +86,7 @@ class ArgoRuns:
             await asyncio.sleep(backoff(failures) or POLL_SECONDS)
         return 0
 
-    async def clear(self, active: Collection[str]) -> None:
+    async def clear(self, active: Collection[str], *, ended: str = "") -> None:
         """Do nothing: the cluster has the files of the jobs."""
 
     async def settle(self) -> None:

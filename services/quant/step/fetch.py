@@ -22,9 +22,10 @@ from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError, object_store
 from llamesh.kit.own_places import models_place
 from llamesh.names import QUANT
-from llamesh.v1.download_pb2 import LocateModelRequest, LocateModelResponse
+from llamesh.v1.download_pb2 import GetCatalogueModelRequest, LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
+from services.quant.states import StepKind
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import JobSpec, StoredPart, Workspace, finish
 
@@ -45,7 +46,7 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         from services.quant.step.fetch_checkpoint import fetch_checkpoint
 
         return fetch_checkpoint(workspace, settings)
-    parts = _objects(spec, settings) if spec.objects else _located(spec, settings)
+    parts = _objects(spec, settings) if spec.uses_bucket(StepKind.FETCH) else _located(spec, settings)
     try:
         _bring(parts, workspace)
         first = workspace.sources[0]
@@ -75,10 +76,12 @@ def _located(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Pa
 
 async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
     async with channel(settings, "download", QUANT) as own:
+        stub = CatalogueServiceStub(own)
         with asking("download"):
+            # A short call waits while the service restarts, and notices that it is away.
+            await stub.GetCatalogueModel(GetCatalogueModelRequest(model_uuid=model_uuid), **call_options())
             request = LocateModelRequest(model_uuid=model_uuid)
-            call = CatalogueServiceStub(own).LocateModel(request, **call_options(_LOCATE_SECONDS))
-            return await _reported(call)
+            return await _reported(stub.LocateModel(request, **call_options(_LOCATE_SECONDS, waits=False)))
 
 
 def _objects(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Path]]:

@@ -46,6 +46,7 @@ async def _fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     async with channel(settings, "download", QUANT) as own:
         stub = CheckpointServiceStub(own)
         with asking("download"):
+            # A short call waits while the service restarts, and notices that it is away.
             found = await stub.GetCheckpoint(GetCheckpointRequest(source=spec.source), **call_options())
         if digest_of(found.files) != spec.source_sha256:
             raise StepRefusedError("CONTENT_MISMATCH", "the checkpoint was changed since the job was submitted")
@@ -75,7 +76,7 @@ async def _bring(stub: Any, source: str, file: CheckpointFile, target: Path, pro
     request = ReadCheckpointRequest(source=source, name=file.name, offset=first, version=file.version)
     with unfinished.open("ab") as copy, asking("download"):
         if first < file.size_bytes:
-            call = stub.ReadCheckpoint(request, **call_options(_READ_SECONDS))
+            call = stub.ReadCheckpoint(request, **call_options(_READ_SECONDS, waits=False))
             async for part in call:
                 done += len(part.data)
                 if done > file.size_bytes:

@@ -14,20 +14,19 @@ from typing import Any
 
 import gguf
 
+from llamesh.file_limits import MAX_MATRIX_BYTES
 from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError, read_tensors
 from llamesh.names import QUANT
-from llamesh.v1.checkpoint_pb2 import ReadMatrixFileRequest
+from llamesh.v1.checkpoint_pb2 import GetMatrixFileRequest, ReadMatrixFileRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from services.quant.step.llama_program import full_disk
 from services.quant.step.matrix_entries import MatrixEntry, MatrixRefusedError, read_entries
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import JobSpec, Workspace, finish
 
-MAX_MATRIX_BYTES = 1 << 30
-"""Maximum size of a matrix, that of the contract."""
 _READ_SECONDS = 3600.0
 
 
@@ -60,8 +59,11 @@ async def _bring(spec: JobSpec, target: Path, settings: Settings) -> str:
     digest, done = hashlib.sha256(), 0
     request = ReadMatrixFileRequest(source=spec.matrix_source, version=spec.matrix_version)
     async with channel(settings, "download", QUANT) as own:
+        stub = CheckpointServiceStub(own)
         with target.open("wb") as copy, asking("download"):
-            call = CheckpointServiceStub(own).ReadMatrixFile(request, **call_options(_READ_SECONDS))
+            # A short call waits while the service restarts, and notices that it is away.
+            await stub.GetMatrixFile(GetMatrixFileRequest(source=spec.matrix_source), **call_options())
+            call = stub.ReadMatrixFile(request, **call_options(_READ_SECONDS, waits=False))
             async for part in call:
                 done += len(part.data)
                 if done > MAX_MATRIX_BYTES:

@@ -8,6 +8,7 @@ from typing import Any
 
 from llamesh.cores import usable_cores
 from llamesh.kit.config import Settings
+from services.quant.states import StepKind
 from services.quant.step import importance
 from services.quant.step.failure_messages import TOO_SHORT
 from services.quant.step.llama_program import ProgressMarks, program_at, run_program
@@ -21,7 +22,7 @@ _CHUNKS = ProgressMarks(re.compile(r"\[(\d+)\]-?[\d.a-z]+,"), re.compile(r"compu
 
 def imatrix(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Make the importance matrix. Return its SHA-256 and the number of its tensors."""
-    if workspace.spec().matrix_source:
+    if workspace.spec().asks_download(StepKind.IMATRIX):
         from services.quant.step.given_matrix import given_matrix
 
         return given_matrix(workspace, settings)

@@ -4,12 +4,15 @@ The older form is little-endian: the number of entries; for each entry the lengt
 number of its values and as many 32-bit floats; then perhaps the number of chunks, the length of the name of the text and that name.
 
 Invariant: every entry names a tensor of the source and has as many columns, its values are finite and not negative, and nothing of the
-file is left over. The file is mapped, so memory is bounded by the largest entry.
+file is left over. The file is mapped, so memory is bounded by the largest entry. A message shows no number and no text of the file before
+an entry is known to name a tensor of the source, and afterwards only names that have the form of a tensor's name: whoever names a file may
+not be one who may read it.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,8 @@ from llamesh.kit.gguf import MAGIC, MAX_TENSORS, GgufError, TensorInfo, read_lay
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_NAME = 255
 _MAX_TEXT_NAME = 1 << 16
+_TENSOR_NAME = re.compile(r"[a-z0-9_]{1,40}(?:\.[a-z0-9_]{1,40}){0,5}\.weight", re.ASCII)
+_OTHER_MODEL = "it is the matrix of another model, damaged, or no file of llama-imatrix"
 Shapes = Mapping[str, tuple[int, ...]]
 """The shapes of the tensors of a model by name, shortest stride first."""
 
@@ -50,7 +55,7 @@ def read_entries(path: Path, shapes: Shapes) -> Sequence[MatrixEntry]:
             with path.open("rb") as file:
                 infos = read_layout(file, size)
         except GgufError as error:
-            raise MatrixRefusedError(str(error)) from error
+            raise MatrixRefusedError("it is a GGUF file that is truncated or damaged") from error
         found = _of_layout(data, infos, shapes)
     else:
         found = _OlderForm(data, shapes).entries()
@@ -63,11 +68,13 @@ def _of_layout(data: Any, infos: Sequence[TensorInfo], shapes: Shapes) -> list[M
     by_name = {info.name: info for info in infos}
     names = {info.name.removesuffix(_SUMS) for info in infos if info.name.endswith(_SUMS)}
     counted = {info.name.removesuffix(_COUNTS) for info in infos if info.name.endswith(_COUNTS)}
-    for name in sorted(names ^ counted):
-        raise MatrixRefusedError(f"the entry {name} has no {'counts' if name in names else 'sums'}")
+    if (names | counted) and not (names | counted) & shapes.keys():
+        raise _of_no_tensor()
     found = []
-    for name in sorted(names):
+    for name in sorted(names | counted):
         columns, matrices = _expected(name, shapes)
+        if name not in names or name not in counted:
+            raise MatrixRefusedError(f"the entry {name} has no {'counts' if name in names else 'sums'}")
         sums, counts = by_name[name + _SUMS], by_name[name + _COUNTS]
         if {sums.type, counts.type} != {"F32"}:
             raise MatrixRefusedError(f"the entry {name} has the types {sums.type} and {counts.type}, not F32")
@@ -90,6 +97,8 @@ class _OlderForm:
         self._data = data
         self._shapes = shapes
         self._offset = 0
+        self._is_matrix = False
+        """Whether an entry was found that names a tensor of the source."""
 
     def entries(self) -> list[MatrixEntry]:
         """Return the entries. Raises MatrixRefusedError."""
@@ -111,6 +120,9 @@ class _OlderForm:
         length = self._number("the length of a name", 1, _MAX_NAME)
         start = self._skip(length)
         name = bytes(self._data[start : start + length]).decode("ascii", "replace")
+        if not self._is_matrix and name not in self._shapes:
+            raise _of_no_tensor()
+        self._is_matrix = True
         columns, matrices = _expected(name, self._shapes)
         uses = self._number(f"the uses of {name}", 0, (1 << 31) - 1)
         values = self._number(f"the number of values of {name}", 1, (1 << 31) - 1)
@@ -125,8 +137,9 @@ class _OlderForm:
         start = self._skip(4)
         found = int.from_bytes(bytes(self._data[start : start + 4]), "little", signed=True)
         if not least <= found <= most:
+            shown = f"{found}, " if self._is_matrix else ""
             raise MatrixRefusedError(
-                f"{what} is {found}, {least} to {most} are possible: it is no file of llama-imatrix, or damaged"
+                f"{what} is {shown}not {least} to {most}: it is no file of llama-imatrix, or damaged"
             )
         return found
 
@@ -142,9 +155,13 @@ def _expected(name: str, shapes: Shapes) -> tuple[int, int]:
     """Return the columns and the number of matrices of the tensor that an entry names."""
     shape = shapes.get(name)
     if shape is None:
-        shown = "".join(filter(str.isprintable, name))[:80]
-        raise MatrixRefusedError(f"the source has no tensor {shown!r}: it is the matrix of another model, or damaged")
+        shown = f"{name!r}" if _TENSOR_NAME.fullmatch(name) else "of the name of one of its entries"
+        raise MatrixRefusedError(f"the source has no tensor {shown}: {_OTHER_MODEL}")
     return shape[0], math.prod(shape[2:])
+
+
+def _of_no_tensor() -> MatrixRefusedError:
+    return MatrixRefusedError(f"the source has no tensor of the name of its first entry: {_OTHER_MODEL}")
 
 
 def _other_shape(name: str, found: str, columns: int, matrices: int) -> MatrixRefusedError:

@@ -94,7 +94,7 @@ def _place(name: str, fields: Mapping[str, Any]) -> tuple[str, int, int, str, tu
     words = shown(name)
     if kind not in WIDTHS:
         quantised = isinstance(kind, str) and kind.startswith(_QUANTISED)
-        why = "is quantised already" if quantised else f"has the type {str(kind)[:20]}, not BF16, F16 or F32"
+        why = "is quantised already" if quantised else f"has the type {shown(kind, longest=20)}, not BF16, F16 or F32"
         raise ValueError(f"the tensor {words} {why}")
     if len(shape) > _MAX_DIMENSIONS or not all(type(each) is int and 0 < each < 1 << 40 for each in shape):
         raise ValueError(f"the tensor {words} has no shape")

@@ -25,7 +25,7 @@ from services.download.bandwidth import Bandwidth
 from services.download.checkpoint_servicer import CheckpointServicer
 from services.download.checkpoints import Checkpoints
 from services.download.matrix_files import MatrixFiles
-from services.download.sources import FileSource
+from services.download.sources import FileSource, HubSource
 from services.quant.service import run
 from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember, StartStandings
 from tests.contract.patience import PATIENCE, available
@@ -189,12 +189,13 @@ async def prepared(
 ) -> Quant:
     """All but the service itself."""
     catalogue = SourceCatalogue(source)
-    matrices = MatrixFiles(FileSource([settings.home / "import"]), Bandwidth(0, time.monotonic))
+    files, bandwidth = FileSource([settings.home / "import"]), Bandwidth(0, time.monotonic)
 
     def add(member: Member) -> None:
         download_pb2_grpc.add_CatalogueServiceServicer_to_server(catalogue, member.server)
-        # Checkpoints have tests with the whole download service.
-        servicer = CheckpointServicer(cast("Checkpoints", None), matrices)
+        # Checkpoints of the Hub have tests with the whole download service.
+        checkpoints = Checkpoints(cast("HubSource", None), files, bandwidth, time.monotonic)
+        servicer = CheckpointServicer(checkpoints, MatrixFiles(files, bandwidth))
         add_CheckpointServiceServicer_to_server(servicer, member.server)
 
     await start_member(settings, "download", add)

@@ -93,7 +93,10 @@ async def test_a_file_that_is_no_matrix_of_the_model_ends_the_job(quant: Quant) 
     job = await quant.ended((await quant.create("Q8_0", options=given(path))).job_id)
     assert job.state == FAILED
     assert job.error.reason == "QUANT_REFUSED"
-    assert "the source has no tensor 'blk.99.other.weight': it is the matrix of another model" in job.error.message
+    assert (
+        "the source has no tensor of the name of its first entry: it is the matrix of another model"
+        in job.error.message
+    )
     assert states(job)[1] == "imatrix FAILED"
     assert job.steps[1].tries == 1
     await quant.tidy(0)
@@ -111,6 +114,30 @@ async def test_a_file_that_was_changed_since_ends_the_job(quant: Quant, source: 
     quant.fault.unlink()
     job = await quant.ended(job.job_id)
     assert (job.state, job.steps[1].error.reason) == (FAILED, "CONTENT_MISMATCH"), job
+
+
+async def test_a_retry_takes_the_matrix_that_was_corrected_and_keeps_the_source(quant: Quant, source: Path) -> None:
+    path = quant.settings.home / "import" / "matrix.dat"
+    write_older_matrix(path, {"blk.99.other.weight": [1, 2]})
+    job = await quant.ended((await quant.create("Q8_0", options=given(path))).job_id)
+    assert (job.state, job.error.reason) == (FAILED, "QUANT_REFUSED")
+    path.unlink()
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await quant.stub.RetryQuantJob(quant_pb2.RetryQuantJobRequest(job_id=job.job_id), metadata=quant.caller)
+    assert read_refusal(raised.value).reason == "SOURCE_REFUSED"
+    said = raised.value.details() or ""
+    assert "the job reads its importance matrix again, and cannot open matrix.dat" in said
+    assert (
+        "start a new job with `llamesh quantize tiny-f16.gguf --types Q8_0 --name tiny --imatrix ./matrix.dat`" in said
+    )
+    assert (await quant.job(job.job_id)).state == FAILED
+    write_matrix(path, source, 2)
+    await quant.call("RetryQuantJob", quant_pb2.RetryQuantJobRequest(job_id=job.job_id))
+    again = await quant.ended(job.job_id)
+    assert again.state == SUCCEEDED, again
+    assert again.steps[0].end_time == job.steps[0].end_time, "the source is not fetched again"
+    (model,) = (await quant.models()).values()
+    assert model.report.matrix_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 async def test_only_files_that_may_be_imported_are_read(quant: Quant, source: Path, tmp_path: Path) -> None:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import psutil
 import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.v1 import quant_pb2
+from services.quant.states import StepKind
+from tests.checkpoints import write_checkpoint
 from tests.contract.patience import PATIENCE
 from tests.contract.quant.conftest import ENDED, Quant
 
 SEED = 13
+MATRIX = quant_pb2.QuantOptions(importance_matrix=True)
+TYPES = ("Q8_0", "Q4_0", "Q5_0")
 
 
 @asynccontextmanager
@@ -28,6 +34,7 @@ async def service(settings: Settings) -> AsyncIterator[asyncio.subprocess.Proces
         **os.environ,
         "LLAMESH_HOME": str(settings.home),
         "LLAMA_QUANTIZE_BIN": settings.llama_quantize_bin,
+        "LLAMA_IMATRIX_BIN": settings.llama_imatrix_bin,
         "JWT_SECRET": settings.jwt_secret.get_secret_value() if settings.jwt_secret else "",
         "LLAMESH_DRAIN_SECONDS": "1",
         **({"DATABASE_URL": url.get_secret_value()} if url else {}),
@@ -60,9 +67,10 @@ async def gone(job_id: str) -> None:
 
 
 def moments() -> list[tuple[int, str]]:
-    """The steps of the job: a kill comes in each of them."""
-    kinds = (quant_pb2.QUANT_STEP_KIND_QUANTIZE, quant_pb2.QUANT_STEP_KIND_VERIFY, quant_pb2.QUANT_STEP_KIND_PUBLISH)
-    return [(quant_pb2.QUANT_STEP_KIND_FETCH, ""), *((kind, each) for each in ("Q8_0", "Q4_0") for kind in kinds)]
+    """The steps of the job, of every kind: a kill comes in each of them."""
+    kinds = [getattr(quant_pb2, f"QUANT_STEP_KIND_{kind.name}") for kind in StepKind]
+    of_all, of_a_type = kinds[:3], kinds[3:]
+    return [*((kind, "") for kind in of_all), *((kind, each) for each in TYPES for kind in of_a_type)]
 
 
 def is_at(job: quant_pb2.QuantJob, moment: tuple[int, str]) -> bool:
@@ -77,13 +85,15 @@ ON_SQLITE = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
 """For what is the same on every database."""
 
 
-async def finishes(prepared: Quant, *, kill_steps: bool) -> None:
+async def finishes(prepared: Quant, checkpoint: Path, *, kill_steps: bool) -> None:
     """Kill the service, or before that the programs of the step, once in each step of a job; then let it finish."""
-    chance = random.Random(SEED)
-    job_id = ""
+    chance = random.Random(SEED + kill_steps)
+    folder, job_id = prepared.settings.home / "import" / "tiny", ""
+    shutil.copytree(checkpoint, folder)
+    fields = {"model_uuid": "", "source": folder.as_uri(), "options": MATRIX, "max_kl_divergence": 1000}
     for moment in moments():
         async with service(prepared.settings):
-            job_id = job_id or (await prepared.create("Q8_0", "Q4_0")).job_id
+            job_id = job_id or (await prepared.create(*TYPES, **fields)).job_id
             await prepared.until(job_id, lambda job, at=moment: is_at(job, at))
             # Somewhere in the step: in its start, its work or its end.
             await asyncio.sleep(chance.random())
@@ -95,20 +105,33 @@ async def finishes(prepared: Quant, *, kill_steps: bool) -> None:
         await gone(job_id)
     async with service(prepared.settings):
         job = await prepared.ended(job_id)
-        assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED, job
-        await prepared.tidy(2)
+        assert job.state == quant_pb2.QUANT_JOB_STATE_SUCCEEDED, [
+            (each.kind, each.type, each.error.message) for each in job.steps
+        ]
+        assert [(step.kind, step.type) for step in job.steps] == moments()
+        await prepared.tidy(len(TYPES))
     await gone(job_id)
 
 
+@pytest.fixture(scope="module")
+def checkpoint(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(source, tmp_path_factory.mktemp("checkpoints") / "tiny", parts=2)
+
+
+def test_the_moments_of_both_kills_are_twenty_or_more() -> None:
+    assert len(moments()) == len(set(moments())) == 3 + 3 * len(TYPES)
+    assert 2 * len(moments()) >= 20
+
+
 @pytest.mark.timeout(600)
-async def test_a_job_finishes_whenever_the_service_is_killed(prepared: Quant) -> None:
-    await finishes(prepared, kill_steps=False)
+async def test_a_job_finishes_whenever_the_service_is_killed(prepared: Quant, checkpoint: Path) -> None:
+    await finishes(prepared, checkpoint, kill_steps=False)
 
 
 @ON_SQLITE
 @pytest.mark.timeout(600)
-async def test_a_job_finishes_whenever_a_step_is_killed(prepared: Quant) -> None:
-    await finishes(prepared, kill_steps=True)
+async def test_a_job_finishes_whenever_a_step_is_killed(prepared: Quant, checkpoint: Path) -> None:
+    await finishes(prepared, checkpoint, kill_steps=True)
 
 
 @ON_SQLITE

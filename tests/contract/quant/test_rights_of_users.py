@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from llamesh.v1 import gateway_pb2, quant_pb2
 from services.quant.service import run
+from services.quant.step_rows import StepRows
 from tests.contract.conftest import AsCaller, StartMain, StartStandings
+from tests.contract.patience import PATIENCE
 from tests.contract.quant.conftest import Quant, states
 from tests.standings import FakeStandings
 
@@ -83,6 +88,29 @@ async def test_a_retry_of_a_job_that_runs_gives_it_the_rights_of_that_user(
     quant.caller = as_caller("bob", "manage")
     job = await quant.ended(job.job_id)
     assert job.error.message == "the user ada, whose rights this job has, is disabled: another user may retry it"
+
+
+async def test_a_job_that_is_taken_over_while_it_is_ended_goes_on_where_it_was(
+    quant: Quant, users: FakeStandings, as_caller: AsCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await hanging(quant)
+    quant.caller = as_caller("ada", "manage")
+    refuse, taken = StepRows.refuse, []
+
+    async def taken_over(*words: Any) -> bool:
+        """The retry of ada is answered before the row is written."""
+        if not taken:
+            taken.append(await quant.call("RetryQuantJob", quant_pb2.RetryQuantJobRequest(job_id=job.job_id)))
+        return await refuse(*words)
+
+    monkeypatch.setattr(StepRows, "refuse", taken_over)
+    users.put("cyn", disabled=True)
+    async with asyncio.timeout(PATIENCE):
+        while not taken:
+            await asyncio.sleep(0.05)
+    quant.fault.unlink()
+    ended = await quant.ended(job.job_id)
+    assert (ended.state, ended.steps[0].end_time) == (SUCCEEDED, taken[0].steps[0].end_time)
 
 
 async def test_a_job_goes_on_if_the_users_cannot_be_asked(

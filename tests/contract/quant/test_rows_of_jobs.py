@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from itertools import count
+from typing import cast
 
 import pytest
 
@@ -13,12 +14,15 @@ from llamesh.kit.database import Database, open_database
 from llamesh.kit.errors import MeshError, Reason, name_of
 from services.quant import jobs as jobs_module
 from services.quant.job_changes import JobChanges
+from services.quant.job_run import JobRuns
 from services.quant.jobs import Job, Jobs
 from services.quant.messages import job_message
 from services.quant.states import JobState, StepState
 from services.quant.step_process import DONE, REFUSED, Outcome, StepProgress
 from services.quant.step_rows import StepRows
 from services.quant.tables import QuantJobRow, QuantStepRow
+from services.quant.variants import Variants
+from services.quant.workspace import Workspace
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = f"models/{'0' * 64}-{'1' * 16}.gguf"
@@ -129,10 +133,38 @@ async def test_the_error_of_a_job_that_ended_for_the_rights_of_its_user_names_th
     await rows.fail(job, quantised, Outcome(REFUSED, message="it failed"))
     assert job_message(await jobs.get(job.row.job_id)).error.message == "it failed"
     refusal = MeshError(Reason.ERROR_REASON_USER_DISABLED, "the user ada is disabled", {"username": "ada"})
-    await rows.refuse(job.row.job_id, job.row.attempt, refusal)
+    await rows.refuse(job.row, refusal)
     message = job_message(await jobs.get(job.row.job_id))
     assert message.error.reason == "USER_DISABLED"
     assert message.steps[1].error.message == "it failed"
+
+
+async def test_a_job_that_another_user_has_taken_over_does_not_end_for_the_rights_of_the_first(
+    jobs: Jobs, rows: StepRows
+) -> None:
+    """The worker has decided, and the retry of ben is answered before it writes."""
+    job = await submitted(jobs)
+    refusal = MeshError(Reason.ERROR_REASON_USER_DISABLED, "the user ada is disabled", {"username": "ada"})
+    await jobs.retry(job.row.job_id, "usr_ben")
+    assert not await rows.refuse(job.row, refusal)
+    taken = (await jobs.get(job.row.job_id)).row
+    assert taken.state == JobState.QUEUED
+    assert await rows.refuse(taken, refusal)
+    assert (await jobs.get(job.row.job_id)).row.state == JobState.FAILED
+
+
+async def test_a_job_that_was_retried_since_the_rows_were_read_keeps_its_files(
+    settings: Settings, jobs: Jobs, rows: StepRows
+) -> None:
+    job = await submitted(jobs)
+    folder = Workspace(settings.home, job.row.job_id).folder
+    folder.mkdir(parents=True)
+    runs = JobRuns(settings, jobs, rows, cast("Variants", None), JobChanges())
+    # The worker has read that no job is active.
+    await runs.clear([])
+    assert folder.exists()
+    await runs.clear([], ended=job.row.job_id)
+    assert not folder.exists()
 
 
 async def test_a_job_counts_for_the_user_who_has_retried_it(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,18 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import grpc
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
+from llamesh.kit.database_failures import DatabaseBusyError
+from llamesh.kit.objects import DirectoryStore
 from llamesh.kit.serving import Member
 from llamesh.v1 import quant_pb2
 from services.quant.service import run
 from tests.contract.conftest import StartMain
 from tests.contract.patience import PATIENCE
 from tests.contract.quant.conftest import Quant
+from tests.contract.rich_status import read_refusal
 
 TAKE = """UPDATE lease SET owner_id = 'thief', owner_words = 'process 7 on host thief', generation = generation + 1,
  expires_at = now() + interval '1 hour'"""
@@ -88,6 +92,57 @@ async def test_a_process_that_has_lost_its_lease_removes_no_object(
         await prepared.stub.DeleteQuantModel(request, metadata=prepared.caller)
     assert before == prepared.objects()
     assert len(before) == 2
+    assert [*await prepared.models()] == [variant]
+
+
+@pytest.mark.parametrize("request_name", ["remove_staged", "delete"])
+async def test_nobody_takes_the_lease_while_an_object_is_removed(
+    prepared: Quant, other: Database, start_main: StartMain, monkeypatch: pytest.MonkeyPatch, request_name: str
+) -> None:
+    """A process that stops in a removal, and goes on, has not removed the object of a successor."""
+    await start_main(prepared.settings, "quant", run)
+    job = await prepared.create("Q8_0")
+    await prepared.ended(job.job_id)
+    (variant,) = await prepared.models()
+    original, taken = getattr(DirectoryStore, request_name), []
+
+    async def frozen(store: DirectoryStore, key: str) -> None:
+        try:
+            async with other.begin(guarded=False) as session:
+                await session.execute(text("SET LOCAL lock_timeout = '100ms'"))
+                await session.execute(text(TAKE))
+                taken.append(True)
+        except DatabaseBusyError:
+            taken.append(False)
+        await original(store, key)
+
+    monkeypatch.setattr(DirectoryStore, request_name, frozen)
+    await prepared.call("DeleteQuantModel", quant_pb2.DeleteQuantModelRequest(model_uuid=variant))
+    assert taken
+    assert not any(taken)
+    assert not prepared.objects()
+    assert not await prepared.models()
+
+
+async def test_a_bucket_that_hangs_is_no_outage_of_the_database(
+    prepared: Quant, other: Database, start_main: StartMain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ownership is given back in time, and the model stays."""
+    prepared.settings = prepared.settings.model_copy(update={"database_seconds": 2.0})
+    await start_main(prepared.settings, "quant", run)
+    job = await prepared.create("Q8_0")
+    await prepared.ended(job.job_id)
+    (variant,) = await prepared.models()
+
+    async def hangs(_store: DirectoryStore, _key: str) -> None:
+        await asyncio.sleep(10 * PATIENCE)
+
+    monkeypatch.setattr(DirectoryStore, "remove_staged", hangs)
+    request = quant_pb2.DeleteQuantModelRequest(model_uuid=variant)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await prepared.stub.DeleteQuantModel(request, metadata=prepared.caller)
+    assert read_refusal(raised.value).reason == "STORE_UNAVAILABLE"
+    assert "did not remove staged bytes in time" in (raised.value.details() or "")
     assert [*await prepared.models()] == [variant]
 
 
