@@ -48,8 +48,8 @@ def _service(settings: Settings, name: str, member: str, *, http1: bool = False)
     address = settings.member_addresses.get(name)
     if address is None:
         return ServiceSettings(name, str(settings.socket(name)), http1)
-    domain, run_dir = settings.trust_domain, settings.run_dir
-    files = envoy_secrets.certificate_file(run_dir), envoy_secrets.authorities_file(run_dir)
+    domain, folder = settings.trust_domain, _envoy_files(settings)
+    files = envoy_secrets.certificate_file(folder), envoy_secrets.authorities_file(folder)
     proof = MemberIdentity(identity(domain, member), host_name(domain, member), *files)
     return ServiceSettings(name, address, http1, proof)
 
@@ -111,7 +111,12 @@ def _hosts(settings: Settings) -> frozenset[str]:
 
 
 def _secret_file(settings: Settings) -> Path | None:
-    return certificates.secret_file(settings.run_dir) if settings.tls else None
+    return certificates.secret_file(_envoy_files(settings)) if settings.tls else None
+
+
+def _envoy_files(settings: Settings) -> Path:
+    """Return the folder of Envoy's files as Envoy finds it; below its home, wherever that is, if members are on TCP."""
+    return Path(envoy_secrets.FOLDER) if settings.member_addresses else settings.run_dir
 
 
 def _certificate_names(settings: Settings) -> frozenset[str]:

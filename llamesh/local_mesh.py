@@ -17,7 +17,7 @@ from llamesh.locations import home_directory
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """URLs of a mesh, without a path."""
+    """URLs of a mesh, without a path; empty if its Envoy is on another machine."""
 
     management: str
     inference: str
@@ -29,14 +29,15 @@ def lock_file(home: Path) -> Path:
 
 
 def running_here(environment: Mapping[str, str]) -> Addresses | None:
-    """Return the addresses of the mesh that runs in LLAMESH_HOME; None if none runs, or this user may not read its lock file."""
+    """Return the addresses of the mesh that runs in LLAMESH_HOME; None if none runs with its Envoy here, or this user may not read its
+    lock file."""
     try:
         descriptor = os.open(lock_file(home_directory(environment)), os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, RuntimeError):  # RuntimeError: a user without a home directory
         return None
     try:
         found = locks.read_holder(descriptor) if locks.is_held(descriptor) else {}
-        return Addresses(str(found["management"]), str(found["inference"]))
+        return Addresses(str(found["management"]), str(found["inference"])) if found["management"] else None
     except (ImportError, OSError, KeyError):  # ImportError: a system without flock cannot run a mesh
         return None
     finally:

@@ -1,4 +1,4 @@
-"""`llamesh up` and `llamesh down`: the whole mesh of one machine, from its start to its end."""
+"""`llamesh up` and `llamesh down`: the mesh of one machine, or its part of one, from its start to its end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from llamesh.background import BackgroundTask
 from llamesh.cli.durations import Duration
@@ -20,6 +23,7 @@ from llamesh.cli.mesh import (
     detached,
     leftovers,
     open_files,
+    placement,
     renewal,
     restore_mark,
 )
@@ -36,12 +40,19 @@ from llamesh.cli.printing import note
 from llamesh.envoy_binary import EnvoyNotFoundError
 from llamesh.local_mesh import Addresses
 from llamesh.locations import home_directory, run_directory
+from llamesh.names import CONTROLLER, ENVOY, QUANT
 
 HOME_SECONDS = 2.0
 """Seconds between two checks that the folder of the mesh still exists."""
 
 
-def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
+def up(
+    *,
+    demo: bool = False,
+    detach: bool = False,
+    quant: bool = False,
+    only: Annotated[list[str] | None, Parameter(negative="")] = None,
+) -> int:
     """Start the whole mesh on this machine and keep it running until Ctrl-C.
 
     Parameters
@@ -52,13 +63,17 @@ def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
         Return when the mesh is ready; `llamesh down` ends it.
     quant
         Run the Quant service too, which makes quantised variants of models.
+    only
+        Run only these members here: gateway,contract,download,controller,quant,envoy. The others are at LLAMESH_MEMBER_ADDRESSES.
     """
     began = time.monotonic()
-    if quant:
+    named = placement.read(only or ())
+    if quant or QUANT in named:
         # For every process of the mesh, as if it were set there.
         os.environ["LLAMESH_QUANT"] = "true"
     os.umask(0o077)
-    settings = read_settings(os.environ)
+    settings = placement.placed(read_settings(os.environ), named)
+    placement.check(settings, demo=demo)
     for warning in () if detach else (*settings.warnings, warning_of_clear_passwords(settings)):
         if warning:
             _say(f"warning: {warning}")
@@ -69,7 +84,7 @@ def up(*, demo: bool = False, detach: bool = False, quant: bool = False) -> int:
             before_start.make_usable(folder)
         if detach:
             return _detached(settings, demo=demo, began=began)
-        with held(settings.home, settings.addresses):
+        with held(settings.home, settings.addresses, settings.only):
             open_files.raise_limit()
             before_start.make_usable(settings.run_dir)
             if forced := leftovers.clear(settings.home, settings.run_dir):
@@ -129,7 +144,7 @@ async def _supervise(settings: MeshSettings, *, demo: bool, began: float) -> int
     beside = [
         BackgroundTask("look after the home", _end_without_home(settings, supervisor), _failed, every=HOME_SECONDS)
     ]
-    if settings.tls:
+    if settings.tls and settings.runs(ENVOY):
         certificate = renewal.Renewal(settings, _say)
         beside.append(BackgroundTask("look at the certificate", certificate.look, _failed, every=renewal.LOOK_SECONDS))
     if settings.member_addresses:
@@ -218,7 +233,7 @@ async def _greet(settings: MeshSettings, manager: ServiceManager, *, demo: bool,
         if showing:
             await showing
         else:
-            _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; Ctrl-C stops it")
+            _say(_ready(settings, began, "Ctrl-C stops"))
             show_addresses(settings)
     finally:
         if showing:
@@ -262,13 +277,20 @@ def _detached(settings: MeshSettings, *, demo: bool, began: float) -> int:
         return code
     if demo:
         return subprocess.run(_demo_command(settings, began, "detached"), check=False).returncode
-    _say(f"the mesh is ready after {time.monotonic() - began:.1f} s; `llamesh down` ends it")
+    _say(_ready(settings, began, "`llamesh down` ends"))
     show_addresses(settings)
+    if not settings.runs(CONTROLLER):
+        return Exit.OK
     # In the background no user sees the log: without this warning the mesh would be up and could serve nothing.
     for finding in checks.engine({**os.environ, **settings.engine_environment}):
         if finding.state != "ok":
             _say(f"warning: {finding.check}: {finding.found}\n    -> {finding.fix}")
     return Exit.OK
+
+
+def _ready(settings: MeshSettings, began: float, ends: str) -> str:
+    pronoun = "them" if len(settings.only) > 1 else "it"
+    return f"{placement.subject(settings)} ready after {time.monotonic() - began:.1f} s; {ends} {pronoun}"
 
 
 def _say(text: str) -> None:

@@ -214,8 +214,16 @@ class Settings(ModelSettings, QuantEngineSettings, KubernetesSettings, MemberSet
     def listens_at(self, member: str) -> str:
         """Return host:port at which a member listens to other members over TCP; empty if it has its Unix socket only."""
         host, _, port = self.member_addresses.get(member, "").rpartition(":")
-        bind = f"[{self.member_bind}]" if ":" in self.member_bind else self.member_bind
-        return f"{bind or host}:{port}" if port else ""
+        return f"{self._member_bind or host}:{port}" if port else ""
+
+    @property
+    def probes_at(self) -> str:
+        """Address, host:port, at which a member answers probes; empty if it answers none. [::] is every address, of IPv4 too."""
+        return f"{self._member_bind or '[::]'}:{self.probe_port}" if self.probe_port else ""
+
+    @property
+    def _member_bind(self) -> str:
+        return f"[{self.member_bind}]" if ":" in self.member_bind else self.member_bind
 
     def endpoint(self, server_uuid: str) -> str:
         """Return the address for requests to a server."""

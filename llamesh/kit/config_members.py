@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode
 
-from llamesh.kit.config_types import Directory, named
+from llamesh.kit.config_types import Directory, Port, named
 from llamesh.kit.origins import read_host_and_port
 from llamesh.names import ENVOY, MEMBERS, WAKER
 
@@ -71,4 +71,10 @@ class MemberSettings(BaseSettings):
         "LLAMESH_TRUST_DOMAIN",
         "llamesh",
         "Name of the mesh in the certificates of its members, spiffe://NAME/MEMBER. Meshes that share an authority need different names.",
+    )
+    probe_port: Port = named(
+        "LLAMESH_PROBE_PORT",
+        0,
+        "Port at which a member answers the kubelet's probes: grpc.health.v1.Health without TLS, readiness as the empty service and"
+        " liveness as the service live, at LLAMESH_MEMBER_BIND or all addresses. For one member in a pod of its own. 0: none.",
     )

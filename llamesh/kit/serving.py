@@ -1,13 +1,9 @@
 """A member: one process of the mesh, from its start to the end of its drain.
 
-All four members have the same shape. `__main__.py` passes the composition root to `run_member`:
-
-    run_member("gateway", run)
-
-`run_member` reads the settings, sets up logs and the event loop, takes the lock of this member in LLAMESH_HOME, and awaits
-`run(member)`. `run`, in `service.py`, creates the parts, registers servicers on `member.server`, awaits `member.prepare(...)` if the member
-has a database, starts background tasks, and awaits `member.serve()`, which returns after the drain. Then `run` closes the parts
-in reverse order.
+All members have the same shape. `__main__.py` passes the composition root to `run_member`, which reads the settings, sets up logs and the
+event loop, takes the lock of this member in LLAMESH_HOME, opens the probe port, and awaits `run(member)`. `run`, in `service.py`, creates
+the parts, registers servicers on `member.server`, awaits `member.prepare(...)` if the member has a database, starts background tasks, and
+awaits `member.serve()`, which returns after the drain. Then `run` closes the parts in reverse order.
 """
 
 from __future__ import annotations
@@ -36,6 +32,7 @@ from llamesh.kit.logs import configure_logs, log, report_failure
 from llamesh.kit.member_port import MemberPort
 from llamesh.kit.metrics import MemberMetrics
 from llamesh.kit.ownership import HeldError, exclusive
+from llamesh.kit.probe_port import ProbePort
 from llamesh.kit.reflection import add_reflection
 from llamesh.kit.rights import Rights, RightsReflector
 from llamesh.kit.socket_watch import SocketWatch
@@ -85,6 +82,9 @@ class Member:
         self.stopped = asyncio.Event()
         """Set when the drain has ended."""
         self._health = HealthServicer()
+        self._is_serving = False
+        self.probes = ProbePort(settings.probes_at, lambda: self._is_serving and not self.stopping.is_set())
+        """Answers the kubelet's probes while it is open."""
         self._services: list[str] = []
         self._shown: list[str] = []
         self._rights: RightsReflector | None = None
@@ -248,6 +248,7 @@ class Member:
         return str(path)
 
     async def _announce_health(self, state: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        self._is_serving = state == health_pb2.HealthCheckResponse.SERVING
         for service in ("", *self._services):
             await self._health.set(service, state)
 
@@ -276,7 +277,7 @@ def run_member(name: str, run: Callable[[Member], Awaitable[None]]) -> None:
         watch_lifeline(lambda: os._exit(1))
         try:
             # Take the lock before touching anything in the home: database, engines, the socket of a live process.
-            async with exclusive(settings.home, name, 2 * settings.drain_seconds + _END_SECONDS) as lock:
+            async with exclusive(settings.home, name, 2 * settings.drain_seconds + _END_SECONDS) as lock, member.probes:
                 member.on_stopping(lock.say_ending)
                 await run(member)
         except HeldError as error:

@@ -1,7 +1,8 @@
 """The metrics of the whole mesh: collected from the gateway itself, the other members and Envoy, and returned as one text.
 
 All sources are queried at the same time, and each has PATIENCE seconds to answer. Invariant: the scrape never fails because of a source. A
-source that fails is left out, and its `llamesh_up` is 0.
+source that fails is left out, and its `llamesh_up` is 0. An Envoy on another machine is no source: only its own machine reaches its
+statistics.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ _FAILURES = (grpc.aio.AioRpcError, OSError, TimeoutError, ValueError)
 
 
 class MeshMetrics:
-    """Collects the metrics. `envoy_admin` is the Unix socket of Envoy's admin interface."""
+    """Collects the metrics. `envoy_admin` is the Unix socket of Envoy's admin interface. If `envoy_may_be_elsewhere`, as Envoy reaches the
+    gateway over TCP, Envoy is a source only if the socket is there."""
 
-    def __init__(self, own: MemberMetrics, members: Members, envoy_admin: Path) -> None:
+    def __init__(
+        self, own: MemberMetrics, members: Members, envoy_admin: Path, *, envoy_may_be_elsewhere: bool = False
+    ) -> None:
         self._own = own
         self._members = members
         self._envoy_admin = envoy_admin
+        self._envoy_may_be_elsewhere = envoy_may_be_elsewhere
         self._turn = asyncio.Lock()
 
     async def collect(self) -> bytes:
@@ -46,7 +51,7 @@ class MeshMetrics:
                     name: self._member(stub.CollectMetrics(CollectMetricsRequest(), timeout=PATIENCE), name)
                     for name, stub in self._members.metrics.items()
                 },
-                "envoy": self._envoy(),
+                **({} if self._envoy_is_elsewhere() else {"envoy": self._envoy()}),
             }
             answers = await asyncio.gather(*(self._within_patience(name, ask) for name, ask in sources.items()))
         up = GaugeMetricFamily("llamesh_up", "Whether a part of the mesh returned its metrics.", labels=("source",))
@@ -61,6 +66,9 @@ class MeshMetrics:
         except _FAILURES as error:
             log.warning("a source returned no metrics", source=name, error=str(error))
             return None
+
+    def _envoy_is_elsewhere(self) -> bool:
+        return self._envoy_may_be_elsewhere and not self._envoy_admin.exists()
 
     async def _gateway(self) -> Sequence[Metric]:
         return _of_member("gateway", await self._own.families())

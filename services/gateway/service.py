@@ -67,7 +67,8 @@ async def run(member: Member) -> None:
         models = Models(members)
         servers = Servers(members, settings.drain_seconds, default_namespace(settings.allowed_namespaces))
 
-        metrics = MeshMetrics(member.metrics, members, settings.socket(ENVOY_ADMIN))
+        elsewhere = bool(settings.listens_at(member.name))
+        metrics = MeshMetrics(member.metrics, members, settings.socket(ENVOY_ADMIN), envoy_may_be_elsewhere=elsewhere)
 
         gateway = GatewayServicer(authenticator, issuer, users, models, servers, watches, health, metrics)
         gateway_pb2_grpc.add_GatewayServiceServicer_to_server(gateway, member.server)

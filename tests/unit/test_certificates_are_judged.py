@@ -207,7 +207,7 @@ class Served:
         self.certificate: bytes | None = None
         self.said: list[str] = []
         settings: Any = SimpleNamespace(
-            tls=True, tls_certificate=str(files.certificate), tls_key=str(files.key), run_dir=run_dir
+            tls=True, tls_certificate=str(files.certificate), tls_key=str(files.key), envoy_files=run_dir
         )
         monkeypatch.setattr(renewal, "shown", lambda _: self.certificate)
         self.look = renewal.Renewal(settings, self.said.append)._look

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from llamesh.certificates import CertificateError
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import certificate_checks, checks, envoy_tls, member_renewal, outside, ports, renewal
+from llamesh.cli.mesh import certificate_checks, checks, envoy_tls, member_renewal, outside, placement, ports, renewal
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.disk_space import free_bytes
 from llamesh.locations import make_private
+from llamesh.names import CONTROLLER, ENVOY, QUANT
 
 
 def make_usable(folder: Path) -> None:
@@ -40,13 +41,13 @@ def _check_members(settings: MeshSettings) -> None:
     except (CertificateError, OSError) as error:
         words = f"the certificates of members are not renewed: {error}"
         raise CommandError(words, hint=getattr(error, "remedy", ""), code=Exit.USAGE) from error
-    envoy_tls.check(settings)
+    if settings.runs(ENVOY):
+        envoy_tls.check(settings)
 
 
-def check_machine(settings: MeshSettings) -> Iterator[str]:
-    """Check for problems that would only appear later, in some log. Yields warnings; CommandError if a mesh cannot start."""
+def _check_front_door(settings: MeshSettings) -> Iterator[str]:
+    """Yield warnings about the certificate of the front door; CommandError if it cannot be used, or a port is taken."""
     renewal.take(settings)
-    _check_members(settings)
     for finding in certificate_checks.of_files(settings):
         if finding.state != "ok":
             yield f"{finding.check}: {finding.found}\n    -> {finding.fix}"
@@ -59,10 +60,17 @@ def check_machine(settings: MeshSettings) -> Iterator[str]:
             hint=ports.remedy(problems),
             code=Exit.USAGE if wrong else Exit.FAILED,
         )
-    openmp = checks.openmp()
-    if openmp.state != "ok":
+
+
+def check_machine(settings: MeshSettings) -> Iterator[str]:
+    """Check for problems that would only appear later, in some log. Yields warnings; CommandError if what runs here cannot start."""
+    _check_members(settings)
+    if settings.runs(ENVOY):
+        yield from _check_front_door(settings)
+    yield from placement.warnings(settings)
+    if settings.runs(CONTROLLER) and settings.runtime == "process" and (openmp := checks.openmp()).state != "ok":
         yield f"{openmp.found}, which llama.cpp needs: no model can be served until: {openmp.fix}"
-    if settings.quant and (quantiser := outside.quantiser(os.environ)).state != "ok":
+    if settings.quant and settings.runs(QUANT) and (quantiser := outside.quantiser(os.environ)).state != "ok":
         yield f"no variant can be made: {quantiser.found}"
     free = free_bytes(settings.home)
     if free < checks.MIN_FREE_BYTES:

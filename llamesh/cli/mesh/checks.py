@@ -13,16 +13,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import llamesh
-from llamesh import home_files, waiting
+from llamesh import home_files
 from llamesh.cli.failure import CommandError
-from llamesh.cli.mesh import certificate_checks, health, key_files, member_checks, members, outside, ports, restore_mark
-from llamesh.cli.mesh.findings import Finding, State
-from llamesh.cli.mesh.leftovers import Life, lives
-from llamesh.cli.mesh.lock import holder
+from llamesh.cli.mesh import (
+    certificate_checks,
+    key_files,
+    member_checks,
+    members,
+    outside,
+    ports,
+    restore_mark,
+    running_parts,
+)
+from llamesh.cli.mesh.findings import Finding
+from llamesh.cli.mesh.lock import holder, running_members
 from llamesh.cli.mesh.open_files import RECOMMENDED, attainable
 from llamesh.cli.mesh.settings import MeshSettings, read_settings
 from llamesh.disk_space import free_bytes
@@ -30,6 +38,7 @@ from llamesh.envoy_binary import EnvoyNotFoundError, find_envoy
 from llamesh.installation import install_command
 from llamesh.local_mesh import running_here
 from llamesh.locations import MAX_SOCKET_NAME, MAX_UNIX_SOCKET_PATH
+from llamesh.names import ENVOY
 
 ENVOY_VERSION = "1.40."
 """Beginning of the versions of Envoy that llamesh is tested with."""
@@ -39,9 +48,6 @@ MIN_FREE_BYTES = 200 * 2**20
 """Free bytes below which a mesh does not start (`before_start`): fewer than models leave free (`RESERVE_BYTES`)."""
 ASK_SECONDS = 20.0
 """Deadline in seconds for a program that is asked for its version or its devices."""
-
-LOGS = {"store": "download", "database": "gateway"}
-"""Member whose log covers a component of health that is not a process of the mesh."""
 
 
 def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -60,6 +66,7 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from engine({**environment, **settings.engine_environment})
     yield envoy()
     yield clock()
+    settings = replace(settings, only=running_members(settings.home))
     for wrong in settings.wrong:
         yield Finding("settings", "problem", wrong, "correct it; the checks below use its default")
     if not settings.wrong:
@@ -89,10 +96,14 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("mesh", "ok", "not running: `llamesh up` starts it")
         yield free_ports(settings)
         return
-    yield Finding("mesh", "ok", f"runs (process {running.pid})")
+    part = f", of which {', '.join(sorted(settings.only))} run here" if settings.only else ""
+    yield Finding("mesh", "ok", f"runs (process {running.pid}){part}")
+    if not settings.runs(ENVOY):
+        yield from running_parts.members_here(settings)
+        return
     here = running_here(environment)
     yield from certificate_checks.of_front_door(settings)
-    yield from components(settings, here.management if here else settings.addresses.management)
+    yield from running_parts.components(settings, here.management if here else settings.addresses.management)
 
 
 def _guarded(
@@ -261,34 +272,3 @@ def free_ports(settings: MeshSettings) -> Finding:
         "ok",
         f"{', '.join(str(port) for port in settings.ports.values())} on {' and '.join(settings.listens_on)} are free",
     )
-
-
-def components(settings: MeshSettings, url: str) -> Iterator[Finding]:
-    """Check each component of the mesh that runs at this address, and report what its members wait for."""
-    address = urlsplit(url)
-    remembered = lives(settings.run_dir)
-    waits = waiting.waits(settings.run_dir)
-    for wait, waiters in waits.items():
-        yield Finding("waiting", "problem", waiting.sentence(wait, waiters), wait.remedy)
-    try:
-        host, port = address.hostname or settings.host, address.port or settings.gateway_port
-        found = health.ask(host, port, tls=address.scheme == "https")
-    except OSError as error:
-        for name, life in remembered.items():
-            if life.last_output:
-                yield Finding(name, "problem", f"it ended: {life.last_output}" + restarts(life), f"llamesh logs {name}")
-        fix = "it answers when that is over" if waits else f"see {settings.logs / 'envoy.log'} and `llamesh logs`"
-        yield Finding("front door", "problem", f"{url} does not answer ({error.strerror or error})", fix)
-        return
-    for part in found.parts:
-        state: State = {"OK": "ok", "DEGRADED": "warning"}.get(part.state, "problem")  # type: ignore[assignment]
-        fix = "" if state == "ok" else f"llamesh logs {LOGS.get(part.name, part.name)}"
-        yield Finding(part.name, state, (part.message or part.state.lower()) + restarts(remembered.get(part.name)), fix)
-
-
-def restarts(life: Life | None) -> str:
-    """Describe the restarts of a component; empty if there were none."""
-    if life is None or not life.restarts:
-        return ""
-    silent = f", {life.silences} times because it did not answer" if life.silences else ""
-    return f" (restarted {life.restarts} times{silent})"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.mesh import logfiles
+from llamesh.cli.mesh import logfiles, placement
 from llamesh.cli.mesh.lock import MeshRunningError, holder, is_ready
 from llamesh.cli.mesh.progress import READY_SECONDS, lacking_of
 from llamesh.cli.mesh.settings import MeshSettings
@@ -27,7 +27,7 @@ def start(settings: MeshSettings) -> int:
     with log.open("ab") as output:
         beginning = output.tell()
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "llamesh.cli.main", "up"],
+            [sys.executable, "-P", "-m", "llamesh.cli.main", "up", *placement.options(settings)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -57,7 +57,7 @@ def write_bootstrap(settings: MeshSettings) -> Path:
 def command(settings: MeshSettings, parent: int) -> list[str]:
     """Return the command line. EnvoyNotFoundError if there is no Envoy."""
     envoy = [
-        str(find_envoy()),
+        str(find_envoy().absolute()),
         "--config-path",
         str(_bootstrap(settings)),
         # Several meshes on one machine must not share Envoy's shared memory.

@@ -33,7 +33,7 @@ def check(settings: MeshSettings) -> None:
 def write_secrets(settings: MeshSettings) -> None:
     """Write the files by which Envoy finds its certificate, if members are on TCP. Raises OSError."""
     if settings.member_addresses:
-        envoy_secrets.write_secrets(_folder(settings), make_private(settings.run_dir))
+        envoy_secrets.write_secrets(_folder(settings), make_private(settings.envoy_files))
 
 
 def with_tls(bootstrap: str, settings: MeshSettings) -> str:
@@ -47,8 +47,8 @@ def with_tls(bootstrap: str, settings: MeshSettings) -> str:
         "identity": identity(settings.trust_domain, CONTROLLER),
         "host_name": host_name(settings.trust_domain, CONTROLLER),
         "alpn": "h2",
-        "certificate_file": str(envoy_secrets.certificate_file(settings.run_dir)),
-        "authorities_file": str(envoy_secrets.authorities_file(settings.run_dir)),
+        "certificate_file": str(envoy_secrets.certificate_file(settings.envoy_files)),
+        "authorities_file": str(envoy_secrets.authorities_file(settings.envoy_files)),
     }
     found = yaml.safe_load(bootstrap)
     (cluster,) = found["static_resources"]["clusters"]

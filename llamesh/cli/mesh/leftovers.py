@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamesh import certificates, locks, private_files, waiting
+from llamesh import certificates, envoy_secrets, locks, private_files, waiting
 from llamesh.private_files import write_private
 from llamesh.processes import ProcessId
 from llamesh.regular_files import NotRegularError, open_regular
@@ -88,13 +88,16 @@ def _sweep(home: Path, run_dir: Path) -> None:
         *run_dir.glob(f"*{waiting.SUFFIX}"),
         *run_dir.glob(f".*{private_files.SUFFIX}"),
         run_dir / "controller.lock",
-        # It holds a copy of the key.
-        certificates.secret_file(run_dir),
     ]
+    of_envoy = home / envoy_secrets.FOLDER
+    for folder in (run_dir, of_envoy):
+        # The first holds a copy of the key.
+        records.append(certificates.secret_file(folder))
+        records += [envoy_secrets.certificate_file(folder), envoy_secrets.authorities_file(folder)]
     for path in [*sockets, *records, *(run_dir / "engines").glob("*")]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
-    for folder in (run_dir / "engines", run_dir):
+    for folder in (run_dir / "engines", run_dir, of_envoy):
         with contextlib.suppress(OSError):
             folder.rmdir()
 

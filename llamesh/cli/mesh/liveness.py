@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import enum
 import http.client
-import os
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamesh.cli.mesh import envoy, health
+from llamesh.cli.mesh import envoy, health, member_health
 from llamesh.cli.mesh.settings import MeshSettings
 
 SILENT_PROBES = 5
@@ -98,17 +97,14 @@ class MemberProbe:
 
     async def __call__(self, seconds: float) -> Answer:
         """Whether the member answered, whatever its health is."""
-        # The supervisor starts processes while this channel is open, and gRPC's fork handlers sometimes abort such a child.
-        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+        member_health.prepare_grpc()
         import grpc
 
         # A new connection each time: one that is kept would not notice that the socket's file is gone.
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(f"unix:{self._socket}", options=options) as channel:
             # An empty HealthCheckRequest has no bytes, and the content of the answer does not matter.
-            check = channel.unary_unary(
-                "/grpc.health.v1.Health/Check", request_serializer=bytes, response_deserializer=bytes
-            )
+            check = channel.unary_unary(member_health.CHECK, request_serializer=bytes, response_deserializer=bytes)
             try:
                 await check(b"", timeout=seconds)
             except grpc.aio.AioRpcError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -27,15 +27,17 @@ class MeshRunningError(Exception):
 
 
 @contextmanager
-def held(home: Path, addresses: Addresses) -> Iterator[None]:
-    """Hold the lock of this home and publish the mesh's addresses. MeshRunningError if another process holds it."""
+def held(home: Path, addresses: Addresses, only: Iterable[str] = ()) -> Iterator[None]:
+    """Hold the lock of this home and publish the mesh's addresses, and the members that run here unless all do. MeshRunningError if
+    another process holds it."""
     descriptor = locks.open_file(lock_file(home))
     try:
         if not locks.take(descriptor):
             raise MeshRunningError(locks.holder(descriptor))
         # The lock is what matters, not the content; a later check reports the full disk.
         with suppress(OSError):
-            locks.write_holder(descriptor, asdict(ProcessId.of(os.getpid())) | asdict(addresses))
+            words = asdict(ProcessId.of(os.getpid())) | asdict(addresses) | {"only": sorted(only)}
+            locks.write_holder(descriptor, words)
         yield
         os.ftruncate(descriptor, 0)
     finally:
@@ -67,6 +69,19 @@ def is_ready(home: Path, pid: int) -> bool:
     except OSError:
         return False
     return bool(found.get("pid") == pid and found.get("ready"))
+
+
+def running_members(home: Path) -> frozenset[str]:
+    """Return the members that run here if a mesh runs and others of it are elsewhere; else none."""
+    try:
+        descriptor = os.open(lock_file(home), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return frozenset()
+    try:
+        found = locks.read_holder(descriptor).get("only") if locks.is_held(descriptor) else None
+        return frozenset(map(str, found)) if isinstance(found, list) else frozenset()
+    finally:
+        os.close(descriptor)
 
 
 def holder(home: Path) -> ProcessId | None:

@@ -21,10 +21,12 @@ def of_members(settings: MeshSettings) -> Iterator[Finding]:
     if not settings.member_addresses or folder is None:
         return
     now, ends, late = datetime.now(UTC), [], []
-    for member in MEMBERS if PLACEHOLDER in str(folder) else (ENVOY,):
+    # A folder of one member: of the one that runs here, else of Envoy.
+    single = tuple(settings.only) if len(settings.only) == 1 else (ENVOY,)
+    for member in MEMBERS if PLACEHOLDER in str(folder) else single:
         place = folder_of(folder, member)
-        # Other members may run elsewhere; Envoy runs here.
-        if member != ENVOY and not place.is_dir():
+        # Members may run elsewhere; Envoy runs here unless `llamesh up --only` says otherwise.
+        if not place.is_dir() and (member != ENVOY or not settings.runs(ENVOY)):
             continue
         try:
             found = read(place, settings.trust_domain, member, now)

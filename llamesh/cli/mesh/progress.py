@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llamesh import waiting
-from llamesh.cli.mesh import health
+from llamesh.cli.mesh import health, member_health
 from llamesh.cli.mesh.leftovers import lives
 from llamesh.cli.mesh.settings import MeshSettings
+from llamesh.names import CONTROLLER, ENVOY
 from llamesh.waiting import Wait
 
 READY_SECONDS = 60.0
@@ -44,15 +45,39 @@ class Waits:
 
 
 def lacking_of(settings: MeshSettings) -> list[str]:
-    """Describe why the mesh is not ready, one line for each cause; empty if it is ready."""
+    """Describe why the mesh is not ready, one line for each cause; empty if it is ready.
+
+    If members are elsewhere, what runs here counts: each member by its own health, and Envoy if it listens.
+    """
+    if settings.only:
+        lacking = [f"{name} {words}" for name, words in member_health.missing(settings).items()]
+        if settings.runs(ENVOY):
+            lacking += _silence_of_envoy(settings)
+        return lacking and (_causes(settings) or lacking)
     try:
         found = health.ask(settings.host, settings.gateway_port, tls=settings.tls)
     except OSError as error:
-        waits = waiting.waits(settings.run_dir).items()
-        ended = [
-            f"{name} ended: {life.last_output}" for name, life in lives(settings.run_dir).items() if life.last_output
-        ]
-        return [*ended, *(f"{waiting.sentence(wait, members)}: {wait.remedy}" for wait, members in waits)] or [
-            f"Envoy does not answer on port {settings.gateway_port} ({error.strerror or error})"
-        ]
+        return _causes(settings) or [_no_answer(settings, error)]
     return found.missing() or ([] if found.ok else [f"health: {found.state}"])
+
+
+def _silence_of_envoy(settings: MeshSettings) -> list[str]:
+    """Describe why Envoy does not listen; empty if it answers anything, because the gateway behind it may be elsewhere."""
+    try:
+        health.ask(settings.host, settings.gateway_port, tls=settings.tls)
+    except OSError as error:
+        controller = settings.member_addresses.get(CONTROLLER)
+        origin = "" if settings.runs(CONTROLLER) else f"; its configuration comes from the controller at {controller}"
+        return [_no_answer(settings, error) + origin]
+    return []
+
+
+def _no_answer(settings: MeshSettings, error: OSError) -> str:
+    return f"Envoy does not answer on port {settings.gateway_port} ({error.strerror or error})"
+
+
+def _causes(settings: MeshSettings) -> list[str]:
+    """Describe which processes have ended, and what members wait for."""
+    waits = waiting.waits(settings.run_dir).items()
+    ended = [f"{name} ended: {life.last_output}" for name, life in lives(settings.run_dir).items() if life.last_output]
+    return [*ended, *(f"{waiting.sentence(wait, members)}: {wait.remedy}" for wait, members in waits)]

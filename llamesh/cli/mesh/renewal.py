@@ -48,9 +48,8 @@ def hand_over(settings: MeshSettings) -> Path | None:
     except CertificateError:
         return None
     if found:
-        make_private(settings.run_dir)
-        certificates.hand_to_envoy(found, settings.run_dir)
-    return certificates.secret_file(settings.run_dir)
+        certificates.hand_to_envoy(found, make_private(settings.envoy_files))
+    return certificates.secret_file(settings.envoy_files)
 
 
 def shown(settings: MeshSettings) -> bytes | None:
@@ -94,11 +93,10 @@ class Renewal:
             return
         try:
             # The folder may have been moved away. Envoy still watches that folder, so only the handshake shows what it uses.
-            make_private(self._settings.run_dir)
-            if certificates.hand_to_envoy(found, self._settings.run_dir):
+            if certificates.hand_to_envoy(found, make_private(self._settings.envoy_files)):
                 self._behind = 0
         except OSError as error:
-            file = certificates.secret_file(self._settings.run_dir)
+            file = certificates.secret_file(self._settings.envoy_files)
             words = f"{file} cannot be written: {error.strerror or error}"
             self._keeps(words, f"see that {file.parent} is a folder of this user with free space; it is tried again")
             return

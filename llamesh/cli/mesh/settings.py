@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from llamesh import envoy_secrets
 from llamesh.addresses import LOCALHOST, listening_addresses
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.installation import install_command
 from llamesh.local_mesh import Addresses
+from llamesh.names import ENVOY, MEMBERS, QUANT
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,26 @@ class MeshSettings:
     """Where members listen on TCP, by name."""
     member_certificates: Path | None = None
     trust_domain: str = ""
+    probe_port: int = 0
+    runtime: str = "process"
+    minio_endpoint: str = ""
+    only: frozenset[str] = frozenset()
+    """The members that run on this machine, of `llamesh up --only`; empty: all of them."""
     wrong: tuple[str, ...] = ()
     """Problems of invalid settings, one sentence each; only if `tolerant`."""
     warnings: tuple[str, ...] = ()
     """Variables of the environment that look like settings and are not."""
     has_secret: bool = False
     """Whether JWT_SECRET is set, so that the secret in the home is not used."""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members of this mesh, Envoy among them, wherever they run."""
+        return tuple(name for name in MEMBERS if name != QUANT or self.quant)
+
+    def runs(self, member: str) -> bool:
+        """Whether a member runs on this machine."""
+        return member in (self.only or self.members)
 
     @property
     def logs(self) -> Path:
@@ -95,8 +111,16 @@ class MeshSettings:
         }
 
     @property
+    def envoy_files(self) -> Path:
+        """Folder of the files in which Envoy finds certificates. With members on TCP it is a fixed one below Envoy's home, because the
+        controller, which names the files to Envoy, may be on another machine."""
+        return self.home / envoy_secrets.FOLDER if self.member_addresses else self.run_dir
+
+    @property
     def addresses(self) -> Addresses:
-        """Where this mesh answers, for people and programs on this machine."""
+        """Where this mesh answers, for people and programs on this machine; empty if its Envoy is elsewhere."""
+        if not self.runs(ENVOY):
+            return Addresses("", "")
         return Addresses(self.url(self.gateway_port), self.url(self.inference_port))
 
     def url(self, port: int) -> str:
@@ -142,6 +166,9 @@ def read_settings(environment: Mapping[str, str], *, tolerant: bool = False) -> 
             member_addresses=found["member_addresses"],
             member_certificates=Path(found["member_certificates"]) if found["member_certificates"] else None,
             trust_domain=found["trust_domain"],
+            probe_port=found["probe_port"],
+            runtime=found["runtime"],
+            minio_endpoint=found["minio_endpoint"],
             wrong=tuple(found["wrong"]),
             warnings=tuple(found["warnings"]),
             has_secret=found["has_secret"],

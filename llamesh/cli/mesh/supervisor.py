@@ -53,6 +53,8 @@ class Component:
     """Called before each start. OSError postpones the start."""
     probe: Probe | None = None
     """Liveness probe."""
+    folder: Path | None = None
+    """Its working directory; None: that of the supervisor."""
 
 
 class Supervisor:
@@ -167,6 +169,7 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 env=self._environment,
+                cwd=component.folder,
                 pass_fds=(self._lifeline,),
                 start_new_session=True,
             )

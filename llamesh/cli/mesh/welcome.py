@@ -7,6 +7,7 @@ import contextlib
 from llamesh.cli.mesh.host_names import outward_addresses
 from llamesh.cli.mesh.settings import MeshSettings
 from llamesh.cli.printing import say
+from llamesh.names import ENVOY
 
 
 def show_addresses(settings: MeshSettings) -> None:
@@ -16,7 +17,10 @@ def show_addresses(settings: MeshSettings) -> None:
 
 
 def lines(settings: MeshSettings, outward: list[str]) -> list[str]:
-    """The addresses, one line each; those for other machines only if these reach the mesh."""
+    """The addresses, one line each; those for other machines only if these reach the mesh. Without Envoy here: those of the members."""
+    if not settings.runs(ENVOY):
+        here = {name: address for name, address in settings.member_addresses.items() if settings.runs(name)}
+        return [*(f"  {name:<11} {address}" for name, address in here.items()), f"  logs        {settings.logs}"]
     found = [
         f"  management  {settings.addresses.management}   (llamesh login)",
         f"  inference   {settings.addresses.inference}/v1",
@@ -42,7 +46,7 @@ def hosts_for_others(settings: MeshSettings, outward: list[str]) -> list[str]:
 
 def warning_of_clear_passwords(settings: MeshSettings) -> str:
     """A sentence if passwords and tokens would cross a network unencrypted; empty otherwise."""
-    if settings.tls or settings.loopback:
+    if settings.tls or settings.loopback or not settings.runs(ENVOY):
         return ""
     return (
         "passwords, tokens and prompts cross the network in clear: `llamesh tls init` makes a certificate, or put a proxy"
