@@ -184,14 +184,14 @@ class ServerView:
         """Return the condition ModelReady: the model's file exists."""
         availability = self._model.availability
         if availability is Availability.AVAILABLE or (availability is Availability.UNKNOWN and self.running):
-            return ConditionValue(_TRUE, "Located", "the model's file is on this machine")
+            return ConditionValue(_TRUE, "Located", "engines can read the model's file")
         if availability in (Availability.MISSING, Availability.CORRUPT):
             return ConditionValue(_FALSE, _NO_MODEL[availability], self._model.message)
         if availability is Availability.UNREACHABLE:
             return ConditionValue(_UNKNOWN, "ModelUnreachable", self._model.message)
         if availability is Availability.LOCATING:
             return ConditionValue(
-                _UNKNOWN, "Locating", self._model.message or "the model's file is being copied to this machine"
+                _UNKNOWN, "Locating", self._model.message or "the model's file is being brought to where engines run"
             )
         return ConditionValue(_UNKNOWN, "NotAsked", "no engine has needed the model's file yet")
 

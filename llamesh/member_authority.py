@@ -44,7 +44,7 @@ _SKEW = timedelta(minutes=5)
 """Clocks of other machines may be slow."""
 _MADE = re.compile(r"\.\.[0-9a-f]{16}")
 """How a folder is named that the link CURRENT leads to, or has led to."""
-_OLD_KEY = "old.key"
+OLD_KEY = "old.key"
 """The key of the earlier authority, which signs until the new one does."""
 
 
@@ -56,11 +56,12 @@ class MemberAuthority:
         self._domain = domain
 
     def issue(
-        self, member: str, now: datetime, life: timedelta | None = None, *, renew: bool = False
+        self, member: str, now: datetime, life: timedelta | None = None, *, renew: bool = False, spread: bool = True
     ) -> MemberCertificate:
         """Return the present certificate of a member, after issuing a new one if two thirds of its life have passed or it cannot be used.
 
         `life`: that of a new one; None: that of the present one, or LIFE if there is none. `renew`: issue a new one in any case.
+        `spread`: all members trust the newest authority. If not, the earlier one signs, while it is valid.
         OSError if a file cannot be written; CertificateError if the authority cannot sign.
         """
         with self._alone():
@@ -74,7 +75,7 @@ class MemberAuthority:
                 if not due and not renew:
                     return found
                 life = life or _life_of(found)
-            signer, signing = self._signer(authorities, now)
+            signer, signing = self._signer(authorities, now, spread)
             chain, key = _signed(self._domain, member, signer, signing, now, life or LIFE)
             replace_files(place, {CERTIFICATE: chain, KEY: key, AUTHORITIES: _pem_of(authorities)})
             return read(place, self._domain, member, now)
@@ -107,14 +108,16 @@ class MemberAuthority:
             raise CertificateError(f"the authority in {place} has expired", f"remove {place} and issue all again")
         return found
 
-    def _signer(self, authorities: list[Any], now: datetime) -> tuple[Any, Any]:
+    def _signer(self, authorities: list[Any], now: datetime, spread: bool) -> tuple[Any, Any]:
         """Return the authority that signs now, and its key."""
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         old = len(authorities) > 1 and not _signs(authorities[0], now)
+        if len(authorities) > 1 and not spread and now < authorities[1].not_valid_after_utc:
+            old = True
         place = self._folder / AUTHORITY
         try:
-            key: Any = load_pem_private_key((present(place) / (_OLD_KEY if old else KEY)).read_bytes(), None)
+            key: Any = load_pem_private_key((present(place) / (OLD_KEY if old else KEY)).read_bytes(), None)
         except (OSError, ValueError, TypeError) as error:
             raise _unusable(place, error) from error
         return authorities[1 if old else 0], key
@@ -135,7 +138,7 @@ class MemberAuthority:
         )
         place = self._folder / AUTHORITY
         found = [made, *before[:1]]
-        old = {_OLD_KEY: (present(place) / KEY).read_bytes()} if before else {}
+        old = {OLD_KEY: (present(place) / KEY).read_bytes()} if before else {}
         replace_files(place, {AUTHORITIES: _pem_of(found), KEY: pem_of_key(key), **old})
         return found
 

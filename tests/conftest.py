@@ -48,10 +48,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove the databases of the run: hundreds of thousands of files, and minutes on a busy machine, which no test has to answer for."""
+    subprocess.run(["rm", "-rf", "--", *map(str, _left)], check=False)
+
+
 SECRET = "0123456789abcdef0123456789abcdef"
 """JWT_SECRET of every test."""
 
 _numbers = itertools.count()
+_left: list[Path] = []
+"""Folders of ended servers of databases."""
+_NOTHING_TO_LOSE = ("fsync = off", "full_page_writes = off", "synchronous_commit = off")
+"""Settings of a server of databases that nobody needs after a loss of power. A killed process loses nothing by them."""
 
 
 class CreateDatabase(Protocol):
@@ -73,9 +82,7 @@ def postgres() -> Iterator[CreateDatabase]:
         finally:
             server.cleanup()
     finally:
-        # Hundreds of databases are hundreds of thousands of files. Python needs minutes for them on a busy machine, and this time counts
-        # as that of the last test.
-        subprocess.run(["rm", "-rf", "--", str(folder)], check=False)
+        _left.append(folder)
 
 
 def _postgres_server(folder: Path) -> Any:
@@ -90,6 +97,9 @@ def _postgres_server(folder: Path) -> Any:
                 raise
             time.sleep(0.2)
         else:
+            for setting in _NOTHING_TO_LOSE:
+                server.psql(f"ALTER SYSTEM SET {setting};")
+            server.psql("SELECT pg_reload_conf();")
             return server
 
 

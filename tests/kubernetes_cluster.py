@@ -26,6 +26,8 @@ from aiohttp import web
 Object = dict[str, Any]
 TOKEN = "of-the-controller"
 ROUTED = "llamesh.dev/routed"
+_KINDS = ("pods", "modelserves", "deployments", "leases", "services", "nodes", "secrets")
+_VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 
 class StandIn:
@@ -184,7 +186,8 @@ class StandIn:
             return self._read(path, query.get("labelSelector", ""))
         for part, status in self.refused.items():
             if part in path:
-                return _refused(status, f"{path} is refused")
+                verb, kind = _VERBS[request.method], "secrets" if "/secrets" in path else "objects"
+                return _refused(status, f'{path} is forbidden: User "test" cannot {verb} resource "{kind}"')
         if request.method == "POST":
             place = f"{path}/{body['metadata']['name']}"
             if place in self.objects:
@@ -200,7 +203,7 @@ class StandIn:
     def _read(self, path: str, selector: str) -> web.Response:
         if path in self.objects:
             return web.json_response(self.objects[path])
-        if path.rsplit("/", 2)[-2] in ("pods", "modelserves", "deployments", "leases", "services", "nodes"):
+        if path.rsplit("/", 2)[-2] in _KINDS:
             return _refused(404, "not found")
         found = [item for name, item in self.objects.items() if _is_in(name, path) and _matches(item, selector)]
         return web.json_response({"metadata": {"resourceVersion": str(self._version)}, "items": found})

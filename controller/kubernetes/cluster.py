@@ -101,7 +101,12 @@ class ClusterPlace:
 async def open_cluster(
     stack: AsyncExitStack, settings: Settings, download: grpc.aio.Channel, contract: grpc.aio.Channel
 ) -> ClusterPlace:
-    """Connect to the cluster; the stack closes the connections. Raises StartRefused if none is configured."""
+    """Connect to the cluster; the stack closes the connections. Raises StartRefused if none is configured, or no store of models."""
+    if not settings.minio_endpoint:
+        raise StartRefused(
+            "LLAMESH_RUNTIME is kubernetes and MINIO_ENDPOINT is not set: pods fetch models from an S3 store, because they do not see the"
+            " folder of this machine; set MINIO_ENDPOINT and its keys for all members"
+        )
     try:
         await configuration()
     except NoClusterError as error:

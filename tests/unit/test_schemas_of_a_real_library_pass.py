@@ -32,7 +32,8 @@ def schemas() -> dict[str, Any]:
                 if (
                     isinstance(value, type)
                     and issubclass(value, pydantic.BaseModel)
-                    and value is not pydantic.BaseModel
+                    # Not again where another module imports it.
+                    and value.__module__ == module.name
                 ):
                     try:
                         found[f"{module.name}.{name}"] = value.model_json_schema()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.kit.kubernetes_api import KubernetesApi
+from tests.contract.kubernetes.issuing import Disturbed
 from tests.contract.kubernetes.world import Engines, FakeContract, InCluster, in_cluster, start_services
 from tests.kubernetes_cluster import StandIn, stand_in
 
@@ -26,6 +27,20 @@ async def api(cluster: StandIn) -> AsyncIterator[KubernetesApi]:
     connected = KubernetesApi("test")
     yield connected
     await connected.close()
+
+
+@pytest.fixture
+async def disturbed(cluster: StandIn) -> AsyncIterator[Callable[..., Disturbed]]:
+    """Makes connections of which one call is disturbed."""
+    made: list[Disturbed] = []
+
+    def make(*arguments: Any, **more: Any) -> Disturbed:
+        made.append(Disturbed(*arguments, **more))
+        return made[-1]
+
+    yield make
+    for api in made:
+        await api.close()
 
 
 @pytest.fixture(autouse=True)
