@@ -132,7 +132,9 @@ class ChartMesh:
 
     def _start_postgres(self) -> None:
         """Make a server here, and start it again in the network of the node, which has an address that pods reach."""
-        made = OwnPostgres(self.folder / "postgres")
+        place = self.folder / "postgres"
+        place.mkdir()
+        made = OwnPostgres(place)
         made.ask_for_passwords()
         made.sql("CREATE DATABASE mesh")
         (made.data / "pg_hba.conf").write_text("host all all all scram-sha-256\n")

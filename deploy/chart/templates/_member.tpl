@@ -65,11 +65,16 @@ spec:
         {{- range $name, $port := .ports }}
         - {name: {{ $name }}, containerPort: {{ $port | int }}}
         {{- end }}
+        {{- if eq .name "envoy" }}
+        # Envoy listens when the controller has configured it. That it is live, its supervisor sees to.
+        readinessProbe: {tcpSocket: {port: gateway}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 3}
+        {{- else }}
         - {name: probe, containerPort: {{ get $ports "probe" | int }}}
         # A start may migrate a database.
         startupProbe: {grpc: {port: {{ get $ports "probe" | int }}, service: live}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 150}
         livenessProbe: {grpc: {port: {{ get $ports "probe" | int }}, service: live}, periodSeconds: 5, timeoutSeconds: 5, failureThreshold: 4}
         readinessProbe: {grpc: {port: {{ get $ports "probe" | int }}}, periodSeconds: 2, timeoutSeconds: 5, failureThreshold: 3}
+        {{- end }}
         # Callers open no connections to it any more before it drains.
         lifecycle: {preStop: {sleep: {seconds: 5}}}
         resources: {{- toYaml $own.resources | nindent 10 }}
