@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,7 +51,7 @@ class ChartMesh:
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self.cluster, self.folder = cluster, folder
         self.values = dict(VALUES)
-        self._address = self._key = ""
+        self.address = self._key = ""
 
     def start(self) -> None:
         """Start what the mesh needs on the node, install it, and bring the model in."""
@@ -64,7 +66,6 @@ class ChartMesh:
         words = [sys.executable, "-m", "http.server", port, f"--bind={host}", f"--directory={models}"]
         self.cluster.start(*words, log=self.folder / "models.log")
         self.install()
-        self._address = self.kubectl("get", "service/llamesh", "--output=jsonpath={.spec.clusterIP}").stdout
         self.llamesh("login", "admin", "--password-stdin", stdin=SECRETS["adminPassword"])
         self.llamesh("pull", f"http://{MODELS}/sentence.gguf", "--name", "sentence")
         self._key = self.llamesh("keys", "create", "client", "--scope", "infer:*").splitlines()[-1]
@@ -75,6 +76,7 @@ class ChartMesh:
             self.helm("install", RELEASE, CHART, "--wait", "--timeout=300s", values=self.values)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.state()}") from error
+        self.address = self.kubectl("get", "service/llamesh", "--output=jsonpath={.spec.clusterIP}").stdout
 
     def upgrade(self, **more: Any) -> None:
         """Upgrade it with other values, and wait until that is done."""
@@ -83,6 +85,15 @@ class ChartMesh:
             self.helm("upgrade", RELEASE, CHART, "--wait", "--timeout=300s", values=self.values)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.state()}") from error
+
+    def make_front_door(self) -> None:
+        """Make a certificate for the ports of Envoy, as a Secret."""
+        home = self.folder / "front-door"
+        words = [sys.executable, "-m", "llamesh.cli.main", "tls", "init", "--name", "llm.example.com"]
+        variables = {**os.environ, "LLAMESH_HOME": str(home), "PYTHONPATH": str(ROOT)}
+        subprocess.run(words, env=variables, stdout=subprocess.DEVNULL, timeout=60, check=True)
+        files = [f"--cert={home}/tls/server.pem", f"--key={home}/tls/server.key"]
+        self.kubectl("create", "secret", "tls", "front-door", *files)
 
     def helm(self, *words: str | Path, values: Mapping[str, Any] | None = None) -> str:
         """Run Helm against the cluster; its output."""
@@ -95,7 +106,7 @@ class ChartMesh:
     def llamesh(self, *words: str, stdin: str = "") -> str:
         """Run the command in the network of the node."""
         variables = {
-            "LLAMESH_URL": f"http://{self._address}:8200",
+            "LLAMESH_URL": f"http://{self.address}:8200",
             "LLAMESH_HOME": str(self.folder / "home"),
             "PYTHONPATH": str(ROOT),
         }
@@ -113,7 +124,7 @@ class ChartMesh:
 
     def ask(self, seconds: float = 0.1, rate: float = 10, log: Path | None = None) -> Any:
         """Send chats through Envoy's Service at a constant rate: see open_load."""
-        return open_load.ask(self.cluster, self._address, self._key, seconds, rate, log)
+        return open_load.ask(self.cluster, self.address, self._key, seconds, rate, log)
 
     def secret(self, name: str) -> Any:
         """The data of a Secret."""

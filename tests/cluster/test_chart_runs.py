@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from engine import sentence
 from tests.cluster import containers as image
 from tests.cluster import helm
 from tests.cluster.chart_mesh import ENGINES, ChartMesh
@@ -142,6 +143,7 @@ def test_no_port_of_a_member_answers_a_stranger(mesh: ChartMesh) -> None:
         f"llamesh-{name}" for name in ("gateway", "contract", "download", "controller")
     }
     assert dict(zip(found, calls(mesh, list(found.values())), strict=True)) == dict.fromkeys(found, "refused refused")
+    assert calls(mesh, [f"{mesh.address}:8200"]) == ["data refused"], "Envoy answers everybody, in clear"
 
 
 def test_an_upgrade_loses_no_request_and_changes_no_secret(mesh: ChartMesh) -> None:
@@ -200,3 +202,14 @@ def test_an_uninstallation_leaves_what_the_notes_say(mesh: ChartMesh) -> None:
     mesh.install()
     mesh.serve()
     assert mesh.ask() == "Counter({'ok': 1})"
+
+
+def test_a_certificate_of_a_secret_is_shown_at_the_front_door(mesh: ChartMesh) -> None:
+    mesh.serve()
+    mesh.make_front_door()
+    mesh.upgrade(tls={"secret": "front-door"}, publicHost="llm.example.com")
+    assert calls(mesh, [f"{mesh.address}:8200"])[0].endswith(" data"), "HTTP/2 over TLS"
+    said = mesh.helm("test", helm.RELEASE, "--timeout=120s", "--logs")
+    assert f"chat with sentence: {sentence.SENTENCE}" in said
+    endpoint = mesh.kubectl("get", "ms/chat", "--output=jsonpath={.status.endpoint}").stdout
+    assert endpoint.startswith("https://llm.example.com:8080/")
