@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import yaml
 
 from tests.cluster.helm import LEAST, MOST, helm, lacking, merged, refusal, rendered
+from tests.mesh.running import until
+from tests.own_postgres import own_postgres
+from tests.ports import free_ports
 from tools.infra import CHART, INFRA, PLACEHOLDER, manifests
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(lacking()), reason=lacking() or "nothing is missing")]
@@ -159,8 +170,46 @@ def test_the_plain_manifests_are_those_of_the_chart() -> None:
     )
 
 
-def test_the_plain_secrets_have_placeholders_only() -> None:
-    for secret in yaml.safe_load_all((INFRA / "secrets.yaml").read_text()):
-        for name, text in secret["stringData"].items():
-            # Shorter than a JWT_SECRET may be, so that no member starts with it.
-            assert text == PLACEHOLDER or not name.endswith(("_SECRET", "_KEY", "_PASSWORD"))
+def test_the_bundled_postgres_makes_its_database_once(tmp_path: Path) -> None:
+    (item,) = of(rendered(MOST), "StatefulSet", "postgres")
+    (container,) = item["spec"]["template"]["spec"]["containers"]
+    stop = container["lifecycle"]["preStop"]["exec"]["command"]
+    (port,) = free_ports(1)
+    with own_postgres() as server:
+        data = server.data.parent / "pgdata"
+        owner = [f"--reuid={server.data.owner()}", f"--regid={server.data.group()}", "--clear-groups"]
+        as_owner = ["setpriv", *owner] if os.geteuid() == 0 else []
+        shutil.chown(data.parent, server.data.owner(), server.data.group())
+        given = {"POSTGRES_USER": "admin", "POSTGRES_PASSWORD": "securepassword123", "POSTGRES_DB": "inference_db"}
+        place = {"PATH": f"{server.programs}:{os.environ['PATH']}", "PGDATA": str(data), "PGPORT": str(port)}
+
+        def run(*statements: str) -> Any:
+            """Start it as its pod does, run statements, and stop it as its pod does."""
+            process = subprocess.Popen([*as_owner, *container["command"]], env={**os.environ, **given, **place})
+            try:
+                until(lambda: answers(port), 60, "PostgreSQL")
+                return asyncio.run(asked(port, statements))
+            finally:
+                words = [word.replace("/var/lib/postgresql/data/pgdata", str(data)) for word in stop]
+                subprocess.run([*as_owner, *words], env={**os.environ, **place}, timeout=30, check=True)
+                assert process.wait(30) == 0
+
+        run("CREATE TABLE kept (number int)", "INSERT INTO kept VALUES (7)")
+        assert run("SELECT number FROM kept") == 7
+
+
+def answers(port: int) -> bool:
+    """Whether a server accepts connections."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+async def asked(port: int, statements: Sequence[str]) -> Any:
+    """Run statements with the password over TCP; the value of the last."""
+    url = f"postgresql://admin:securepassword123@127.0.0.1:{port}/inference_db"
+    connection = await asyncpg.connect(url, timeout=60)
+    try:
+        return [await connection.fetchval(statement) for statement in statements][-1]
+    finally:
+        await connection.close()

@@ -22,7 +22,7 @@ from tests.cluster.containers import Containers
 from tests.cluster.local_cluster import Cluster
 from tests.mesh.running import ROOT, until
 from tools.cluster.requirements import lacking
-from tools.infra import NAMESPACE
+from tools.infra import NAMESPACE, manifests
 
 REASON = lacking(ROOT) or image.lacking() or helm.lacking()
 pytestmark = [
@@ -126,6 +126,8 @@ def test_every_object_is_one_that_the_api_server_takes(mesh: ChartMesh) -> None:
     strict = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "--filename=-")
     for values in (helm.LEAST, helm.merged(helm.MOST, most)):
         mesh.kubectl(*strict, stdin="\n---\n".join(json.dumps(item) for item in helm.rendered(values)))
+    for text in manifests().values():
+        mesh.kubectl(*strict, stdin=text)
 
 
 def test_a_chat_and_the_test_of_the_release_succeed(mesh: ChartMesh) -> None:

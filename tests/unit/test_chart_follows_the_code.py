@@ -6,12 +6,15 @@ import json
 import re
 import tomllib
 
+import pytest
 import yaml
+from pydantic import SecretStr, ValidationError
 
 from llamesh.kit.config import Settings
 from llamesh.kit.member_calls import CALLS
 from llamesh.names import MEMBERS
 from tests.unit.house import ROOT
+from tools.infra import PLACEHOLDER
 
 CHART = ROOT / "deploy" / "chart"
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
@@ -88,3 +91,11 @@ def test_each_value_has_a_type_and_no_other_is_taken() -> None:
                 check(value, properties[name], f"{path}.{name}")
 
     check(VALUES, SCHEMA, "")
+
+
+def test_the_plain_secrets_have_placeholders_which_no_member_starts_with() -> None:
+    for secret in yaml.safe_load_all((ROOT / "deploy" / "infra" / "secrets.yaml").read_text(encoding="utf-8")):
+        for name, text in secret["stringData"].items():
+            assert text == PLACEHOLDER or not name.endswith(("_SECRET", "_KEY", "_PASSWORD"))
+    with pytest.raises(ValidationError, match="at least 32 characters"):
+        Settings(jwt_secret=SecretStr(PLACEHOLDER))
