@@ -154,7 +154,7 @@ def test_an_upgrade_loses_no_request_and_changes_no_secret(mesh: ChartMesh) -> N
     secrets = {name: mesh.secret(name) for name in names}
     before = {pod["metadata"]["name"] for pod in pods(mesh, "app.kubernetes.io/part-of=llamesh")}
     log = mesh.folder / "load.log"
-    load = mesh.ask(240, 5, log)
+    load = mesh.ask(150, 8, log)
     mesh.upgrade(
         settings={"MAX_REPLICAS": "6"},
         secrets={"jwtSecret": "another" * 8, "adminPassword": "another", "minioSecretKey": "another-secret"},
@@ -215,3 +215,10 @@ def test_a_certificate_of_a_secret_is_shown_at_the_front_door(mesh: ChartMesh) -
     assert f"chat with sentence: {sentence.SENTENCE}" in said
     endpoint = mesh.kubectl("get", "ms/chat", "--output=jsonpath={.status.endpoint}").stdout
     assert endpoint.startswith("https://llm.example.com:8080/")
+
+
+def test_a_rollback_goes_back_to_the_values_before(mesh: ChartMesh) -> None:
+    mesh.serve()
+    mesh.helm("rollback", helm.RELEASE, "1", "--wait", "--timeout=300s")
+    assert "LLAMESH_TLS_KEY" not in mesh.kubectl("get", "configmap/inference-config", "--output=json").stdout
+    assert mesh.ask() == "Counter({'ok': 1})"
