@@ -62,6 +62,7 @@ def launch_spec(
         files={name: model_file(model_uuid).path for name, model_uuid in models(spec.parameters).items()},
         adapter_paths={name: model.adapters[name] for name in adapters(spec.parameters) if name in model.adapters},
         projector_path=model.projector if loads_projector(spec.parameters) else "",
+        placement=spec.placement,
         objects=[each for model_uuid in needed_models(spec) for each in model_file(model_uuid).objects],
     )
 
@@ -88,4 +89,6 @@ def _essence(spec: ServerSpec, settings: Settings) -> dict[str, object]:
         "alias": spec.model_name or spec.model_uuid,
         "connections": connections(spec, settings),
         "parameters": json_format.MessageToDict(spec.parameters, preserving_proto_field_name=True),
+        # Without a placement the hash is that of releases that knew none, so that their engines go on.
+        **({"placement": json_format.MessageToDict(spec.placement)} if spec.placement.ListFields() else {}),
     }

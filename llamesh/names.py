@@ -28,6 +28,9 @@ AWAKE_HEADER = HEADER_PREFIX + "awake"
 RETRY_HEADER = HEADER_PREFIX + "retry"
 """Set to 1 on an answer for a connection that no engine accepted: Envoy sends the request again."""
 
+DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+"""Resource of a Kubernetes node that counts its GPUs, if a placement names none."""
+
 METADATA = "llamesh"
 """Namespace of the dynamic metadata that the Lua filters set."""
 USAGE_METADATA = "llamesh.usage"

@@ -26,7 +26,7 @@ from aiohttp import web
 Object = dict[str, Any]
 TOKEN = "of-the-controller"
 ROUTED = "llamesh.dev/routed"
-_KINDS = ("pods", "modelserves", "deployments", "leases", "services", "nodes", "secrets")
+_KINDS = ("pods", "modelserves", "deployments", "leases", "services", "nodes", "secrets", "poddisruptionbudgets")
 _VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 
 

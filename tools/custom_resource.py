@@ -2,7 +2,7 @@
 
 The schema of `spec` is ServerSpec as protobuf's JSON writes it (camel case), the schema of `status` is what Server says beyond the spec.
 Types, bounds, enums and descriptions come from `proto/llamesh/v1/server.proto`. Rules of protovalidate in CEL become rules of Kubernetes
-in CEL. A field that ServerChanges lacks cannot be changed, so it becomes immutable.
+in CEL, those of messages too. A field that ServerChanges lacks cannot be changed, so it becomes immutable.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from buf.validate import validate_pb2
 from llamesh.cli.manifest.kinds import API_VERSION
 from llamesh.cli.manifest.spec import DURATION
-from llamesh.enum_words import enum_words
+from llamesh.enum_words import spellings
 from llamesh.v1.server_pb2 import Server, ServerChanges, ServerSpec
 from tools.comments import ROOT, comments_of
 
@@ -141,11 +141,24 @@ def _message(descriptor: Descriptor) -> dict[str, Any]:
         field.json_name: {"description": comments[f"{descriptor.name}.{field.name}"], **_field(field)}
         for field in descriptor.fields
     }
-    return {"type": "object", "properties": properties}
+    made: dict[str, Any] = {"type": "object", "properties": properties}
+    if required := [field.json_name for field in descriptor.fields if _rules(field).required]:
+        made["required"] = required
+    if rules := descriptor.GetOptions().Extensions[validate_pb2.message].cel:
+        made["x-kubernetes-validations"] = [
+            {"rule": _rule_of_message(rule.expression, descriptor), "message": rule.message} for rule in rules
+        ]
+    return made
+
+
+def _rules(field: FieldDescriptor) -> validate_pb2.FieldRules:
+    return field.GetOptions().Extensions[validate_pb2.field]
 
 
 def _field(field: FieldDescriptor) -> dict[str, Any]:
-    rules = field.GetOptions().Extensions[validate_pb2.field]
+    rules = _rules(field)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return _map(rules.map)
     made = _of_type(field, rules)
     optional = rules.ignore == validate_pb2.IGNORE_IF_ZERO_VALUE
     if rules.cel:
@@ -160,8 +173,7 @@ def _field(field: FieldDescriptor) -> dict[str, Any]:
 def _of_type(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> dict[str, Any]:
     if field.enum_type is not None:
         # `-o yaml` writes full names, people write the words without their prefix.
-        words = enum_words(field)
-        return {"type": "string", "enum": [*words, *(word.lower() for word in words), *words.values()]}
+        return {"type": "string", "enum": list(spellings(field))}
     kind = field.message_type.full_name if field.message_type is not None else ""
     if kind == DURATION:
         return {"type": "string", "format": "duration", "pattern": LENGTH, "maxLength": 32, **_duration_rule(rules)}
@@ -177,6 +189,19 @@ def _of_type(field: FieldDescriptor, rules: validate_pb2.FieldRules) -> dict[str
         return {"type": "number", **_limits(rules)}
     unsigned = field.cpp_type in {FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64}
     return {"type": "integer", "format": "int64", **({"minimum": 0} if unsigned else {}), **_limits(rules)}
+
+
+def _map(rules: validate_pb2.MapRules) -> dict[str, Any]:
+    """Return the schema of a map of texts. Kubernetes has no patterns for keys, so a rule checks them."""
+    pattern = rules.keys.string.pattern
+    return {
+        "type": "object",
+        "maxProperties": rules.max_pairs,
+        "additionalProperties": _text(rules.values),
+        "x-kubernetes-validations": [
+            {"rule": f"self.all(key, key.matches('{pattern}'))", "message": f"each key must match {pattern}"}
+        ],
+    }
 
 
 def _text(rules: validate_pb2.FieldRules) -> dict[str, Any]:
@@ -226,6 +251,25 @@ def _rule(expression: str, may_be_empty: bool) -> str:
     """Return a rule of protovalidate in the CEL of Kubernetes, which calls the value `self`."""
     rule = re.sub(r"\bthis\b", "self", expression)
     return f"size(self) == 0 || ({rule})" if may_be_empty else rule
+
+
+def _rule_of_message(expression: str, descriptor: Descriptor) -> str:
+    """Return a rule about fields of a message in the CEL of Kubernetes, where an enum is one of its spellings and a default is absent."""
+
+    def compared(found: re.Match[str]) -> str:
+        field, sign, value = descriptor.fields_by_name[found[1]], found[2], found[3]
+        name = f"self.{field.json_name}"
+        if field.enum_type is None:
+            return f"(has({name}) ? {name} : '') {sign} {value}"
+        meant = field.enum_type.values_by_number[int(value)].name
+        words = ", ".join(f"'{word}'" for word, full in spellings(field).items() if full == meant)
+        return f"{'!' if sign == '!=' else ''}(has({name}) && {name} in [{words}])"
+
+    def present(found: re.Match[str]) -> str:
+        return f"has(self.{descriptor.fields_by_name[found[1]].json_name})"
+
+    rule = re.sub(r"(?<!\()\bthis\.(\w+) (==|!=) (\d+|'[^']*')", compared, expression)
+    return re.sub(r"has\(this\.(\w+)\)", present, rule)
 
 
 if __name__ == "__main__":

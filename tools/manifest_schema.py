@@ -10,7 +10,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from buf.validate import validate_pb2
 from llamesh.cli.manifest.kinds import API_VERSION, SPECS
 from llamesh.cli.manifest.spec import DURATION
-from llamesh.enum_words import enum_words
+from llamesh.enum_words import spellings
 from llamesh.runtime_parameters import about
 from tools.comments import ROOT
 
@@ -65,8 +65,9 @@ def message(descriptor: Descriptor) -> dict[str, Any]:
 def _field(field: FieldDescriptor) -> dict[str, Any]:
     rules = field.GetOptions().Extensions[validate_pb2.field]
     if field.enum_type is not None:
-        words = enum_words(field)
-        made: dict[str, Any] = {"enum": [*words, *(word.lower() for word in words), *words.values()]}
+        made: dict[str, Any] = {"enum": list(spellings(field))}
+    elif field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return {"type": "object", "additionalProperties": _text(rules.map.values)}
     elif field.message_type is not None and field.message_type.full_name == DURATION:
         number = r"[0-9]+(\.[0-9]{1,9})?"
         made = {
@@ -78,10 +79,14 @@ def _field(field: FieldDescriptor) -> dict[str, Any]:
     elif field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         made = {"type": "boolean"}
     elif field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        made = {"type": "string", **({"pattern": rules.string.pattern} if rules.string.pattern else {})}
+        made = _text(rules)
     else:
         made = {"type": "integer" if field.cpp_type in INTEGERS else "number", **_limits(rules)}
     return {"type": "array", "items": made} if isinstance(field.default_value, list) else made
+
+
+def _text(rules: validate_pb2.FieldRules) -> dict[str, Any]:
+    return {"type": "string", **({"pattern": rules.string.pattern} if rules.string.pattern else {})}
 
 
 def _limits(rules: validate_pb2.FieldRules) -> dict[str, float]:

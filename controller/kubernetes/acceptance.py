@@ -17,6 +17,7 @@ from controller.declared import ACCEPTED, DeclaredServer, Verdict
 from controller.kubernetes import modelserve
 from controller.kubernetes.declared_objects import DeclaredObjects
 from controller.work_queue import WorkQueue
+from llamesh.enum_words import camel_case
 from llamesh.kit.channels import DEADLINE, asking
 from llamesh.kit.clock import utc_now
 from llamesh.kit.errors import MeshError, Reason, name_of
@@ -119,6 +120,7 @@ class Acceptance:
             parameters=spec.parameters,
             namespace=spec.namespace,
             replaces_server_uuid=declared.server_uuid,
+            placement=spec.placement if spec.HasField("placement") else None,
         )
         # Not the annotation of the owner, which everyone who may change the object may write.
         subject = f"kubernetes:{metadata['namespace']}/{metadata['name']}"
@@ -129,11 +131,11 @@ class Acceptance:
         except MeshError as error:
             if error.reason in _OUTAGES:
                 raise
-            return _Answer(Verdict(False, _in_camel_case(name_of(error.reason)), error.message))
+            return _Answer(Verdict(False, camel_case(name_of(error.reason)), error.message))
         if said.allowed:
             return _Answer(ACCEPTED, said.memory)
         words = "; ".join(refusal.message for refusal in said.refusals)
-        return _Answer(Verdict(False, _in_camel_case(said.refusals[0].reason), words), said.memory)
+        return _Answer(Verdict(False, camel_case(said.refusals[0].reason), words), said.memory)
 
     async def _write(self, item: Object, answer: _Answer) -> None:
         metadata = item["metadata"]
@@ -161,8 +163,3 @@ class Acceptance:
                 return  # It has gone.
             raise
         self._store.take(found)
-
-
-def _in_camel_case(reason: str) -> str:
-    """Return the name of an error reason as conditions write reasons: DOES_NOT_FIT is DoesNotFit."""
-    return "".join(word.capitalize() for word in reason.split("_"))

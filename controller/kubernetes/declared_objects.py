@@ -105,14 +105,7 @@ class DeclaredObjects(DeclaredStore):
             spec = apply_changes(present.spec, changes)
             if spec == present.spec:
                 return present
-            before, after = modelserve.spec_json(present.spec), modelserve.spec_json(spec)
-            # A field that is absent in a merge patch stays; null removes it.
-            patch = {
-                name: after.get(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)
-            }
-            if "parameters" in patch and patch["parameters"] is not None:
-                kept = before.get("parameters", {})
-                patch["parameters"] = {**dict.fromkeys(kept), **patch["parameters"]}
+            patch = modelserve.merge_patch(modelserve.spec_json(present.spec), modelserve.spec_json(spec))
             if found := await self._patch(server_uuid, {"spec": patch}):
                 return modelserve.declared(found)
         raise MeshError(

@@ -17,7 +17,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from controller.declared import ACCEPTED, Declaration, DeclaredServer, RunState, Verdict
 from llamesh.durations import seconds
-from llamesh.enum_words import enum_words
+from llamesh.enum_words import full_name
 from llamesh.kit.kubernetes_api import Object
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import Server, ServerSpec
@@ -59,7 +59,7 @@ def declared(item: Object) -> DeclaredServer:
     spec = ServerSpec()
     try:
         json_format.ParseDict(_spelled(item["spec"], ServerSpec.DESCRIPTOR), spec, ignore_unknown_fields=True)
-    except (json_format.ParseError, ValueError, TypeError, KeyError) as error:
+    except (json_format.ParseError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UnreadableError(f"its spec cannot be read: {error}") from error
     spec.namespace = metadata["namespace"]
     spec.model_name = spec.model_name or spec.model_uuid
@@ -121,6 +121,15 @@ def manifest(wanted: Declaration, unique: str) -> Object:
 def spec_json(spec: ServerSpec) -> Object:
     """Return a spec as an object has it. Numbers of 64 bits do not occur in it, so its JSON is that of Kubernetes."""
     return json_format.MessageToDict(spec)
+
+
+def merge_patch(before: Object, after: Object) -> Object:
+    """Return the JSON merge patch that turns a value into another: null removes a field, lists are replaced whole."""
+    patch = {name: after.get(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    for name, value in patch.items():
+        if isinstance(value, dict) and isinstance(present := before.get(name), dict):
+            patch[name] = merge_patch(present, value)
+    return patch
 
 
 def name_for(spec: ServerSpec, requester: str, request_id: str, unique: str) -> str:
@@ -193,8 +202,11 @@ def _spelled(value: Mapping[str, Any], descriptor: Descriptor) -> dict[str, Any]
 
 def _spelled_field(value: Any, field: FieldDescriptor) -> Any:
     if field.enum_type is not None:
-        word = str(value)
-        return word if word in field.enum_type.values_by_name else enum_words(field)[word.upper()]
-    if field.message_type is not None and field.message_type.full_name == _DURATION:
+        return full_name(field, str(value))
+    if field.message_type is None or field.message_type.GetOptions().map_entry:
+        return value
+    if field.message_type.full_name == _DURATION:
         return f"{seconds(str(value)):.9f}s"
-    return _spelled(value, field.message_type) if field.message_type is not None else value
+    if field.is_repeated:
+        return [_spelled(each, field.message_type) for each in value]
+    return _spelled(value, field.message_type)

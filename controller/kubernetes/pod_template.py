@@ -1,7 +1,7 @@
-"""The pods of a server's engines. No I/O.
+"""The pods of a server's engines. No I/O. `controller.kubernetes.pod_placement` has what says where they run.
 
 Invariant: a pod may do no more than to serve: no token of the cluster, no root, no writable files but temporary ones, and only the
-container that fetches the model has the keys of the store. It fits the Pod Security Standard "restricted".
+container that fetches the model, whose image no server chooses, has the keys of the store. It fits the Pod Security Standard "restricted".
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from dataclasses import asdict, dataclass
 
 from controller.kubernetes import pod_paths as paths
 from controller.kubernetes.modelserve import GROUP
+from controller.kubernetes.pod_placement import gpu_limits, scheduling
 from controller.launch import engine_document
 from controller.runtimes import LaunchSpec
 from llamesh.kit.config import Settings
 from llamesh.kit.kubernetes_api import Object
+from llamesh.v1.server_pb2 import Placement
 
 ROUTED_GATE = f"{GROUP}/routed"
 """Readiness gate of a pod: Envoy sends it requests."""
@@ -68,6 +70,7 @@ def pod_template(labels: Mapping[str, str], spec: LaunchSpec, settings: PodSetti
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": WITHDRAWAL_SECONDS + int(settings.grace_seconds) + _SPARE_SECONDS,
             "readinessGates": [{"conditionType": ROUTED_GATE}],
+            **scheduling(spec.placement, labels),
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": _USER,
@@ -76,7 +79,7 @@ def pod_template(labels: Mapping[str, str], spec: LaunchSpec, settings: PodSetti
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "initContainers": [_fetcher(settings)],
-            "containers": [_engine(settings, memory_bytes)],
+            "containers": [_engine(spec.placement, settings, memory_bytes)],
             "volumes": _volumes(settings),
         },
     }
@@ -96,19 +99,22 @@ def _fetcher(settings: PodSettings) -> Object:
     """Return the container that brings the files of the model to the node."""
     limit = [{"name": "LLAMESH_CACHE_BYTES", "value": str(settings.cache_bytes)}]
     return {
-        **_container("fetch", settings, ["engine.fetch", f"{paths.SPEC_FOLDER}/{paths.OBJECTS_FILE}", paths.CACHE]),
+        **_container(
+            "fetch", settings.image, ["engine.fetch", f"{paths.SPEC_FOLDER}/{paths.OBJECTS_FILE}", paths.CACHE]
+        ),
         "envFrom": [{"secretRef": {"name": settings.store_secret}}],
         "env": [*_environment(), *limit],
         "volumeMounts": _mounts(writes=True),
     }
 
 
-def _engine(settings: PodSettings, memory_bytes: int) -> Object:
+def _engine(placement: Placement, settings: PodSettings, memory_bytes: int) -> Object:
+    image = placement.image or settings.image
     return {
-        **_container("engine", settings, ["engine", f"{paths.SPEC_FOLDER}/{paths.SPEC_FILE}"]),
+        **_container("engine", image, ["engine", f"{paths.SPEC_FOLDER}/{paths.SPEC_FILE}"]),
         "env": _environment(),
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
-        "resources": _resources(memory_bytes),
+        "resources": _resources(memory_bytes, gpu_limits(placement)),
         "startupProbe": {**_health(), "failureThreshold": START_SECONDS // _PROBE_SECONDS},
         "readinessProbe": {**_health(), "failureThreshold": 2},
         "livenessProbe": {**_health(), "periodSeconds": 10, "failureThreshold": 6},
@@ -117,10 +123,10 @@ def _engine(settings: PodSettings, memory_bytes: int) -> Object:
     }
 
 
-def _container(name: str, settings: PodSettings, program: list[str]) -> Object:
+def _container(name: str, image: str, program: list[str]) -> Object:
     return {
         "name": name,
-        "image": settings.image,
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-P", "-m", *program],
         "securityContext": {
@@ -162,14 +168,11 @@ def _volumes(settings: PodSettings) -> list[Object]:
     ]
 
 
-def _resources(memory_bytes: int) -> Object:
+def _resources(memory_bytes: int, gpus: Mapping[str, str]) -> Object:
     """Return requests and limits. Mapped weights are pages of files, which the kernel takes back before it kills a container."""
-    if not memory_bytes:
-        return {}
-    return {
-        "requests": {"memory": str(memory_bytes)},
-        "limits": {"memory": str(memory_bytes + memory_bytes // 4 + _MEMORY_SPARE)},
-    }
+    limits = {**({"memory": str(memory_bytes + memory_bytes // 4 + _MEMORY_SPARE)} if memory_bytes else {}), **gpus}
+    requests = {"memory": str(memory_bytes)} if memory_bytes else {}
+    return {name: each for name, each in (("requests", requests), ("limits", limits)) if each}
 
 
 def _health() -> Object:

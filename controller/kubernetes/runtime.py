@@ -1,7 +1,6 @@
-"""Runs engines as pods of a cluster: one Deployment and one Service for each server.
+"""Runs engines as pods of a cluster: one Deployment and one Service for each server, which `controller.kubernetes.workload_writer` applies.
 
-Deployments and pods are followed by informers, and `engines` reads these copies. The manifests of a server are applied again if they differ
-from what was applied last, or if the Deployment has not the number of pods that was applied: somebody may have changed it.
+Pods are followed by informers, and `engines` reads these copies.
 
 Invariant: only a leader writes. Every controller sees the same engines.
 """
@@ -22,17 +21,15 @@ from controller.kubernetes.nodes import Nodes
 from controller.kubernetes.pod_index import PodIndex, server_of
 from controller.kubernetes.pod_liveness import PodLiveness
 from controller.kubernetes.pod_template import ROUTED_GATE, PodSettings
+from controller.kubernetes.workload_writer import WorkloadWriter
 from controller.model_files import ModelFile
 from controller.runtimes import Engine, EngineLoad, EnginePhase, LaunchSpec
 from controller.runtimes.probe import UnreachableError
 from llamesh.background import Report
 from llamesh.kit.config import Settings
 from llamesh.kit.kubernetes_api import ClusterError, KubernetesApi, Object
-from llamesh.kit.logs import log
 from llamesh.kit.machine_memory import MachineMemory
 
-RETRY_SECONDS = 5.0
-"""Seconds after which a write that the cluster did not take is tried again."""
 _START_LIMIT = 1 << 20
 """Starts are not limited here: the scheduler and the kubelets decide."""
 
@@ -56,7 +53,6 @@ class KubernetesRuntime:
         self._api = api
         self._store = store
         self._models = models
-        self._pod = PodSettings.of(settings)
         self._leads = leads
         self._clock = clock
         self._on_change: Callable[[str], None] = lambda _: None
@@ -66,19 +62,14 @@ class KubernetesRuntime:
         self._nodes = Nodes(api, report)
         self._ready_since: dict[str, float] = {}
         self._index = PodIndex()
-        self._deployment_of: dict[str, Object] = {}
-        self._applied: dict[str, tuple[Object, int]] = {}
-        """What was applied last, and the generation that the Deployment had then."""
-        self._obstacles: dict[str, str] = {}
         chosen = workload.label_selector(workload.COMPONENT)
         namespaces = settings.allowed_namespaces
         self._pods = [
             Informer(api, f"/api/v1/namespaces/{name}/pods", self._pod_changed, report, chosen) for name in namespaces
         ]
-        self._deployments = [
-            Informer(api, f"/apis/apps/v1/namespaces/{name}/deployments", self._deployment_changed, report, chosen)
-            for name in namespaces
-        ]
+        self._workloads = WorkloadWriter(
+            api, namespaces, PodSettings.of(settings), lambda server_uuid: self._on_change(server_uuid), report
+        )
 
     @property
     def decides(self) -> bool:
@@ -91,16 +82,17 @@ class KubernetesRuntime:
         self._models.open(on_model_change)
         self._models.start()
         self._nodes.start()
-        for informer in (*self._pods, *self._deployments):
+        for informer in self._pods:
             informer.start()
-        for informer in (*self._pods, *self._deployments):
+        await self._workloads.open()
+        for informer in self._pods:
             await informer.synced.wait()
         self._liveness.start()
 
     async def close(self) -> None:
         """Stop following. The pods keep running."""
         await self._liveness.close()
-        await asyncio.gather(*(informer.close() for informer in (*self._pods, *self._deployments)))
+        await asyncio.gather(self._workloads.close(), *(informer.close() for informer in self._pods))
         await self._nodes.close()
         await self._models.close()
 
@@ -151,39 +143,18 @@ class KubernetesRuntime:
         ]
 
     async def scale(self, spec: LaunchSpec, replicas: int, memory_bytes: int) -> None:
-        """Apply the Deployment and the Service of a server, if they are not as they should be.
-
-        What the cluster does not take becomes the obstacle of the server, and is tried again.
-        """
+        """Apply what a server needs, if it is not as it should be."""
         item = self._store.object(spec.server_uuid)
-        if item is None or not self._leads():
-            return
-        owner = workload.owner_of(item)
-        wanted = workload.deployment(owner, spec, replicas, self._pod, memory_bytes)
-        if self._applied.get(spec.server_uuid) == (wanted, self._generation(spec.server_uuid)):
-            return
-        try:
-            found = await self._api.apply(
-                f"/apis/apps/v1/namespaces/{owner.namespace}/deployments/{owner.workload}", wanted
-            )
-            service = workload.service(owner)
-            await self._api.apply(f"/api/v1/namespaces/{owner.namespace}/services/{owner.workload}", service)
-        except ClusterError as error:
-            self._obstruct(spec.server_uuid, error)
-            return
-        self._obstacles.pop(spec.server_uuid, None)
-        for informer in self._deployments:
-            if f"/{owner.namespace}/" in informer.path:
-                informer.take(found)
-        self._applied[spec.server_uuid] = wanted, found["metadata"]["generation"]
+        if item is not None and self._leads():
+            await self._workloads.apply(workload.owner_of(item), spec, replicas, memory_bytes)
 
     def obstacle(self, server_uuid: str) -> str:
         """Return why the cluster does not take what the server needs; empty if it does."""
-        return self._obstacles.get(server_uuid, "")
+        return self._workloads.obstacle(server_uuid)
 
     def begin_to_lead(self) -> None:
         """Apply everything again: another controller may have written since."""
-        self._applied.clear()
+        self._workloads.apply_again()
 
     async def admit(self, instance: str) -> None:
         """Set the readiness gate of a pod."""
@@ -200,11 +171,11 @@ class KubernetesRuntime:
         }
         try:
             await self._api.apply(f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/status", patch)
-            self._obstacles.pop(server_of(pod), None)
+            self._workloads.clear(server_of(pod))
         except ClusterError as error:
             # If the pod has gone, there is nothing to admit.
             if error.status != 404 and not error.is_conflict:
-                self._obstruct(server_of(pod), error)
+                self._workloads.obstruct(server_of(pod), error)
 
     def end_server(self, server_uuid: str, grace: float) -> None:
         """Do nothing: the cluster removes what belonged to an object that has gone."""
@@ -261,19 +232,6 @@ class KubernetesRuntime:
             metadata = pod["metadata"]
             await self._api.delete(f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}", uid=uid)
 
-    def _generation(self, server_uuid: str) -> int:
-        """Return the generation of a server's Deployment, which anybody's change of it raises; 0 if there is none."""
-        found = self._deployment_of.get(server_uuid)
-        return int(found["metadata"]["generation"]) if found is not None else 0
-
-    def _obstruct(self, server_uuid: str, error: ClusterError) -> None:
-        """Note that the cluster did not take a write, and look at the server again later."""
-        self._obstacles[server_uuid] = str(error)
-        log.warning(
-            "the cluster does not take what a server needs", server=server_uuid, status=error.status, words=str(error)
-        )
-        asyncio.get_running_loop().call_later(RETRY_SECONDS, self._on_change, server_uuid)
-
     def _address(self, instance: str) -> str:
         pod = self._index.with_uid(instance)
         return pods.address(pod) if pod and pods.phase_of(pod) is EnginePhase.READY else ""
@@ -287,13 +245,3 @@ class KubernetesRuntime:
         else:
             self._ready_since.pop(uid, None)
         self._on_change(server_of(pod))
-
-    def _deployment_changed(self, item: Object) -> None:
-        server_uuid = server_of(item)
-        if any(uid_of(item) in informer.objects for informer in self._deployments):
-            self._deployment_of[server_uuid] = item
-        elif self._deployment_of.get(server_uuid, item)["metadata"]["uid"] == uid_of(item):
-            self._deployment_of.pop(server_uuid, None)
-            self._applied.pop(server_uuid, None)
-            self._obstacles.pop(server_uuid, None)
-        self._on_change(server_uuid)

@@ -1,4 +1,4 @@
-"""The Deployment and the Service of a server's engines. No I/O.
+"""The Deployment, the Service and the disruption budget of a server's engines. No I/O.
 
 Invariant: the same server gives the same manifests, so applying them again changes nothing. `controller.kubernetes.pod_template` has the
 pods.
@@ -94,6 +94,29 @@ def service(owner: WorkloadOwner) -> Object:
             "ports": [{"name": "http", "port": 80, "targetPort": "http", "protocol": "TCP"}],
         },
     }
+
+
+def disruption_budget(owner: WorkloadOwner) -> Object:
+    """Return what keeps drains of nodes from taking more than one engine at a time. One engine alone has none: no node could be drained."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(owner),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(owner.uid)}},
+    }
+
+
+def why_no_pods(deployment: Object) -> str:
+    """Return why the cluster makes no pods of a Deployment, for instance because a priority class does not exist; empty if it does."""
+    conditions = (deployment.get("status") or {}).get("conditions") or []
+    return next(
+        (
+            str(each.get("message", ""))
+            for each in conditions
+            if each["type"] == "ReplicaFailure" and each["status"] == "True"
+        ),
+        "",
+    )
 
 
 def _metadata(owner: WorkloadOwner) -> Object:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from controller.model_files import ModelFile, ModelObject
 from llamesh.kit.machine_memory import MachineMemory
+from llamesh.v1.server_pb2 import Placement
 
 
 class EnginePhase(enum.Enum):
@@ -106,6 +107,8 @@ class LaunchSpec:
     """The LoRA adapters that the parameters name, by their names."""
     projector_path: str = ""
     """The model's projector; empty if none is to be loaded."""
+    placement: Placement = field(default_factory=Placement)
+    """Where it runs, on Kubernetes."""
     objects: Sequence[ModelObject] = ()
     """Where the files are found that are not on this machine."""
 

@@ -167,7 +167,7 @@ def _set_parameters(changes: ServerChanges, present: Server, given: dict[str, An
 
 def _say(before: Server, after: Server) -> None:
     """Say what changed and what it does to the engines."""
-    from llamesh.cli.manifest.plan import differences
+    from llamesh.cli.manifest.differences import differences
 
     found = list(differences(before.spec, after.spec, "spec"))
     for item in found:

@@ -17,6 +17,7 @@ from llamesh.cli.context import model_context
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.lookups import own_server, refuse_near, refuse_unfetched
 from llamesh.cli.output import Output, show_one, size, text, when, word, wrapped
+from llamesh.cli.placement import options_of
 from llamesh.cli.printing import say
 from llamesh.cli.servers import SERVER
 from llamesh.client.names import names_of, resolve
@@ -121,6 +122,8 @@ def _in_force(server: Server, trained: int) -> Iterator[tuple[str, object]]:
     yield "Wake budget", _length(spec.wake_budget) or "120s (default)"
     yield "Metered", _METERED if spec.metered else _NOT_METERED
     yield "Namespace", spec.namespace or "default"
+    if spec.HasField("placement"):
+        yield "Placement", options_of(spec.placement)
     yield "Generation", f"{server.generation}, observed {server.observed_generation}"
     yield "Declared", when(server.create_time)
     if server.HasField("next_start_time"):

@@ -36,6 +36,7 @@ _REFUSALS = {
     "MODEL_NAME_TAKEN",
     "CONTRACT_IN_USE",
     "LAST_ADMINISTRATOR",
+    "PLACEMENT_NEEDS_KUBERNETES",
 }
 """Reasons with the exit code of a refusal by a rule, whatever their gRPC code."""
 _CODE_OF_HTTP = {

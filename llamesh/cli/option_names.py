@@ -9,7 +9,7 @@ from llamesh.cli.failure import CommandError
 from llamesh.cli.refusals import translate
 from llamesh.client.errors import MeshError
 
-_OPTIONS = {"model_name": "name"}
+_OPTIONS = {"model_name": "name", "tolerations": "toleration"}
 """Fields of the contract whose options have another name."""
 
 
@@ -24,7 +24,8 @@ def in_options(error: MeshError, given: Mapping[str, object]) -> CommandError | 
         option = _option(field, given)
         cause = cause.replace(f"{field}: ", f"{option}: ")
         parts = [part.replace(f"{field}: ", f"{option}: ") for part in parts]
-    return CommandError(cause, parts=parts, hint="--help says what each option may be", code=failure.code)
+    hint = "--help says what each option may be" if error.reason == "INVALID_FIELD" else failure.hint
+    return CommandError(cause, parts=parts, hint=hint, code=failure.code)
 
 
 def _option(field: str, given: Mapping[str, object]) -> str:

@@ -20,6 +20,9 @@ REMEDIES = {
     "UNAUTHENTICATED": "`llamesh login` gets a token",
     "SERVER_NOT_FOUND": "`llamesh status` lists the servers",
     "DOES_NOT_FIT": "lower --ctx-size or --replicas, or free memory: `llamesh sleep SERVER`, `llamesh stop SERVER`",
+    "PLACEMENT_NOT_ALLOWED": "use what the message allows; an administrator extends the setting",
+    "PLACEMENT_NEEDS_KUBERNETES": "leave out --node-selector, --toleration, --gpus, --priority-class and --image; in a manifest, "
+    "spec.placement",
     "MODEL_CORRUPT": "`llamesh pull --uuid {modelUuid}` downloads it again and repairs it",
     "MODEL_NAME_TAKEN": "take another name",
     "MODEL_IN_USE": "`llamesh stop {servers}` stops what uses it",

@@ -20,6 +20,7 @@ from llamesh.cli.durations import MaybeIdleSleep, MaybeWakeBudget
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.lookups import find_model
 from llamesh.cli.output import Column, Output, show_one, size
+from llamesh.cli.placement import Gpus, Image, NodeSelector, PriorityClass, Tolerations, read_placement
 from llamesh.cli.printing import note
 from llamesh.cli.remedies import remedy_for
 from llamesh.cli.served_names import warn_of_shared
@@ -117,6 +118,11 @@ def serve(
     wake_budget: MaybeWakeBudget = None,
     namespace: str = "",
     metered: Annotated[bool, Parameter(negative="")] = False,
+    node_selector: NodeSelector = (),
+    toleration: Tolerations = (),
+    gpus: Gpus = "",
+    priority_class: PriorityClass = "",
+    image: Image = "",
     wait: bool = False,
     output: Output = "table",
     **runtime: parameters.Value | None,
@@ -140,10 +146,21 @@ def serve(
     metered
         Ask the contract service about every request to this server. Otherwise it is asked only about tokens with a limited contract
         and tokens that may have lost rights.
+    node_selector
+        A label that a node must have, KEY=VALUE; may be repeated.
+    toleration
+        A taint that engines may run in spite of, KEY[=VALUE][:EFFECT], for instance nvidia.com/gpu:NoSchedule; may be repeated.
+    gpus
+        GPUs of each engine: a number, or NUMBER:RESOURCE; the resource is nvidia.com/gpu if not given.
+    priority_class
+        Priority class of the pods.
+    image
+        Image of the engine; that of LLAMESH_ENGINE_IMAGE if not given.
     wait
         Wait until every engine answers.
     """
     given = given_parameters(flags, runtime)
+    placement = read_placement(node_selector, toleration, gpus, priority_class, image)
     with connected() as mesh:
         find_models(mesh, given)
         server = mesh.servers.serve(
@@ -154,6 +171,7 @@ def serve(
             wake_budget=wake_budget,
             namespace=namespace,
             metered=metered,
+            placement=placement,
             **given,
         )
         warn_of_others(server, list(mesh.servers.list()))

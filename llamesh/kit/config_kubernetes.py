@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, NoDecode
 
-from llamesh.kit.config_types import ObjectName, named
+from llamesh.kit.config_types import DomainName, ImagePattern, LabelPattern, ObjectName, ResourceName, Split, named
+from llamesh.names import DEFAULT_GPU_RESOURCE
 
 
 class KubernetesSettings(BaseSettings):
@@ -21,6 +22,35 @@ class KubernetesSettings(BaseSettings):
         "LLAMESH_ENGINE_IMAGE",
         "inference-engine:latest",
         "Image of engine pods: llamesh with the extra `engine` (deploy/container).",
+    )
+    engine_images: Annotated[tuple[ImagePattern, ...], NoDecode, Split] = named(
+        "LLAMESH_ENGINE_IMAGES",
+        (),
+        "Images besides LLAMESH_ENGINE_IMAGE that servers may name for their engines; with * after a / or : at the end, all that begin so.",
+    )
+    gpu_resources: Annotated[tuple[ResourceName, ...], NoDecode, Split] = named(
+        "LLAMESH_GPU_RESOURCES",
+        (DEFAULT_GPU_RESOURCE, "amd.com/gpu"),
+        "Resources of nodes that servers may ask for as GPUs.",
+    )
+    priority_classes: Annotated[tuple[DomainName, ...], NoDecode, Split] = named(
+        "LLAMESH_PRIORITY_CLASSES", (), "Priority classes that servers may name for their pods."
+    )
+    node_labels: Annotated[tuple[LabelPattern, ...], NoDecode, Split] = named(
+        "LLAMESH_NODE_LABELS",
+        (
+            "kubernetes.io/arch",
+            "kubernetes.io/os",
+            "node.kubernetes.io/instance-type",
+            "topology.kubernetes.io/region",
+            "topology.kubernetes.io/zone",
+            DEFAULT_GPU_RESOURCE,
+            "nvidia.com/gpu.product",
+            "amd.com/gpu",
+            "llamesh.dev/*",
+        ),
+        "Keys of labels and taints of nodes that servers may select nodes by and tolerate; with * after a / at the end, all that begin so."
+        " Taints of the control plane are never tolerated.",
     )
     lease_namespace: ObjectName = named(
         "LLAMESH_LEASE_NAMESPACE", "default", "Namespace of the Lease that elects the controller that writes."

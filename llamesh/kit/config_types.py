@@ -36,6 +36,16 @@ Directory = Annotated[Path, AfterValidator(lambda path: expanded(path).absolute(
 Origin = Annotated[str, AfterValidator(read_origin)]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 """Name of an object of Kubernetes."""
+_DOMAIN = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*"
+_LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+DomainName = Annotated[str, Field(max_length=253, pattern=rf"^{_DOMAIN}$")]
+"""Name of an object of Kubernetes that may have dots."""
+ResourceName = Annotated[str, Field(pattern=rf"^{_DOMAIN}/{_LABEL}$")]
+"""Name of a resource of nodes that is none of Kubernetes itself, such as nvidia.com/gpu."""
+LabelPattern = Annotated[str, Field(pattern=rf"^({_DOMAIN}/)?{_LABEL}$|^{_DOMAIN}/\*$")]
+"""Key of a label, or all keys of a domain: example.com/*."""
+ImagePattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9][-A-Za-z0-9._:/@]*$|^[A-Za-z0-9][-A-Za-z0-9._:/@]*[/:]\*$")]
+"""Name of an image, or the beginning of names up to a / or : and *."""
 
 
 def named(name: str, default: object, description: str) -> Any:

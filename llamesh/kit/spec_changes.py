@@ -10,7 +10,7 @@ from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
 
 
 def apply_changes(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
-    """Return a copy of the spec in which every field that is set in `changes` has its new value; a duration of zero is the default: unset.
+    """Return a copy of the spec in which every field that is set in `changes` has its new value; what means the default is unset.
 
     `changes.runtime_params` is the exception: the contract service parses it, and callers set `changes.parameters` to the result.
     """
@@ -19,17 +19,19 @@ def apply_changes(spec: ServerSpec, changes: ServerChanges) -> ServerSpec:
     for name in ("replicas", "metered", "model_name"):
         if changes.HasField(name):
             setattr(result, name, getattr(changes, name))
-    for part in ("parameters", "idle_sleep", "wake_budget"):
+    for part in ("parameters", "idle_sleep", "wake_budget", "placement"):
         if changes.HasField(part):
             getattr(result, part).CopyFrom(getattr(changes, part))
-    return clear_zero_durations(result)
+    return clear_defaults(result)
 
 
-def clear_zero_durations(spec: ServerSpec) -> ServerSpec:
-    """Unset the durations of a spec that are zero, which means the same, and return it: a spec has one form only."""
+def clear_defaults(spec: ServerSpec) -> ServerSpec:
+    """Unset the durations of a spec that are zero, and an empty placement, and return it: it means the same, and a spec has one form."""
     for name in ("idle_sleep", "wake_budget"):
         if spec.HasField(name) and not getattr(spec, name).ToNanoseconds():
             spec.ClearField(name)
+    if not spec.placement.ListFields():
+        spec.ClearField("placement")
     return spec
 
 

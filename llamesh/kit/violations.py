@@ -9,6 +9,9 @@ from collections.abc import Mapping
 
 from protovalidate import Violation
 
+_DOMAIN = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*"
+_LABEL = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_PATH = "[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*"
 PATTERNS: Mapping[str, str] = {
     "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$": "must be 1 to 128 characters of A-Z, a-z, 0-9 and ._-, the first a letter or digit",
     "^[A-Za-z0-9][A-Za-z0-9._-]{0,110}$": "must be 1 to 111 characters of A-Z, a-z, 0-9 and ._-, the first a letter or digit",
@@ -21,6 +24,14 @@ PATTERNS: Mapping[str, str] = {
     "^[A-Za-z][A-Za-z0-9._@-]{0,63}$": "must be 1 to 64 characters of A-Z, a-z, 0-9 and ._@-, the first a letter",
     "^[0-9a-fA-F]{64}$": "must be 64 hexadecimal digits",
     "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$": "must be a name of a Kubernetes namespace: at most 63 characters of a-z, 0-9 and -",
+    f"^({_DOMAIN}/)?{_LABEL}$": "must be a key of a Kubernetes label: NAME or DOMAIN/NAME, the name at most 63 characters",
+    f"^({_LABEL})?$": "must be a value of a Kubernetes label: at most 63 characters of A-Z, a-z, 0-9 and -_., none of -_. at an end",
+    f"^{_DOMAIN}$": "must be a name of a Kubernetes object: words of a-z, 0-9 and -, with dots between them",
+    f"^{_DOMAIN}/{_LABEL}$": "must be a resource of Kubernetes nodes: DOMAIN/NAME, for instance nvidia.com/gpu",
+    f"^([A-Za-z0-9]([-A-Za-z0-9.]{{0,251}}[A-Za-z0-9])?(:[0-9]{{1,5}})?/)?{_PATH}(/{_PATH})*"
+    "(:[A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?(@sha256:[0-9a-f]{64})?$": (
+        "must be a name of an image: [HOST[:PORT]/]PATH[:TAG][@sha256:DIGEST]"
+    ),
     "^[^\\pC\\p{Zl}\\p{Zp}]*$": "must have no control characters",
     "^(manage|metrics|infer:(\\*|[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}))$": (
         "is not a scope: manage, metrics, infer:*, infer:MODEL or infer:SERVER_UUID"

@@ -70,6 +70,7 @@ class CheckRequest(google.protobuf.message.Message):
     NAMESPACE_FIELD_NUMBER: builtins.int
     REPLACES_SERVER_UUID_FIELD_NUMBER: builtins.int
     SERVE_FIELD_NUMBER: builtins.int
+    PLACEMENT_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model that would be served."""
     replicas: builtins.int
@@ -86,6 +87,10 @@ class CheckRequest(google.protobuf.message.Message):
     def parameters(self) -> llamesh.v1.server_pb2.RuntimeParameters:
         """The same, typed."""
 
+    @property
+    def placement(self) -> llamesh.v1.server_pb2.Placement:
+        """Where its engine pods would run. Default: on any node."""
+
     def __init__(
         self,
         *,
@@ -96,9 +101,10 @@ class CheckRequest(google.protobuf.message.Message):
         namespace: builtins.str = ...,
         replaces_server_uuid: builtins.str = ...,
         serve: builtins.bool = ...,
+        placement: llamesh.v1.server_pb2.Placement | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["parameters", b"parameters"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "namespace", b"namespace", "parameters", b"parameters", "replaces_server_uuid", b"replaces_server_uuid", "replicas", b"replicas", "runtime_params", b"runtime_params", "serve", b"serve"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["parameters", b"parameters", "placement", b"placement"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["model_uuid", b"model_uuid", "namespace", b"namespace", "parameters", b"parameters", "placement", b"placement", "replaces_server_uuid", b"replaces_server_uuid", "replicas", b"replicas", "runtime_params", b"runtime_params", "serve", b"serve"]) -> None: ...
 
 Global___CheckRequest: typing_extensions.TypeAlias = CheckRequest
 
@@ -267,6 +273,7 @@ class Policy(google.protobuf.message.Message):
     MAX_REPLICAS_FIELD_NUMBER: builtins.int
     ALLOWED_NAMESPACES_FIELD_NUMBER: builtins.int
     ANONYMOUS_INFERENCE_FIELD_NUMBER: builtins.int
+    PLACEMENT_FIELD_NUMBER: builtins.int
     max_replicas: builtins.int
     """MAX_REPLICAS."""
     anonymous_inference: builtins.bool
@@ -275,16 +282,60 @@ class Policy(google.protobuf.message.Message):
     def allowed_namespaces(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """ALLOWED_NAMESPACES."""
 
+    @property
+    def placement(self) -> Global___PlacementPolicy:
+        """What a Placement may name. Unset on one machine, where no server may have one."""
+
     def __init__(
         self,
         *,
         max_replicas: builtins.int = ...,
         allowed_namespaces: collections.abc.Iterable[builtins.str] | None = ...,
         anonymous_inference: builtins.bool = ...,
+        placement: Global___PlacementPolicy | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["allowed_namespaces", b"allowed_namespaces", "anonymous_inference", b"anonymous_inference", "max_replicas", b"max_replicas"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["placement", b"placement"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["allowed_namespaces", b"allowed_namespaces", "anonymous_inference", b"anonymous_inference", "max_replicas", b"max_replicas", "placement", b"placement"]) -> None: ...
 
 Global___Policy: typing_extensions.TypeAlias = Policy
+
+@typing.final
+class PlacementPolicy(google.protobuf.message.Message):
+    """What a Placement may name: exact names, or the beginning of names and "*"."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ENGINE_IMAGES_FIELD_NUMBER: builtins.int
+    GPU_RESOURCES_FIELD_NUMBER: builtins.int
+    PRIORITY_CLASSES_FIELD_NUMBER: builtins.int
+    NODE_LABELS_FIELD_NUMBER: builtins.int
+    @property
+    def engine_images(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """LLAMESH_ENGINE_IMAGES, and LLAMESH_ENGINE_IMAGE."""
+
+    @property
+    def gpu_resources(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """LLAMESH_GPU_RESOURCES."""
+
+    @property
+    def priority_classes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """LLAMESH_PRIORITY_CLASSES."""
+
+    @property
+    def node_labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """LLAMESH_NODE_LABELS."""
+
+    def __init__(
+        self,
+        *,
+        engine_images: collections.abc.Iterable[builtins.str] | None = ...,
+        gpu_resources: collections.abc.Iterable[builtins.str] | None = ...,
+        priority_classes: collections.abc.Iterable[builtins.str] | None = ...,
+        node_labels: collections.abc.Iterable[builtins.str] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["engine_images", b"engine_images", "gpu_resources", b"gpu_resources", "node_labels", b"node_labels", "priority_classes", b"priority_classes"]) -> None: ...
+
+Global___PlacementPolicy: typing_extensions.TypeAlias = PlacementPolicy
 
 @typing.final
 class Contract(google.protobuf.message.Message):

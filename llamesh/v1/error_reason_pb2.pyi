@@ -142,6 +142,10 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     """The caller has as many jobs that have not ended as one user may have."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 67
     """The caller has used this request_id before, for a request with other content."""
+    ERROR_REASON_PLACEMENT_NOT_ALLOWED: _ErrorReason.ValueType  # 68
+    """The placement names an image, a GPU resource, a priority class, a label or a taint that servers may not have."""
+    ERROR_REASON_PLACEMENT_NEEDS_KUBERNETES: _ErrorReason.ValueType  # 69
+    """Engines are processes of one machine, so nothing would act on a placement."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the one google.rpc.ErrorInfo in every error; its domain is "llamesh".
@@ -268,4 +272,8 @@ ERROR_REASON_TOO_MANY_JOBS: ErrorReason.ValueType  # 86
 """The caller has as many jobs that have not ended as one user may have."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 67
 """The caller has used this request_id before, for a request with other content."""
+ERROR_REASON_PLACEMENT_NOT_ALLOWED: ErrorReason.ValueType  # 68
+"""The placement names an image, a GPU resource, a priority class, a label or a taint that servers may not have."""
+ERROR_REASON_PLACEMENT_NEEDS_KUBERNETES: ErrorReason.ValueType  # 69
+"""Engines are processes of one machine, so nothing would act on a placement."""
 Global___ErrorReason: typing_extensions.TypeAlias = ErrorReason

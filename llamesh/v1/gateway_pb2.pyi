@@ -481,6 +481,7 @@ class ServeRequest(google.protobuf.message.Message):
     NAMESPACE_FIELD_NUMBER: builtins.int
     METERED_FIELD_NUMBER: builtins.int
     REQUEST_ID_FIELD_NUMBER: builtins.int
+    PLACEMENT_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model to serve."""
     model_name: builtins.str
@@ -509,6 +510,10 @@ class ServeRequest(google.protobuf.message.Message):
     def wake_budget(self) -> google.protobuf.duration_pb2.Duration:
         """See ServerSpec.wake_budget: for instance "120s"."""
 
+    @property
+    def placement(self) -> llamesh.v1.server_pb2.Placement:
+        """See ServerSpec.placement."""
+
     def __init__(
         self,
         *,
@@ -522,9 +527,10 @@ class ServeRequest(google.protobuf.message.Message):
         namespace: builtins.str = ...,
         metered: builtins.bool = ...,
         request_id: builtins.str = ...,
+        placement: llamesh.v1.server_pb2.Placement | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["idle_sleep", b"idle_sleep", "parameters", b"parameters", "wake_budget", b"wake_budget"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["idle_sleep", b"idle_sleep", "metered", b"metered", "model_name", b"model_name", "model_uuid", b"model_uuid", "namespace", b"namespace", "parameters", b"parameters", "replicas", b"replicas", "request_id", b"request_id", "runtime_params", b"runtime_params", "wake_budget", b"wake_budget"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["idle_sleep", b"idle_sleep", "parameters", b"parameters", "placement", b"placement", "wake_budget", b"wake_budget"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["idle_sleep", b"idle_sleep", "metered", b"metered", "model_name", b"model_name", "model_uuid", b"model_uuid", "namespace", b"namespace", "parameters", b"parameters", "placement", b"placement", "replicas", b"replicas", "request_id", b"request_id", "runtime_params", b"runtime_params", "wake_budget", b"wake_budget"]) -> None: ...
 
 Global___ServeRequest: typing_extensions.TypeAlias = ServeRequest
 

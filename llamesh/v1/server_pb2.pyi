@@ -289,6 +289,58 @@ SPECULATIVE_TYPE_NGRAM_MOD: SpeculativeType.ValueType  # 5
 """From what all requests of the engine generated, by one table."""
 Global___SpeculativeType: typing_extensions.TypeAlias = SpeculativeType
 
+class _TolerationOperator:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TolerationOperatorEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TolerationOperator.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TOLERATION_OPERATOR_UNSPECIFIED: _TolerationOperator.ValueType  # 0
+    """Not set: EQUAL."""
+    TOLERATION_OPERATOR_EXISTS: _TolerationOperator.ValueType  # 1
+    """Any value."""
+    TOLERATION_OPERATOR_EQUAL: _TolerationOperator.ValueType  # 2
+    """The same value."""
+
+class TolerationOperator(_TolerationOperator, metaclass=_TolerationOperatorEnumTypeWrapper):
+    """How a toleration compares the value of a taint."""
+
+TOLERATION_OPERATOR_UNSPECIFIED: TolerationOperator.ValueType  # 0
+"""Not set: EQUAL."""
+TOLERATION_OPERATOR_EXISTS: TolerationOperator.ValueType  # 1
+"""Any value."""
+TOLERATION_OPERATOR_EQUAL: TolerationOperator.ValueType  # 2
+"""The same value."""
+Global___TolerationOperator: typing_extensions.TypeAlias = TolerationOperator
+
+class _TaintEffect:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _TaintEffectEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_TaintEffect.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    TAINT_EFFECT_UNSPECIFIED: _TaintEffect.ValueType  # 0
+    """Not set: any."""
+    TAINT_EFFECT_NO_SCHEDULE: _TaintEffect.ValueType  # 1
+    """New pods do not come."""
+    TAINT_EFFECT_PREFER_NO_SCHEDULE: _TaintEffect.ValueType  # 2
+    """New pods come only if they find no other node."""
+    TAINT_EFFECT_NO_EXECUTE: _TaintEffect.ValueType  # 3
+    """Pods do not come, and those that run end."""
+
+class TaintEffect(_TaintEffect, metaclass=_TaintEffectEnumTypeWrapper):
+    """What a taint does to pods that do not tolerate it."""
+
+TAINT_EFFECT_UNSPECIFIED: TaintEffect.ValueType  # 0
+"""Not set: any."""
+TAINT_EFFECT_NO_SCHEDULE: TaintEffect.ValueType  # 1
+"""New pods do not come."""
+TAINT_EFFECT_PREFER_NO_SCHEDULE: TaintEffect.ValueType  # 2
+"""New pods come only if they find no other node."""
+TAINT_EFFECT_NO_EXECUTE: TaintEffect.ValueType  # 3
+"""Pods do not come, and those that run end."""
+Global___TaintEffect: typing_extensions.TypeAlias = TaintEffect
+
 class _ServerState:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -851,6 +903,7 @@ class ServerSpec(google.protobuf.message.Message):
     WAKE_BUDGET_FIELD_NUMBER: builtins.int
     NAMESPACE_FIELD_NUMBER: builtins.int
     METERED_FIELD_NUMBER: builtins.int
+    PLACEMENT_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model to serve."""
     model_name: builtins.str
@@ -873,6 +926,10 @@ class ServerSpec(google.protobuf.message.Message):
     def wake_budget(self) -> google.protobuf.duration_pb2.Duration:
         """How long a request may wait for an engine that is starting. Default 120 s, at most 3600 s."""
 
+    @property
+    def placement(self) -> Global___Placement:
+        """Where engine pods run, on Kubernetes. On one machine nothing would act on it: PLACEMENT_NEEDS_KUBERNETES."""
+
     def __init__(
         self,
         *,
@@ -884,11 +941,127 @@ class ServerSpec(google.protobuf.message.Message):
         wake_budget: google.protobuf.duration_pb2.Duration | None = ...,
         namespace: builtins.str = ...,
         metered: builtins.bool = ...,
+        placement: Global___Placement | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["idle_sleep", b"idle_sleep", "parameters", b"parameters", "wake_budget", b"wake_budget"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["idle_sleep", b"idle_sleep", "metered", b"metered", "model_name", b"model_name", "model_uuid", b"model_uuid", "namespace", b"namespace", "parameters", b"parameters", "replicas", b"replicas", "wake_budget", b"wake_budget"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["idle_sleep", b"idle_sleep", "parameters", b"parameters", "placement", b"placement", "wake_budget", b"wake_budget"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["idle_sleep", b"idle_sleep", "metered", b"metered", "model_name", b"model_name", "model_uuid", b"model_uuid", "namespace", b"namespace", "parameters", b"parameters", "placement", b"placement", "replicas", b"replicas", "wake_budget", b"wake_budget"]) -> None: ...
 
 Global___ServerSpec: typing_extensions.TypeAlias = ServerSpec
+
+@typing.final
+class Placement(google.protobuf.message.Message):
+    """Where the engine pods of a server run on Kubernetes, and with what. Settings say what a server may ask for; else PLACEMENT_NOT_ALLOWED."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class NodeSelectorEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.str
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.str = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    NODE_SELECTOR_FIELD_NUMBER: builtins.int
+    TOLERATIONS_FIELD_NUMBER: builtins.int
+    GPUS_FIELD_NUMBER: builtins.int
+    PRIORITY_CLASS_FIELD_NUMBER: builtins.int
+    IMAGE_FIELD_NUMBER: builtins.int
+    priority_class: builtins.str
+    """Priority class of the pods, one of LLAMESH_PRIORITY_CLASSES. Default: that of the cluster."""
+    image: builtins.str
+    """Image of the engine, one of LLAMESH_ENGINE_IMAGES. The container that fetches the model keeps its own. Default LLAMESH_ENGINE_IMAGE."""
+    @property
+    def node_selector(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
+        """Labels that a node must have to run engines, by their keys, which are among LLAMESH_NODE_LABELS. At most 16. Default: any node."""
+
+    @property
+    def tolerations(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___Toleration]:
+        """Taints that keep other pods off a node, and not these. At most 16."""
+
+    @property
+    def gpus(self) -> Global___Gpus:
+        """GPUs of each engine. llama.cpp keeps as many layers on them as fit, unless parameters.gpu_layers says how many. Default: none."""
+
+    def __init__(
+        self,
+        *,
+        node_selector: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
+        tolerations: collections.abc.Iterable[Global___Toleration] | None = ...,
+        gpus: Global___Gpus | None = ...,
+        priority_class: builtins.str = ...,
+        image: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["gpus", b"gpus"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["gpus", b"gpus", "image", b"image", "node_selector", b"node_selector", "priority_class", b"priority_class", "tolerations", b"tolerations"]) -> None: ...
+
+Global___Placement: typing_extensions.TypeAlias = Placement
+
+@typing.final
+class Toleration(google.protobuf.message.Message):
+    """A taint of nodes that engine pods may run on all the same."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: builtins.int
+    OPERATOR_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    EFFECT_FIELD_NUMBER: builtins.int
+    TOLERATION_SECONDS_FIELD_NUMBER: builtins.int
+    key: builtins.str
+    """Key of the taint, among LLAMESH_NODE_LABELS. No server tolerates all taints, or those of the control plane."""
+    operator: Global___TolerationOperator.ValueType
+    """How the taint's value is compared. Default EQUAL."""
+    value: builtins.str
+    """Value of the taint. Only with EQUAL."""
+    effect: Global___TaintEffect.ValueType
+    """Effect of the taint. Default: any."""
+    toleration_seconds: builtins.int
+    """Seconds that a pod stays on a node that gets the taint. Only with NO_EXECUTE. Default: for ever."""
+    def __init__(
+        self,
+        *,
+        key: builtins.str = ...,
+        operator: Global___TolerationOperator.ValueType = ...,
+        value: builtins.str = ...,
+        effect: Global___TaintEffect.ValueType = ...,
+        toleration_seconds: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_toleration_seconds", b"_toleration_seconds", "toleration_seconds", b"toleration_seconds"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_toleration_seconds", b"_toleration_seconds", "effect", b"effect", "key", b"key", "operator", b"operator", "toleration_seconds", b"toleration_seconds", "value", b"value"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_toleration_seconds", b"_toleration_seconds"]) -> typing.Literal["toleration_seconds"] | None: ...
+
+Global___Toleration: typing_extensions.TypeAlias = Toleration
+
+@typing.final
+class Gpus(google.protobuf.message.Message):
+    """GPUs of each engine of a server."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: builtins.int
+    RESOURCE_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    """Number of GPUs of each engine."""
+    resource: builtins.str
+    """Resource of a node that counts its GPUs, one of LLAMESH_GPU_RESOURCES. Default nvidia.com/gpu."""
+    def __init__(
+        self,
+        *,
+        count: builtins.int = ...,
+        resource: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["count", b"count", "resource", b"resource"]) -> None: ...
+
+Global___Gpus: typing_extensions.TypeAlias = Gpus
 
 @typing.final
 class ServerChanges(google.protobuf.message.Message):
@@ -903,6 +1076,7 @@ class ServerChanges(google.protobuf.message.Message):
     WAKE_BUDGET_FIELD_NUMBER: builtins.int
     METERED_FIELD_NUMBER: builtins.int
     MODEL_NAME_FIELD_NUMBER: builtins.int
+    PLACEMENT_FIELD_NUMBER: builtins.int
     replicas: builtins.int
     """Engines wanted while awake."""
     runtime_params: builtins.str
@@ -923,6 +1097,10 @@ class ServerChanges(google.protobuf.message.Message):
     def wake_budget(self) -> google.protobuf.duration_pb2.Duration:
         """See ServerSpec.wake_budget."""
 
+    @property
+    def placement(self) -> Global___Placement:
+        """Where engine pods run: the whole placement; an empty one removes it. Engines are replaced one after the other."""
+
     def __init__(
         self,
         *,
@@ -933,9 +1111,10 @@ class ServerChanges(google.protobuf.message.Message):
         wake_budget: google.protobuf.duration_pb2.Duration | None = ...,
         metered: builtins.bool | None = ...,
         model_name: builtins.str | None = ...,
+        placement: Global___Placement | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_metered", b"_metered", "_model_name", b"_model_name", "_replicas", b"_replicas", "_runtime_params", b"_runtime_params", "idle_sleep", b"idle_sleep", "metered", b"metered", "model_name", b"model_name", "parameters", b"parameters", "replicas", b"replicas", "runtime_params", b"runtime_params", "wake_budget", b"wake_budget"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_metered", b"_metered", "_model_name", b"_model_name", "_replicas", b"_replicas", "_runtime_params", b"_runtime_params", "idle_sleep", b"idle_sleep", "metered", b"metered", "model_name", b"model_name", "parameters", b"parameters", "replicas", b"replicas", "runtime_params", b"runtime_params", "wake_budget", b"wake_budget"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_metered", b"_metered", "_model_name", b"_model_name", "_replicas", b"_replicas", "_runtime_params", b"_runtime_params", "idle_sleep", b"idle_sleep", "metered", b"metered", "model_name", b"model_name", "parameters", b"parameters", "placement", b"placement", "replicas", b"replicas", "runtime_params", b"runtime_params", "wake_budget", b"wake_budget"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_metered", b"_metered", "_model_name", b"_model_name", "_replicas", b"_replicas", "_runtime_params", b"_runtime_params", "idle_sleep", b"idle_sleep", "metered", b"metered", "model_name", b"model_name", "parameters", b"parameters", "placement", b"placement", "replicas", b"replicas", "runtime_params", b"runtime_params", "wake_budget", b"wake_budget"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_metered", b"_metered"]) -> typing.Literal["metered"] | None: ...
     @typing.overload

@@ -20,7 +20,7 @@ from services.contract.concurrency import ConcurrencyLimiter
 from services.contract.contracts import not_found
 from services.contract.decisions import Decisions, RecordedDecision
 from services.contract.grants import Terms, inference_scopes
-from services.contract.policy import PolicyRefusal
+from services.contract.refusals import PolicyRefusal
 from services.contract.settlement import TokenUsage
 from services.contract.terms_cache import TermsCache
 from services.contract.usage import Account, Ledger

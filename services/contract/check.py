@@ -5,7 +5,7 @@ Invariant: a check starts nothing, and every result is recorded before it is ret
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from llamesh.names import DEFAULT_NAMESPACE
@@ -20,13 +20,23 @@ from llamesh.runtime_parameters import (
     with_defaults,
 )
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_ADAPTER, MODEL_FILE_ROLE_PROJECTOR, Model
-from llamesh.v1.server_pb2 import CacheType, LoadMode, RopeScaling, RuntimeParameters, SpeculativeType, Switch
+from llamesh.v1.server_pb2 import (
+    CacheType,
+    LoadMode,
+    Placement,
+    RopeScaling,
+    RuntimeParameters,
+    SpeculativeType,
+    Switch,
+)
 from services.contract.contradictions import MIN_SLOT_CONTEXT
 from services.contract.decisions import Decisions, RecordedDecision
 from services.contract.flag_parser import invalid
 from services.contract.inventory import Inventory
 from services.contract.memory_estimate import MemoryEstimate, ModelShape, estimate_memory
-from services.contract.policy import Policy, PolicyRefusal, limit_refusals, memory_refusals
+from services.contract.placement_policy import placement_refusals
+from services.contract.policy import Policy, limit_refusals, memory_refusals
+from services.contract.refusals import PolicyRefusal
 
 MAX_VOCABULARY_DIFFERENCE = 128
 """Maximum difference between the vocabularies of a model and its draft, in tokens: SPEC_VOCAB_MAX_SIZE_DIFFERENCE of llama.cpp."""
@@ -51,6 +61,8 @@ class ProposedServer:
     replaces_server_uuid: str = ""
     serve: bool = False
     """Whether the server is declared or changed if the check allows it."""
+    placement: Placement = field(default_factory=Placement)
+    """Empty: on any node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +97,7 @@ class Checker:
         memory = estimate(parameters.ctx_size)
         refusals = [
             *limit_refusals(self.policy, proposed.replicas, proposed.namespace),
+            *placement_refusals(self.policy.placement, proposed.placement),
             *memory_refusals(estimate, parameters.ctx_size, MIN_SLOT_CONTEXT * sharing_slots(parameters), machines),
         ]
         action = "serve" if proposed.serve else "check"

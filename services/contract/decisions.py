@@ -18,7 +18,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.contract.memory_estimate import MemoryEstimate
-from services.contract.policy import PolicyRefusal
+from services.contract.refusals import PolicyRefusal
 from services.contract.tables import Clock, DecisionRow, NewId, RowOwner
 
 RETENTION = timedelta(days=30)

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from llamesh.kit.errors import invalid_field
 from llamesh.v1 import contract_pb2
 from llamesh.v1.server_pb2 import MemoryEstimate
-from services.contract import memory_estimate, policy
+from services.contract import memory_estimate, placement_policy, refusals
 from services.contract.tables import ContractRow, DecisionRow, KeyRow, UsageRow
 
 
@@ -40,10 +40,20 @@ def memory_message(memory: memory_estimate.MemoryEstimate) -> MemoryEstimate:
     )
 
 
-def refusal_message(refusal: policy.PolicyRefusal) -> contract_pb2.Refusal:
+def refusal_message(refusal: refusals.PolicyRefusal) -> contract_pb2.Refusal:
     """Encode a refusal."""
     return contract_pb2.Refusal(
         reason=refusal.reason, message=refusal.message, remedy=refusal.remedy, metadata=refusal.metadata
+    )
+
+
+def placement_policy_message(policy: placement_policy.PlacementPolicy) -> contract_pb2.PlacementPolicy:
+    """Encode what placements may name."""
+    return contract_pb2.PlacementPolicy(
+        engine_images=policy.engine_images,
+        gpu_resources=policy.gpu_resources,
+        priority_classes=policy.priority_classes,
+        node_labels=policy.node_labels,
     )
 
 

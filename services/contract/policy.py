@@ -6,13 +6,15 @@ Invariant: every refusal states its numbers and an allowed alternative: in words
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from llamesh.kit.errors import Reason, name_of, spec_of
+from llamesh.kit.errors import Reason
 from llamesh.kit.holders import Holder, in_words
 from llamesh.names import default_namespace
 from llamesh.sizes import size
 from services.contract.memory_estimate import MemoryEstimate
+from services.contract.placement_policy import PlacementPolicy
+from services.contract.refusals import PolicyRefusal
 
 CONTEXT_STEP = 256
 """Proposed contexts are multiples of this number of tokens."""
@@ -20,11 +22,13 @@ CONTEXT_STEP = 256
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The policy in force: MAX_REPLICAS, ALLOWED_NAMESPACES and whether inference needs a token."""
+    """The policy in force: MAX_REPLICAS, ALLOWED_NAMESPACES, whether inference needs a token, and where servers may run."""
 
     max_replicas: int
     allowed_namespaces: tuple[str, ...]
     anonymous_inference: bool = False
+    placement: PlacementPolicy | None = None
+    """None: nothing places engines, so no server may have a placement."""
 
     @property
     def default_namespace(self) -> str:
@@ -32,22 +36,12 @@ class Policy:
         return default_namespace(self.allowed_namespaces)
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyRefusal:
-    """A rule that a request breaks. The fields are those of the message Refusal in contract.proto."""
-
-    reason: str
-    message: str
-    remedy: str
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
 def limit_refusals(policy: Policy, replicas: int, namespace: str) -> list[PolicyRefusal]:
     """Return the refusals because of the number of replicas and of the namespace."""
     found = []
     if replicas > policy.max_replicas:
         found.append(
-            _refusal(
+            PolicyRefusal.of(
                 Reason.ERROR_REASON_TOO_MANY_REPLICAS,
                 f"{replicas} replicas are more than MAX_REPLICAS, which is {policy.max_replicas}",
                 {"replicas": str(replicas), "maxReplicas": str(policy.max_replicas)},
@@ -56,7 +50,7 @@ def limit_refusals(policy: Policy, replicas: int, namespace: str) -> list[Policy
     if namespace not in policy.allowed_namespaces:
         allowed = ",".join(policy.allowed_namespaces)
         found.append(
-            _refusal(
+            PolicyRefusal.of(
                 Reason.ERROR_REASON_NAMESPACE_NOT_ALLOWED,
                 f"the namespace {namespace!r} is not one of ALLOWED_NAMESPACES, which are {allowed}",
                 {"namespace": namespace, "allowed": allowed},
@@ -104,7 +98,7 @@ def memory_refusals(
     message += in_words(best.holders)
     if best.holders:
         metadata["holders"] = ",".join(f"{each.server_uuid}={each.freed_bytes}" for each in best.holders)
-    return [_refusal(Reason.ERROR_REASON_DOES_NOT_FIT, message, metadata)]
+    return [PolicyRefusal.of(Reason.ERROR_REASON_DOES_NOT_FIT, message, metadata)]
 
 
 def fits(wanted: MemoryEstimate, machines: Sequence[Machine]) -> bool:
@@ -154,7 +148,3 @@ def _free(machines: Sequence[Machine]) -> str:
         return f"{size(machines[0].free_bytes)} are free"
     amounts = ", ".join(size(machine.free_bytes) for machine in machines[:8])
     return f"{len(machines)} machines have {amounts} free"
-
-
-def _refusal(reason: Reason.ValueType, message: str, metadata: dict[str, str]) -> PolicyRefusal:
-    return PolicyRefusal(name_of(reason), message, spec_of(reason).remedy, metadata)

@@ -32,6 +32,7 @@ from services.contract.decisions import Decisions
 from services.contract.ext_authz import ExtAuthz
 from services.contract.inventory import Inventory
 from services.contract.keys import Keys, key_owner
+from services.contract.placement_policy import placement_policy
 from services.contract.policy import Policy
 from services.contract.revocations import RESYNC_SECONDS, Revocations
 from services.contract.servicer import AdmissionServicer, ContractServicer
@@ -68,7 +69,12 @@ async def run(member: Member) -> None:
             download_pb2_grpc.CatalogueServiceStub(channels["download"]),
             controller_pb2_grpc.ControllerServiceStub(channels["controller"]),
         )
-        policy = Policy(settings.max_replicas, settings.allowed_namespaces, settings.anonymous_allowed)
+        policy = Policy(
+            settings.max_replicas,
+            settings.allowed_namespaces,
+            settings.anonymous_allowed,
+            placement_policy(settings),
+        )
         checker = Checker(inventory, decisions, policy)
         limiter = ConcurrencyLimiter(time.monotonic)
         admission = Admission(limiter, terms, rights, ledger, decisions)

@@ -29,6 +29,7 @@ from services.contract.messages import (
     key_message,
     memory_message,
     moment,
+    placement_policy_message,
     refusal_message,
     usage_message,
 )
@@ -81,6 +82,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             request.namespace or self._checker.policy.default_namespace,
             request.replaces_server_uuid,
             serve,
+            request.placement,
         )
         result = await self._checker.check(proposed, subject, contract_id)
         return contract_pb2.CheckResponse(
@@ -107,6 +109,7 @@ class ContractServicer(contract_pb2_grpc.ContractServiceServicer):
             max_replicas=policy.max_replicas,
             allowed_namespaces=policy.allowed_namespaces,
             anonymous_inference=policy.anonymous_inference,
+            placement=placement_policy_message(policy.placement) if policy.placement else None,
         )
 
     async def CreateContract(  # noqa: N802

@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 
 from llamesh.v1.checkpoint_pb2 import MatrixFile
 from services.download.bandwidth import Bandwidth
-from services.download.sources import FileSource, SourceChangedError, SourceError, SourceObject, SourceRefusedError
+from services.download.sources import FileSource, SourceChangedError, SourceObject, SourceRefusedError
 from services.download.sources.addresses import refuse_user
 
 MAX_MATRIX_BYTES = 1 << 30
@@ -46,12 +46,8 @@ class MatrixFiles:
         if not source.startswith("file:"):
             words = "not the address of an importance matrix: give a file, file:///FOLDER/MATRIX"
             raise SourceRefusedError(words, rule="scheme")
-        try:
-            async with self._files.open(source) as found:
-                if not 0 < (found.size or 0) <= MAX_MATRIX_BYTES:
-                    words = f"{found.name} has {found.size} bytes, an importance matrix has 1 to {MAX_MATRIX_BYTES}"
-                    raise SourceRefusedError(words, rule="size")
-                yield found
-        except SourceError as error:
-            # It cannot be opened, and another try would not open it either.
-            raise (SourceRefusedError(str(error), rule="missing") if type(error) is SourceError else error) from error
+        async with self._files.open(source) as found:
+            if not 0 < (found.size or 0) <= MAX_MATRIX_BYTES:
+                words = f"{found.name} has {found.size} bytes, an importance matrix has 1 to {MAX_MATRIX_BYTES}"
+                raise SourceRefusedError(words, rule="size")
+            yield found

@@ -35,13 +35,15 @@ def download_message(row: TransferRow, progress: Progress | None = None, waits_f
         message.bytes_done = progress.done
         message.bytes_total = progress.total
         message.bytes_per_second = progress.rate()
-    if row.error_reason:
+    if waits_for and row.state == TransferState.QUEUED:
+        # Instead of the reason of an earlier failure, whose wait has ended.
+        words = f"waits for the download of {waits_for}, which fetches the same source"
+        message.error.CopyFrom(DownloadError(message=words))
+    elif row.error_reason:
         reason = Reason.Value(f"ERROR_REASON_{row.error_reason}")
         message.error.CopyFrom(
             DownloadError(reason=row.error_reason, message=row.error_message, remedy=spec_of(reason).remedy)
         )
-    if waits_for and row.state == TransferState.QUEUED:
-        message.error.message = f"waits for the download of {waits_for}, which fetches the same source"
     return message
 
 

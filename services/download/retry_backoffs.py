@@ -58,6 +58,10 @@ class RetryBackoffs:
         """Return whether an attempt has failed because of its source or the store and its next try is not due."""
         return self._retry_seconds(attempt) > 0
 
+    def awaiting_source(self) -> list[str]:
+        """Return the models whose attempts await their next try of the source. They stay claimed by this process."""
+        return [attempt.model_uuid for attempt in self.of_source if self.awaits_retry(attempt)]
+
     def _retry_seconds(self, attempt: TransferAttempt) -> float:
         store, source = self.of_store.get(attempt), self.of_source.get(attempt)
         return max(store.seconds_left() if store else 0.0, source.seconds_left() if source else 0.0)

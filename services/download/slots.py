@@ -1,7 +1,8 @@
 """Chooses the transfers that begin next. No I/O.
 
-Of the transfers of one source one runs at a time, as far as it fetches no file that the others do not want. Once it has succeeded, the
-store has the bytes, and the next one fetches nothing (`present_objects`); if it ends otherwise, the next one fetches them itself.
+Of the transfers of one source one runs at a time, in all processes together, as far as it fetches no file that the others do not want. Once
+it has succeeded, the store has the bytes, and the next one fetches nothing (`present_objects`); if it ends otherwise, the next one fetches
+them itself.
 
 Invariant: the transfers of one user never have all slots, so slow downloads of one user do not stop those of others. A free slot goes to
 the user who has the fewest, and among the transfers of equal users to the one that was requested first. At one source another user comes
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from services.download.tables import NO_FILE, TransferRow
+from services.download.tables import NO_FILE, TransferRow, TransferState
 
 MAX_RUNNING = 4
 """Maximum number of transfers that run at the same time; more would only share the same network and disk."""
@@ -76,7 +77,10 @@ def next_transfers(
 
 
 def holders(
-    waiting: Iterable[TransferRow], running: Iterable[TransferRow], tried: Iterable[TransferRow]
+    waiting: Iterable[TransferRow],
+    running: Iterable[TransferRow],
+    tried: Iterable[TransferRow],
+    elsewhere: Iterable[TransferRow] = (),
 ) -> dict[str, str]:
     """Return the models whose transfers must wait for another one of their source, each with the model of that one.
 
@@ -84,12 +88,14 @@ def holders(
         waiting: the transfers that may begin otherwise.
         running: the transfers that run and make progress.
         tried: those that have failed and wait for their next try, which the source or the store delays. They hold those of their user only.
+        elsewhere: the transfers of other processes that run and make progress, or have failed and wait for their next try (`claims`).
     """
     of_source: dict[str, list[TransferRow]] = {}
     of_user: dict[tuple[str, str], list[TransferRow]] = {}
-    for other in running:
+    elsewhere = list(elsewhere)
+    for other in (*running, *(row for row in elsewhere if row.state != TransferState.QUEUED)):
         of_source.setdefault(other.source, []).append(other)
-    for other in tried:
+    for other in (*tried, *(row for row in elsewhere if row.state == TransferState.QUEUED)):
         of_user.setdefault((other.source, other.requested_by), []).append(other)
     found: dict[str, str] = {}
     for row in waiting:

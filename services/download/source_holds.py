@@ -2,7 +2,8 @@
 
 The worker begins and ends a hold with the task of a transfer, and the fetch (`fetches`) reports what moves. Invariant: a transfer that gets
 nothing for MAX_STILL_SECONDS, whatever the reason, holds no other one until it moves again, and one whose source gives neither a digest nor
-a strong ETag none at all: nobody would recognise its bytes (`present_objects`).
+a strong ETag none at all: nobody would recognise its bytes (`present_objects`). Other processes learn it with the next renewal of its claim
+(`claims`).
 """
 
 from __future__ import annotations
@@ -51,3 +52,7 @@ class SourceHolds:
         """Return whether others may wait for a transfer."""
         moved = self._moved.get(model_uuid)
         return moved is not None and self._clock() - moved < MAX_STILL_SECONDS
+
+    def all(self) -> list[str]:
+        """Return the models for whose transfers others may wait."""
+        return list(filter(self.holds, self._moved))

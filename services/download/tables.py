@@ -80,6 +80,8 @@ class TransferRow(Base):
     """The process that runs it; empty if there is none."""
     claim_expires: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
     """When another process may take the transfer over, by the clock of the database."""
+    holds: Mapped[bool] = mapped_column(default=False)
+    """Whether transfers of its source may wait for it, as the process says that has the claim (`claims`)."""
     hidden: Mapped[bool] = mapped_column(default=False)
     """Whether a caller removed the record; the row stays for its model. Never true of a transfer that has not ended."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)

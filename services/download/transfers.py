@@ -3,7 +3,7 @@
 Calls start and cancel transfers by changing the row; the worker reconciles its tasks with the rows (see `worker`).
 
 Invariant: every transition by a run names its attempt and its process. It changes nothing if the row has a later attempt or belongs to
-another process by then. Another process may take over a claim that is not renewed for LEASE_SECONDS.
+another process by then (see `claims`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Update, or_, select, update
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason, name_of
-from llamesh.kit.leases import LEASE_SECONDS, moment
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download import kept_parts
 from services.download.aliases import check_no_alias, lock_names
+from services.download.claims import Claims
 from services.download.source_names import same_source
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
 from services.download.transfer_requests import TransferRequest, must_start, queue_paused
@@ -39,7 +39,7 @@ class Transfers:
     def __init__(self, database: Database, clock: Callable[[], datetime], owner_id: str) -> None:
         self._database = database
         self._clock = clock
-        self.owner_id = owner_id
+        self.claims = Claims(database, owner_id)
 
     async def start(self, request: TransferRequest) -> TransferRow:
         """Start a transfer unless the present one serves the request.
@@ -136,32 +136,9 @@ class Transfers:
 
     async def workable(self) -> Sequence[TransferRow]:
         """Return the active transfers that this process runs or may claim, by time of request."""
-        query = select(TransferRow).where(*self._workable()).order_by(TransferRow.create_time)
+        query = select(TransferRow).where(*self.claims.workable()).order_by(TransferRow.create_time)
         async with self._database.read() as session:
             return (await session.scalars(query)).all()
-
-    def _workable(self) -> Sequence[ColumnElement[bool]]:
-        expired = TransferRow.claim_expires < moment(self._database)
-        return TransferRow.state.in_(ACTIVE), or_(TransferRow.claimed_by.in_(("", self.owner_id)), expired)
-
-    async def renew(self) -> None:
-        """Extend the claims of this process."""
-        async with self._database.begin() as session:
-            await session.execute(
-                self._own_claims().values(claim_expires=moment(self._database, LEASE_SECONDS)),
-                execution_options={"synchronize_session": False},
-            )
-
-    async def release(self) -> None:
-        """Release the claims of this process, so that another or the next process starts the transfers again at once."""
-        async with self._database.begin() as session:
-            await session.execute(
-                self._own_claims().values(claimed_by="", claim_expires=None),
-                execution_options={"synchronize_session": False},
-            )
-
-    def _own_claims(self) -> Update:
-        return update(TransferRow).where(TransferRow.state.in_(ACTIVE), TransferRow.claimed_by == self.owner_id)
 
     async def cancel(self, model_uuid: str, attempt: int | None = None) -> TransferRow:
         """Cancel a transfer, or only this attempt of it. Idempotent; no effect on one that has ended. Raises DOWNLOAD_NOT_FOUND."""
@@ -196,26 +173,23 @@ class Transfers:
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
         """Claim a transfer and begin at its first byte. `resume_count` increases if the transfer was interrupted.
 
-        Return None if it ended, was started again by a caller, or is claimed by another process.
+        Return None if it ended, was started again by a caller, is claimed by another process, or must wait for a transfer of one.
         """
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
-            query = select(TransferRow).where(*same, *self._workable()).with_for_update()
+            await self.claims.lock_begins(session)
+            query = select(TransferRow).where(*same, *self.claims.workable()).with_for_update()
             row = await session.scalar(query)
+            if row is not None and await self.claims.must_wait(session, row):
+                return None
             if row is not None:
                 row.resume_count += row.state != TransferState.QUEUED
                 row.state = TransferState.RUNNING
                 row.bytes_done = 0
                 row.error_reason = row.error_message = ""
-                row.claimed_by = self.owner_id
-                row.claim_expires = await session.scalar(select(moment(self._database, LEASE_SECONDS)))
+                await self.claims.take(session, row)
                 row.update_time = self._clock()
             return row
-
-    @property
-    def shared(self) -> bool:
-        """Whether other processes may work on the same tables."""
-        return bool(self._database.schema)
 
     async def requeue(
         self, model_uuid: str, attempt: int, error: MeshError, *, keep: bool = False
@@ -223,17 +197,17 @@ class Transfers:
         """Queue a transfer again, with an error that has the reason to wait. With `keep`, only this process may begin it again."""
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
-            row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
+            row = await session.scalar(select(TransferRow).where(*same, *self.claims.workable()).with_for_update())
             if row is not None:
                 row.resume_count += row.state != TransferState.QUEUED
                 row.state = TransferState.QUEUED
                 row.bytes_done = 0
                 row.error_reason = name_of(error.reason)
                 row.error_message = error.message[:_MAX_MESSAGE]
-                row.claimed_by = self.owner_id if keep else ""
-                row.claim_expires = (
-                    await session.scalar(select(moment(self._database, LEASE_SECONDS))) if keep else None
-                )
+                if keep:
+                    await self.claims.take(session, row)
+                else:
+                    row.claimed_by, row.claim_expires = "", None
                 row.update_time = self._clock()
             return row
 
@@ -241,7 +215,7 @@ class Transfers:
         """Write the revision of the opened source, and the name of the model unless it has one. Raises MODEL_NAME_TAKEN."""
         async with self._database.begin() as session:
             await lock_names(self._database, session)
-            row = await current(session, model_uuid, attempt, self.owner_id)
+            row = await current(session, model_uuid, attempt, self.claims.owner_id)
             if row is not None:
                 if not row.name:
                     await check_no_alias(session, model_uuid, name)
@@ -254,7 +228,7 @@ class Transfers:
     ) -> TransferRow | None:
         """Write the progress; `verifying` means that all bytes have arrived."""
         async with self._database.begin() as session:
-            row = await current(session, model_uuid, attempt, self.owner_id)
+            row = await current(session, model_uuid, attempt, self.claims.owner_id)
             if row is not None and (verifying or row.state == TransferState.RUNNING):
                 row.bytes_done, row.bytes_total = done, total
                 row.state = TransferState.VERIFYING if verifying else TransferState.RUNNING
@@ -267,7 +241,7 @@ class Transfers:
         """End a transfer as failed, with the reason of an error. Without `keep_parts`, it gets its next attempt, which has none."""
         same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
-            row = await session.scalar(select(TransferRow).where(*same, *self._workable()).with_for_update())
+            row = await session.scalar(select(TransferRow).where(*same, *self.claims.workable()).with_for_update())
             if row is not None:
                 if not keep_parts:
                     row.attempt += 1

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from llamesh.kit.errors import FieldViolation, MeshError, Reason
 from llamesh.kit.gguf import GgufError, GgufMetadata, read_tensors
 from llamesh.kit.objects import StagedObject, StoreError
+from llamesh.kit.objects.staging import store_errors
 from services.download.model_parts import Header, ModelCheck
 from services.download.sources import (
     FileRole,
@@ -49,7 +50,7 @@ async def staged_header(staged: StagedObject) -> Header:
 
 
 def _read(staged: StagedObject) -> Header:
-    with staged.open() as file:
+    with store_errors("cannot read a staged object"), staged.open() as file:
         return Header(*read_tensors(file, staged.size))
 
 

@@ -4,12 +4,11 @@ Level-triggered: `_follow_rows` compares the rows of the transfer table with its
 cancels the tasks whose row has changed (cancelled, paused, started again, taken over). It is woken by a call that changed a row, the end of
 a task, the end of the shortest wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs
 seconds. It runs one pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all
-others. What ended transfers have left is removed beside it (`cleanup`).
+others. What ended transfers have left is removed beside it (`cleanup`). Several processes on one database and store share the work: each
+claims the rows that it runs (see `claims`).
 
-Several processes on one database and store share the work: each claims the rows that it runs (see `transfers`).
-
-Invariant: at most MAX_RUNNING transfers run, of one source one, and those of one user leave a slot to others (see `slots`). A process
-whose own store fails does not fail a transfer that another process might run.
+Invariant: at most MAX_RUNNING transfers run in a process, of one source one in all processes, and those of one user leave a slot to others
+(see `slots`). A process whose own store fails does not fail a transfer that another process might run.
 """
 
 from __future__ import annotations
@@ -41,6 +40,8 @@ BROADCAST_SECONDS = 0.5
 """Seconds between two broadcasts of progress."""
 SWEEP_SECONDS = 60.0
 """Seconds between two sweeps, which remove objects without a record, old parts of stopped transfers and waits of ended attempts."""
+
+Rows = Sequence[TransferRow]
 
 
 class Worker:
@@ -141,7 +142,7 @@ class Worker:
             _cancel(task)
         await asyncio.gather(*tasks, return_exceptions=True)
         try:
-            await self._transfers.release()
+            await self._transfers.claims.release()
         except Exception as error:
             report_failure("release claims", error)
 
@@ -167,7 +168,8 @@ class Worker:
         running = [row.requested_by for row in rows if row.model_uuid in self._tasks]
         self._turns.keep({row.source for row in rows})
         due = self._due(rows)
-        held = self._holders(due, rows)
+        elsewhere = await self._transfers.claims.held_elsewhere() if due else ()
+        held = self._holders(due, rows, elsewhere)
         startable = [row for row in due if row.model_uuid not in held]
         for row in next_transfers(startable, running, MAX_RUNNING - len(self._tasks), self._turns.last):
             self._turns.begin(row)
@@ -175,7 +177,8 @@ class Worker:
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
             self._tasks[row.model_uuid] = (row.attempt, task)
             task.add_done_callback(partial(self._end, row.model_uuid))
-        await self._show_holders(self._holders([row for row in due if row.model_uuid not in self._tasks], rows))
+        due = [row for row in due if row.model_uuid not in self._tasks]
+        await self._show_holders(self._holders(due, rows, elsewhere))
 
     async def _write_cancellation(self, attempt: TransferAttempt) -> TransferRow:
         row = await self._transfers.cancel(*attempt)
@@ -199,17 +202,16 @@ class Worker:
             self._stopped.add(model_uuid)
             raise
 
-    async def _await_store(self, rows: Sequence[TransferRow]) -> None:
+    async def _await_store(self, rows: Rows) -> None:
         """While the store cannot be used: write the reason to each row that has no task, or fail it if waiting does not help."""
         self._held_by.clear()
-        error = self._health.problem
-        if error is None or self._health.check_pending:
+        if (error := self._health.problem) is None or self._health.check_pending:
             return
         hopeless = self._health.denied or self._health.outage_seconds > transfer_run.STORE_PATIENCE_SECONDS
         for row in rows:
             if row.model_uuid in self._tasks:
                 continue
-            if hopeless and (row.claimed_by == self._transfers.owner_id or not self._transfers.shared):
+            if hopeless and (row.claimed_by == self._transfers.claims.owner_id or not self._transfers.claims.shared):
                 await self._runs.fail(row, error)
             elif (key := (row.model_uuid, row.attempt, str(error))) not in self._held:
                 await self._runs.requeue_for_store(row, error)
@@ -223,17 +225,17 @@ class Worker:
         if self._partial is not None:
             await self._partial.remove_ended(self._tasks)
 
-    def _due(self, rows: Sequence[TransferRow]) -> list[TransferRow]:
+    def _due(self, rows: Rows) -> list[TransferRow]:
         """Return the rows without a task whose waits have ended, and set the timer for the first of those whose wait ends by itself."""
         lefts = [(self._waits.seconds_left(attempt_of(row)), row) for row in rows if row.model_uuid not in self._tasks]
         self._set_timer(min((left for left, _ in lefts if left > 0), default=0.0))
         return [row for left, row in lefts if left <= 0]
 
-    def _holders(self, due: Sequence[TransferRow], rows: Sequence[TransferRow]) -> dict[str, str]:
-        """Return for which transfers of their sources rows that are due must wait."""
+    def _holders(self, due: Rows, rows: Rows, elsewhere: Rows) -> dict[str, str]:
+        """Return for which transfers of their sources rows that are due must wait. `elsewhere` are those of other processes."""
         running = [row for row in rows if row.model_uuid in self._tasks and self._runs.holds.holds(row.model_uuid)]
         others = [row for row in rows if row.model_uuid not in self._tasks]
-        return holders(due, running, [row for row in others if self._waits.awaits_retry(attempt_of(row))])
+        return holders(due, running, [row for row in others if self._waits.awaits_retry(attempt_of(row))], elsewhere)
 
     async def _show_holders(self, held: dict[str, str]) -> None:
         """Show for which transfers others wait, and tell the watchers what has changed of it."""
@@ -268,7 +270,7 @@ class Worker:
 
     async def _renew_claims(self) -> None:
         if self._tasks or self._waits.of_source:
-            await self._transfers.renew()
+            await self._transfers.claims.renew([*self._runs.holds.all(), *self._waits.awaiting_source()])
             await self._objects.renew()
 
     async def _sweep(self) -> None:

@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from llamesh.kit.channels import asking, call_options, forwarded_metadata
 from llamesh.kit.errors import PREFIX, FieldViolation, MeshError, Reason, invalid_field
-from llamesh.kit.spec_changes import apply_changes, check_etag, clear_zero_durations
+from llamesh.kit.spec_changes import apply_changes, check_etag, clear_defaults
 from llamesh.kit.validation import validate
 from llamesh.names import DEFAULT_NAMESPACE, served_name
 from llamesh.v1 import contract_pb2, controller_pb2, gateway_pb2, server_pb2
@@ -27,7 +27,7 @@ MAX_ATTEMPTS = 5
 """Maximum number of attempts to check and make a change if other callers change the server at the same time."""
 
 FIELDS = {"TOO_MANY_REPLICAS": "replicas", "NAMESPACE_NOT_ALLOWED": "namespace"}
-"""Invalid field of a request by the reason of a refusal. DOES_NOT_FIT has no single field."""
+"""Invalid field of a request by the reason of a refusal, unless its metadata has the `field`. DOES_NOT_FIT has no single field."""
 
 
 class Servers:
@@ -59,6 +59,7 @@ class Servers:
                 parameters=request.parameters if request.HasField("parameters") else None,
                 namespace=namespace,
                 serve=True,
+                placement=request.placement if request.HasField("placement") else None,
             )
         )
         name = pop_alias(checked.parameters, request.model_name)
@@ -71,9 +72,10 @@ class Servers:
             wake_budget=request.wake_budget if request.HasField("wake_budget") else None,
             namespace=namespace,
             metered=request.metered,
+            placement=request.placement if request.HasField("placement") else None,
         )
         validate(spec)
-        clear_zero_durations(spec)
+        clear_defaults(spec)
         declaration = controller_pb2.DeclareServerRequest(
             spec=spec,
             request_id=request.request_id,
@@ -198,13 +200,14 @@ class Servers:
 def refusal(checked: contract_pb2.CheckResponse) -> MeshError:
     """Return the error for a refused check: reason and numbers of the first rule, messages of all."""
     first = checked.refusals[0] if checked.refusals else contract_pb2.Refusal(reason="INTERNAL")
+    fields = ((item.metadata.get("field") or FIELDS.get(item.reason), item.message) for item in checked.refusals)
     name = PREFIX + first.reason
     known = name in Reason.keys()  # noqa: SIM118 - the enum's wrapper is no mapping
     return MeshError(
         Reason.Value(name) if known else Reason.ERROR_REASON_INTERNAL,
         "; ".join(item.message for item in checked.refusals) or "refused without a reason",
         {**first.metadata, "decisionId": checked.decision_id},
-        tuple(FieldViolation(FIELDS[item.reason], item.message) for item in checked.refusals if item.reason in FIELDS),
+        tuple(FieldViolation(field, message) for field, message in fields if field),
     )
 
 
@@ -235,12 +238,14 @@ def check_of_change(
     server_uuid: str, spec: server_pb2.ServerSpec, changes: server_pb2.ServerChanges
 ) -> contract_pb2.CheckRequest:
     """Return the check request for the changed server; it replaces the present server."""
+    placed = changes if changes.HasField("placement") else spec
     request = contract_pb2.CheckRequest(
         model_uuid=spec.model_uuid,
         replicas=changes.replicas if changes.HasField("replicas") else spec.replicas,
         namespace=spec.namespace,
         replaces_server_uuid=server_uuid,
         serve=True,
+        placement=placed.placement if placed.HasField("placement") else None,
     )
     if changes.HasField("runtime_params"):
         request.runtime_params = changes.runtime_params

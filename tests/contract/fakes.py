@@ -94,6 +94,8 @@ class FakeGateway(gateway_pb2_grpc.GatewayServiceServicer):
             request.request_id, server_pb2.Server(server_uuid=f"s{len(self.served)}", model_uuid=request.model_uuid)
         )
         server.spec.parameters.CopyFrom(request.parameters)
+        if request.HasField("placement"):
+            server.spec.placement.CopyFrom(request.placement)
         server.runtime_params = request.runtime_params
         if len(self.serve_requests) == 1:
             # It was declared, but the answer is lost.

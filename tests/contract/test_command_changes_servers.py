@@ -170,6 +170,15 @@ def test_describe_shows_everything_in_force(capsys: Capture) -> None:
         assert line in shown
 
 
+def test_describe_shows_where_engines_run(served: server_pb2.Server, capsys: Capture) -> None:
+    assert run(["describe", "smol"]) == Exit.OK
+    assert "Placement" not in capsys.readouterr().out
+    served.spec.placement.gpus.count = 2
+    served.spec.placement.tolerations.add(key="nvidia.com/gpu", operator=server_pb2.TOLERATION_OPERATOR_EXISTS)
+    assert run(["describe", "smol"]) == Exit.OK
+    assert "Placement   --toleration nvidia.com/gpu --gpus 2" in capsys.readouterr().out
+
+
 def test_serve_names_an_equal_server(gateway: FakeGateway, served: server_pb2.Server, capsys: Capture) -> None:
     served.runtime_params = "--ctx-size 2048"
     serve = ["serve", "m0", "--", "--ctx-size", "2048"]

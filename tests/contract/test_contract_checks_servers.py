@@ -253,3 +253,13 @@ async def test_adapters_that_cannot_be_used_are_refused(mesh, as_caller, given: 
     reason, metadata = await failure(check(mesh, as_caller, model_uuid="seeing", runtime_params=f"--lora {given}"))
     assert (reason, metadata["parameter"]) == ("PARAMETER_INVALID", "--lora")
     assert problem in metadata["problem"]
+
+
+async def test_a_placement_is_refused_where_engines_are_processes(mesh, as_caller) -> None:
+    answer = await check(mesh, as_caller, placement=server_pb2.Placement(image="engine:1"))
+    (refusal,) = answer.refusals
+    assert (refusal.reason, dict(refusal.metadata)) == ("PLACEMENT_NEEDS_KUBERNETES", {"field": "placement"})
+    assert "Leave out placement" in refusal.remedy
+    assert (await check(mesh, as_caller, placement=server_pb2.Placement())).allowed
+    policy = await mesh.contract.GetPolicy(contract_pb2.GetPolicyRequest(), metadata=as_caller("ada", "manage"))
+    assert not policy.HasField("placement")

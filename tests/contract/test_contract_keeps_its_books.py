@@ -24,7 +24,7 @@ from services.contract import usage
 from services.contract.books import Books
 from services.contract.contracts import Contracts
 from services.contract.decisions import Decisions, RecordedDecision
-from services.contract.policy import PolicyRefusal
+from services.contract.refusals import PolicyRefusal
 from services.contract.service import new_id
 from services.contract.settlement import TokenUsage
 from services.contract.tables import DecisionRow, UsageBatchRow, UsageRow

@@ -152,6 +152,26 @@ def test_a_manifest_is_applied_changed_and_removed(llamesh: Command, folder: Pat
     ]
 
 
+def test_where_engines_run_is_refused_on_one_machine(llamesh: Command, folder: Path, mesh: RunningMesh) -> None:
+    text = (folder / "mesh.yaml").read_text()
+    model, server = text.split("---\n")[4], text.split("---\n")[1]
+    (folder / "model.yaml").write_text(model)
+    (folder / "placed.yaml").write_text(server + "  placement: {gpus: {count: 1}}\n")
+    llamesh("apply", "-f", "model.yaml", "--wait")
+    failed = llamesh("apply", "-f", "placed.yaml", code=5).stderr
+    assert "placement is for engines that are pods" in failed
+    assert "spec.placement" in failed
+    answer = httpx.post(
+        mesh.url("gateway", "/serve"),
+        headers={"authorization": f"Bearer {mesh.token}"},
+        json={"model_uuid": "manifest-model", "placement": {"nodeSelector": {"zone": "a"}, "image": "engine:1"}},
+    )
+    assert (answer.status_code, answer.json()["details"][0]["reason"]) == (400, "PLACEMENT_NEEDS_KUBERNETES")
+    assert answer.json()["details"][0]["metadata"]["field"] == "placement"
+    assert "manifest-chat" not in llamesh("status").stdout
+    llamesh("delete", "-f", "model.yaml")
+
+
 def test_a_revoked_key_is_made_again_in_its_file(llamesh: Command, folder: Path) -> None:
     (folder / "key.yaml").write_text(MANIFEST.split("---\n")[0].replace(", contract: manifest-team", ""))
     llamesh("apply", "-f", "key.yaml")

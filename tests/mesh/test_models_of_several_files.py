@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import struct
 import subprocess
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,33 @@ def test_a_model_in_parts_is_served_from_any_of_them(mesh: RunningMesh, person: 
     mesh.call("DELETE", f"/models/{model['model_uuid']}")
     assert not [path for path in (mesh.home / "objects" / "models").iterdir() if path.is_file()]
     assert parts_directory(mesh.home).is_dir()
+
+
+def mapped_models(folder: Path) -> set[Path]:
+    """The GGUF files below a folder that processes of this machine have mapped."""
+    found = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            found.update(
+                Path(line.split(maxsplit=5)[5]) for line in maps.read_text().splitlines() if line.endswith(".gguf")
+            )
+    return {path for path in found if path.is_relative_to(folder)}
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_an_engine_maps_the_objects_of_the_store_and_no_copy(
+    mesh: RunningMesh, person: Person, tmp_path: Path, parts: int
+) -> None:
+    whole = sentence.write(tmp_path / f"mapped{parts}.gguf")
+    given = split(whole, tmp_path, f"split{parts}", parts) if parts > 1 else [whole]
+    digests = {hashlib.sha256(file.read_bytes()).hexdigest() for file in given}
+    answered = person.llamesh("run", f"./{given[0].name}", "Hello!")
+    assert answered.stdout == f"{SENTENCE}\n", answered.stderr
+    mapped = mapped_models(mesh.home)
+    assert digests <= {path.name.partition("-")[0] for path in mapped}
+    assert {path.parent for path in mapped} == {mesh.home / "objects" / "models"}
+    (server,) = mesh.call("GET", "/status").json()["servers"]
+    mesh.call("DELETE", f"/stop/{server['server_uuid']}")
 
 
 def test_a_missing_part_is_named_before_anything_is_handed_over(

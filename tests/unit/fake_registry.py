@@ -8,7 +8,9 @@ It was never compared with a real registry, which no test reaches.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -22,6 +24,8 @@ from tests.unit.web_objects import answer
 
 OLLAMA_MODEL = "application/vnd.ollama.image.model"
 DOCKER_MODEL = "application/vnd.docker.ai.gguf.v3"
+ORAS_DEFAULT = "application/vnd.oci.image.layer.v1.tar"
+"""What `oras push` gives to a file without a type."""
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -29,6 +33,21 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 def digest(data: bytes) -> str:
     """The digest of bytes, as registries write it."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def titled(name: str) -> dict[str, str]:
+    """The annotations of a layer whose file has a name."""
+    return {"org.opencontainers.image.title": name}
+
+
+def tar_of(name: str, data: bytes) -> bytes:
+    """A tar file of one file."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(data)
+        tar.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
 
 
 @dataclass

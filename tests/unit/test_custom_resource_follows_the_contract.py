@@ -75,12 +75,15 @@ def test_every_field_has_a_type_and_a_description() -> None:
     check(SCHEMA, "")
 
 
-def test_a_manifest_of_a_mesh_on_one_machine_applies_unchanged() -> None:
+def test_a_manifest_that_the_command_prints_applies_unchanged() -> None:
     spec = ServerSpec(model_uuid="smol", model_name="smol", replicas=2, metered=True)
     spec.idle_sleep.FromSeconds(600)
     spec.wake_budget.FromSeconds(60)
     spec.parameters.ctx_size = 2048
     spec.parameters.cache_type_k = server_pb2.CACHE_TYPE_Q8_0
+    spec.placement.node_selector["zone"] = "a"
+    spec.placement.tolerations.add(key="a", effect=server_pb2.TAINT_EFFECT_NO_EXECUTE, toleration_seconds=5)
+    spec.placement.gpus.count = 1
     server = server_pb2.Server(
         server_uuid="0f0c6a0e-0000-4000-8000-000000000000",
         model_uuid="smol",

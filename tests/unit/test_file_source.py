@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+import re
+import socket
 from pathlib import Path
 
 import pytest
 
-from services.download.sources import FileSource, SourceChangedError, SourceError, SourceRefusedError, Sources
+from services.download.sources import FileSource, SourceChangedError, SourceError, SourceRefusedError, Sources, file
 
 
 @pytest.fixture
@@ -96,6 +100,42 @@ async def test_a_missing_file_is_an_error_and_not_a_refusal(folder: Path) -> Non
     with pytest.raises(SourceError, match="No such file") as caught:
         await read(FileSource([folder]), str(folder / "none.gguf"))
     assert not isinstance(caught.value, SourceRefusedError)
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    """Let a call of the operating system fail."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(file.os, call, fail)
+
+
+FOR_GOOD = [errno.ENOENT, errno.EACCES, errno.ELOOP, errno.ENOTDIR, errno.EPERM]
+FOR_A_MOMENT = [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.ETIMEDOUT]
+
+
+@pytest.mark.parametrize(("number", "transient"), [*((n, False) for n in FOR_GOOD), *((n, True) for n in FOR_A_MOMENT)])
+@pytest.mark.parametrize("call", ["open", "scandir", "pread"])
+async def test_a_file_that_is_missing_or_forbidden_is_told_from_an_outage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, transient: bool
+) -> None:
+    (folder / "a.gguf").write_bytes(b"a")
+    source = FileSource([folder])
+    failing(monkeypatch, call, number)
+    with pytest.raises(SourceError, match=re.escape(os.strerror(number))) as caught:
+        await (
+            read(source, str(folder / "a.gguf")) if call != "scandir" else asyncio.to_thread(source.names, str(folder))
+        )
+    assert (caught.value.transient, caught.value.status) == (transient, 0 if transient else 404)
+
+
+async def test_a_socket_is_no_file_for_good(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(folder / "s.gguf"))
+        with pytest.raises(SourceError, match=r"s\.gguf") as caught:
+            await read(FileSource([folder]), str(folder / "s.gguf"))
+    assert not caught.value.transient
 
 
 async def test_a_file_that_shrinks_while_it_is_read_is_noticed(folder: Path) -> None:

@@ -242,3 +242,23 @@ def test_a_key_that_lacks_declared_scopes_is_refused(tmp_path: Path, written: st
     with pytest.raises(CommandError) as raised:
         planned(tmp_path, KEY.replace("SCOPES", written) + contract, limited("infer:chat", "infer:code"))
     assert "spec.scopes: cannot be changed" in raised.value.parts[0]
+
+
+def test_where_engines_run_is_compared_as_a_whole(tmp_path: Path) -> None:
+    mesh = full()
+    placement = server_pb2.Placement(node_selector={"zone": "true"}, gpus=server_pb2.Gpus(count=1))
+    placement.tolerations.add(key="a", operator=server_pb2.TOLERATION_OPERATOR_EXISTS)
+    mesh.servers[0].spec.placement.CopyFrom(placement)
+    (same,) = planned(tmp_path, dumped(declared(mesh.servers[0]), "yaml"), mesh)
+    assert same.verb == "unchanged"
+    head = f"{API}kind: ModelServe\nmetadata: {{name: s, annotations: {{llamesh.dev/id: 0f0c6a0e-1}}}}\n"
+    spec = "modelUuid: smol, replicas: 2, idleSleep: 10m, parameters: {ctxSize: 2048}"
+    (other,) = planned(tmp_path, f"{head}spec: {{{spec}, placement: {{gpus: {{count: 2}}}}}}\n", mesh)
+    assert [str(change) for change in other.changes] == [
+        "spec.placement: --node-selector zone=true --toleration a --gpus 1 -> --gpus 2"
+    ]
+    assert changes_of(other) == server_pb2.ServerChanges(placement=server_pb2.Placement(gpus=server_pb2.Gpus(count=2)))
+    for empty in ("", ", placement: {}"):
+        (gone,) = planned(tmp_path, f"{head}spec: {{{spec}{empty}}}\n", mesh)
+        assert [change.after for change in gone.changes] == ["default"]
+        assert changes_of(gone).HasField("placement")

@@ -49,10 +49,44 @@ def test_every_spelling_of_names_enums_and_durations_is_taken(tmp_path: Path, sp
 
 
 @pytest.mark.parametrize(
+    "placement",
+    [
+        "{node_selector: {zone: a}, tolerations: [{key: k, operator: Exists, effect: NoSchedule}], gpus: {count: 2}}",
+        "{nodeSelector: {zone: a}, tolerations: [{key: k, operator: exists, effect: NO_SCHEDULE}], gpus: {count: 2}}",
+    ],
+)
+def test_a_placement_is_read(tmp_path: Path, placement: str) -> None:
+    (document,) = read(tmp_path, f"{HEAD}spec: {{model_uuid: smol, placement: {placement}}}\n")
+    toleration = server_pb2.Toleration(
+        key="k", operator=server_pb2.TOLERATION_OPERATOR_EXISTS, effect=server_pb2.TAINT_EFFECT_NO_SCHEDULE
+    )
+    assert document.spec == server_pb2.ServerSpec(
+        model_uuid="smol",
+        placement=server_pb2.Placement(
+            node_selector={"zone": "a"}, tolerations=[toleration], gpus=server_pb2.Gpus(count=2)
+        ),
+    )
+
+
+@pytest.mark.parametrize(
     ("spec", "line", "said"),
     [
         ("  replicass: 2\n", 6, "spec.replicass: unknown field; did you mean replicas?"),
         ("  parameters:\n    ctx_sise: 1\n", 7, "spec.parameters.ctx_sise: unknown field; did you mean ctx_size?"),
+        ("  placement: {nodeSelector: {zone: 1}}\n", 6, "spec.placement.node_selector.zone: must be a text in quotes"),
+        (
+            "  placement: {nodeSelector: [zone]}\n",
+            6,
+            "spec.placement.node_selector: must be a mapping of names to texts",
+        ),
+        ("  placement: {nodeSelector: {zone: a b}}\n", 6, "spec.placement.node_selector: 'a b' does not match"),
+        ("  placement:\n    tolerations: {key: a}\n", 7, "spec.placement.tolerations: must be a list"),
+        (
+            "  placement:\n    tolerations:\n    - {key: a}\n    - {key: b, effect: Never}\n",
+            9,
+            "spec.placement.tolerations[1].effect: must be one of NO_SCHEDULE",
+        ),
+        ("  placement: {gpus: {count: 65}}\n", 6, "spec.placement.gpus.count: must be between 1 and 64, not 65"),
         ("  replicas: many\n", 6, "spec.replicas: must be a whole number that is not negative"),
         ("  replicas: 1001\n", 6, "spec.replicas: must be between 0 and 1000, not 1001"),
         ("  idle_sleep: soon\n", 6, 'spec.idle_sleep: must be a length of time, for instance "600s" or "10m"'),

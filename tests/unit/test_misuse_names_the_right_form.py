@@ -65,3 +65,14 @@ def test_a_refused_field_is_named_by_its_option() -> None:
         "--idle-sleep 600: must be at most 9s; server_uuid: is missing"
     )
     assert failure.code is Exit.USAGE
+
+
+def test_a_refused_placement_is_named_by_its_option_with_the_remedy() -> None:
+    words = "placement.image: 'evil:1' is not one of LLAMESH_ENGINE_IMAGES, which are engine:1"
+    fields = (FieldViolation("placement.image", words),)
+    refusal = of_reason("PLACEMENT_NOT_ALLOWED", words, metadata={"decisionId": "dec_1"}, fields=fields)
+    failure = in_options(refusal, {"image": "evil:1"})
+    assert failure is not None
+    assert failure.cause == "--image evil:1: 'evil:1' is not one of LLAMESH_ENGINE_IMAGES, which are engine:1"
+    assert failure.parts == ("details: llamesh why dec_1",)
+    assert "administrator" in failure.hint

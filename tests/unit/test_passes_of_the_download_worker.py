@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 
@@ -21,6 +22,11 @@ WAITING = 50
 
 async def nothing(*_: object) -> None:
     """FAKE: do nothing."""
+
+
+def alone() -> SimpleNamespace:
+    """FAKE: the claims of a process that shares its database with no other one."""
+    return SimpleNamespace(release=nothing, held_elsewhere=mock.AsyncMock(return_value=[]))
 
 
 class Partial:
@@ -81,7 +87,7 @@ def waits() -> RetryBackoffs:
 @pytest.fixture
 async def worker(rows: Rows, partial: Partial, waits: RetryBackoffs) -> AsyncIterator[Worker]:
     made = Worker(
-        cast("Any", SimpleNamespace(workable=rows.workable, release=nothing)),
+        cast("Any", SimpleNamespace(workable=rows.workable, claims=alone())),
         cast("Any", rows),
         cast("Any", SimpleNamespace(drop_holds=nothing, sweep=nothing)),
         cast("Any", SimpleNamespace(usable=True, close=nothing)),

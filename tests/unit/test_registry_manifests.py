@@ -45,6 +45,11 @@ def test_layers_of_ollama_are_model_projector_and_adapters() -> None:
     [
         ("application/vnd.docker.ai.gguf.v3", "", W),
         ("application/vnd.docker.ai.mmproj", "", P),
+        ("application/vnd.docker.ai.gguf.v3.mmproj", "", P),
+        ("application/vnd.docker.ai.gguf.v3.lora", "", A),
+        ("Application/vnd.Docker.AI.gguf.v3 ; a=b", "", W),
+        ("application/octet-stream; charset=binary", "model.gguf", W),
+        ('Application/Octet-Stream;charset="binary" ;q=1', "model.gguf", W),
         ("application/vnd.cncf.model.weight.v1.gguf", "", W),
         ("application/vnd.cncf.model.weight.v1.raw", "dir/model.gguf", W),
         ("application/octet-stream", "model.GGUF", W),
@@ -56,6 +61,8 @@ def test_layers_of_ollama_are_model_projector_and_adapters() -> None:
         ("application/vnd.gguf.model", "model.gguf", W),
         ("application/vnd.example-corp.model.gguf.v1", "model.gguf", W),
         ("application/octet-stream", "mmproj-model.gguf", P),
+        ("application/vnd.oci.image.layer.v1.tar", "model.gguf", W),
+        ("application/vnd.oci.image.layer.v1.tar", "mmproj-model.gguf", P),
         ("application/vnd.ollama.image.model; x=y", "", W),
     ],
 )
@@ -69,12 +76,32 @@ def test_parts_come_in_the_order_of_their_numbers() -> None:
 
 
 @pytest.mark.parametrize(
+    "left",
+    [
+        descriptor("application/vnd.docker.ai.gguf.v4", 2),
+        descriptor("application/vnd.docker.ai.mmproj.v2", 2),
+        descriptor("application/vnd.cncf.model.weight.v1.gguf+zstd", 2),
+        descriptor("application/vnd.docker.ai.gguf.v3; encoding=gzip", 2),
+        descriptor("application/vnd.cncf.model.weight.v1.tar", 2, "mmproj-m.gguf"),
+        descriptor("text/plain", 2, "m-00002-of-00002.GGUF"),
+    ],
+)
+def test_a_model_is_refused_if_one_of_its_gguf_files_is_not_taken(left: dict[str, Any]) -> None:
+    for layers in ([descriptor(f"{OLLAMA}.model"), left], [left, descriptor("application/gguf", 1, "m.gguf")]):
+        with pytest.raises(SourceRefusedError) as refused:
+            roles(*layers, descriptor("text/markdown", 3, "README.md"))
+        assert refused.value.rule == "format"
+        assert f"layers of the types {left['mediaType']} that are not taken" in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("layers", "words"),
     [
         ([], "has no files"),
         ([descriptor(f"{OLLAMA}.tensor; name=a")], "single tensors of Ollama's own format"),
         ([descriptor("application/vnd.docker.ai.safetensors")], "safetensors files, which engines do not take"),
         ([descriptor("application/vnd.oci.image.layer.v1.tar+gzip")], "the file system of a container image"),
+        ([descriptor("application/vnd.oci.image.layer.v1.tar", name="model")], "the file system of a container image"),
         (
             [
                 descriptor("application/vnd.cncf.model.weight.v1.safetensors"),
@@ -122,6 +149,9 @@ def test_what_is_no_model_of_gguf_files_is_refused_in_words(layers: list[dict[st
         "application/zlib",
         "application/vnd.rar",
         "application/vnd.gguf.tar",
+        "application/octet-stream;x=+gzip",
+        "application/octet-stream; encoding=br",
+        "application/vnd.docker.ai.gguf.v3; q=1; encoding=zstd",
     ],
 )
 def test_a_packed_layer_is_refused_by_its_type_even_if_its_file_is_called_gguf(media_type: str) -> None:
@@ -134,8 +164,6 @@ def test_a_packed_layer_is_refused_by_its_type_even_if_its_file_is_called_gguf(m
 @pytest.mark.parametrize(
     "media_type",
     [
-        "application/octet-stream;x=+gzip",
-        "application/octet-stream; encoding=br",
         "application/vnd.x.compressed",
         "text/plain",
         "application/octet-stream.v2",

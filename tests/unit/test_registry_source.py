@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -22,7 +23,17 @@ from services.download.sources import (
 from services.download.sources.registry_client import MAX_TAGS_BYTES
 from services.download.sources.registry_manifests import MAX_MANIFEST_BYTES
 from services.download.sources.registry_tokens import MAX_TOKEN_ANSWER, Challenge, read_challenge
-from tests.unit.fake_registry import INDEX, OLLAMA_MODEL, FakeRegistry, Repository, digest, fake_registry
+from tests.unit.fake_registry import (
+    INDEX,
+    OLLAMA_MODEL,
+    ORAS_DEFAULT,
+    FakeRegistry,
+    Repository,
+    digest,
+    fake_registry,
+    tar_of,
+    titled,
+)
 
 MODEL = b"GGUF-model" * 1000
 LOGIN = ("ada", "right-secret")
@@ -109,6 +120,33 @@ async def test_an_index_of_one_model_is_followed(registry: FakeRegistry) -> None
     registry.put("ada/model", "nested", {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry(nested)]})
     with pytest.raises(SourceError, match="does not answer like a registry of models"):
         await source(registry).files(at(registry, ":nested"))
+
+
+async def test_the_first_bytes_say_what_a_file_is_that_was_pushed_without_a_type(registry: FakeRegistry) -> None:
+    registry.push("ada/model", "v2", [(ORAS_DEFAULT, MODEL, titled("m.gguf"))])
+    before = len(registry.asked)
+    async with source(registry).open(at(registry, ":v2")) as found:
+        assert (found.name, await read(found)) == ("m.gguf", MODEL)
+    paths = [path.partition("?")[0].split("/")[-2] for path, _ in registry.asked[before:]]
+    assert paths == ["manifests", "blobs", "model"], "no request more than for any other file"
+    async with source(registry).open(at(registry, ":v2")) as found:
+        found.end_stream()
+        assert found.read is not None
+        assert b"".join([chunk async for chunk in found.read(0, 9)]) == MODEL[:9]
+
+
+@pytest.mark.parametrize(
+    "data", [tar_of("m.gguf", MODEL), gzip.compress(MODEL), b"GGU", b""], ids=["tar", "gzip", "short", "empty"]
+)
+async def test_a_file_without_a_type_that_is_no_gguf_file_is_refused_with_the_remedy(
+    registry: FakeRegistry, data: bytes
+) -> None:
+    registry.push("ada/model", "v2", [(ORAS_DEFAULT, data, titled("m.gguf"))])
+    with pytest.raises(
+        SourceRefusedError, match=r"push the file itself, as m\.gguf:application/octet-stream"
+    ) as refused:
+        await fetched(registry, rest=":v2")
+    assert refused.value.rule == "format"
 
 
 def entry(of: str) -> dict[str, object]:

@@ -59,7 +59,10 @@ def test_each_path_of_a_list_is_changed() -> None:
 
 def test_every_setting_with_several_paths_is_known_as_a_list() -> None:
     tuples = {name.upper() for name, field in Settings.model_fields.items() if field.default == ()}
-    without_paths = {"SOURCE_HOSTS", "HTTP_SOURCE_HOSTS", "ALLOWED_HOSTS", "ALLOWED_ORIGINS"}
+    without_paths = {
+        *("SOURCE_HOSTS", "HTTP_SOURCE_HOSTS", "ALLOWED_HOSTS", "ALLOWED_ORIGINS"),
+        *("ENGINE_IMAGES", "PRIORITY_CLASSES"),
+    }
     assert {f"LLAMESH_{name}" for name in tuples - without_paths} == LISTS
 
 

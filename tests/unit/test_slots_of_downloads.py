@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 
@@ -123,8 +124,10 @@ def test_a_transfer_without_progress_holds_others_for_minutes_only() -> None:
     holds.moved("ada-1")
     now = 2 * MAX_STILL_SECONDS - 2
     assert holds.holds("ada-1")
+    assert holds.all() == ["ada-1"]
     now = 2 * MAX_STILL_SECONDS - 1
     assert not holds.holds("ada-1")
+    assert holds.all() == []
     holds.moved("ada-1")
     assert holds.holds("ada-1")
     holds.end("ada-1")
@@ -134,6 +137,23 @@ def test_a_transfer_without_progress_holds_others_for_minutes_only() -> None:
 
 def test_the_tries_of_a_user_after_failures_hold_those_of_the_user_only() -> None:
     assert unfetched("ada-2=hf:a/b ben-1=hf:a/b ada-3", tried="ada-1=hf:a/b") == "ben-1 ada-3"
+
+
+@pytest.mark.parametrize(
+    ("state", "free"),
+    [
+        (TransferState.RUNNING, "ada-3"),
+        (TransferState.VERIFYING, "ada-3"),
+        (TransferState.QUEUED, "ben-1 ada-3"),
+    ],
+)
+def test_a_transfer_of_another_process_holds_others_like_one_of_this_process(state: TransferState, free: str) -> None:
+    there = row("ada-1=hf:a/b")
+    there.state = state
+    waiting = [row(name) for name in ("ada-2=hf:a/b", "ben-1=hf:a/b", "ada-3")]
+    held = holders(waiting, [], [], [there])
+    assert " ".join(each.model_uuid for each in waiting if each.model_uuid not in held) == free
+    assert set(held.values()) == {"ada-1"}
 
 
 def test_a_transfer_that_only_waits_holds_no_other_one_of_its_source() -> None:
@@ -147,7 +167,9 @@ def test_an_attempt_awaits_its_next_try_until_it_is_due_whatever_else_it_waits_f
     waits.of_source[attempt].next_wait(None)
     waits.wait_for_room(attempt)
     assert waits.awaits_retry(attempt)
+    assert waits.awaiting_source() == ["ada-1"]
     now = FIRST_SECONDS
+    assert waits.awaiting_source() == []
     assert (waits.awaits_retry(attempt), waits.seconds_left(attempt) > 0) == (False, True)
 
 
@@ -180,7 +202,8 @@ async def test_a_download_begins_beside_slow_ones_of_another_user() -> None:
     async def workable() -> Sequence[TransferRow]:
         return rows
 
-    transfers = SimpleNamespace(workable=workable, release=nothing)
+    claims = SimpleNamespace(release=nothing, held_elsewhere=mock.AsyncMock(return_value=[]))
+    transfers = SimpleNamespace(workable=workable, claims=claims)
     health = SimpleNamespace(usable=True, close=nothing)
     objects = SimpleNamespace(drop_holds=nothing, sweep=nothing)
     runs = Runs()

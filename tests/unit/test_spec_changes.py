@@ -6,7 +6,7 @@ import pytest
 
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.spec_changes import apply_changes, check_etag
-from llamesh.v1.server_pb2 import ServerChanges, ServerSpec
+from llamesh.v1.server_pb2 import Placement, ServerChanges, ServerSpec
 
 
 @pytest.mark.parametrize("etag", ["", "3"])
@@ -30,3 +30,11 @@ def test_a_duration_of_zero_is_the_default_and_leaves_an_empty_field() -> None:
     set_before.idle_sleep.FromSeconds(60)
     set_before.wake_budget.FromSeconds(60)
     assert apply_changes(set_before, changes) == ServerSpec(replicas=1)
+
+
+def test_a_placement_is_replaced_whole_and_an_empty_one_removes_it() -> None:
+    before = ServerSpec(placement=Placement(node_selector={"zone": "a"}, image="engine:1"))
+    assert apply_changes(before, ServerChanges(replicas=2)).placement == before.placement
+    changed = apply_changes(before, ServerChanges(placement=Placement(image="engine:2")))
+    assert changed == ServerSpec(placement=Placement(image="engine:2"))
+    assert apply_changes(before, ServerChanges(placement=Placement())) == ServerSpec()

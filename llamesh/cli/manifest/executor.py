@@ -85,6 +85,7 @@ def _server(mesh: Client, action: Action) -> object:
             wake_budget=_seconds(spec, "wake_budget"),
             namespace=spec.namespace,
             metered=spec.metered,
+            placement=spec.placement if spec.HasField("placement") else None,
         )
         return _alone(mesh, action, made)
     return mesh.servers.update(action.present, changes_of(action), etag=action.present.etag)
@@ -100,8 +101,8 @@ def changes_of(action: Action) -> server_pb2.ServerChanges:
             if not spec.parameters.ListFields():
                 made.ClearField("parameters")
                 made.runtime_params = ""
-        elif name in {"idle_sleep", "wake_budget"}:
-            # Zero means the default.
+        elif name in {"idle_sleep", "wake_budget", "placement"}:
+            # Zero, or an empty message, means the default.
             getattr(made, name).CopyFrom(getattr(spec, name))
         else:
             setattr(made, name, getattr(spec, name))

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from llamesh.cli.companions import NO_FILE
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.manifest.dangling import INFER_ANY, Referents, dangling, name_of_model, referents
+from llamesh.cli.manifest.differences import FieldChange, differences
 from llamesh.cli.manifest.document import Document
 from llamesh.cli.manifest.export import spec_of
 from llamesh.cli.manifest.holdings import AmbiguousObjectError, Holdings, identity
@@ -36,18 +37,6 @@ _USES_REFERENCES: dict[str, tuple[Verb, ...]] = {"Model": ("create", "update"), 
 """When an action of a kind uses what its document refers to outside the manifest."""
 DEFAULT_WAKE_BUDGET = 120
 _HINTS = {"ModelServe": ": servers of one manifest have different values of model_name; replicas scales one"}
-
-
-@dataclass(frozen=True, slots=True)
-class FieldChange:
-    """One field that differs."""
-
-    path: str
-    before: str
-    after: str
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.before} -> {self.after}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +175,9 @@ def _comparable(spec: Any, kind: str, other: Any = None) -> Any:
             made.ClearField("idle_sleep")
         if made.wake_budget.ToMilliseconds() in {0, DEFAULT_WAKE_BUDGET * 1000}:
             made.ClearField("wake_budget")
-        if not made.parameters.ListFields():
-            made.ClearField("parameters")
+        for part in ("parameters", "placement"):
+            if not getattr(made, part).ListFields():
+                made.ClearField(part)
     elif kind == "User":
         made.ClearField("password_from")
     elif kind == "Key":
@@ -240,32 +230,6 @@ def _comparable_source(desired: manifest_pb2.ModelSpec, present: manifest_pb2.Mo
     else:
         same = (wanted.hostname, wanted.path) == (known.hostname, known.path)
     return present.source if same else desired.source
-
-
-def differences(before: Any, after: Any, path: str) -> Iterator[FieldChange]:
-    """Yield each field that differs between two messages of one type."""
-    for field in before.DESCRIPTOR.fields:
-        at = f"{path}.{field.name}"
-        one, two = getattr(before, field.name), getattr(after, field.name)
-        if one == two and (not field.has_presence or before.HasField(field.name) == after.HasField(field.name)):
-            continue
-        if field.message_type is not None and field.message_type.full_name == "llamesh.v1.RuntimeParameters":
-            yield from differences(one, two, at)
-        else:
-            yield FieldChange(at, _shown(before, field), _shown(after, field))
-
-
-def _shown(message: Any, field: Any) -> str:
-    value = getattr(message, field.name)
-    if field.has_presence and not message.HasField(field.name):
-        return "default"
-    if field.enum_type is not None:
-        return str(field.enum_type.values_by_number[value].name)
-    if field.message_type is not None and field.message_type.full_name == "google.protobuf.Duration":
-        return str(value.ToJsonString())
-    if not isinstance(value, str | int | float | bool):
-        return " ".join(map(str, value)) or "none"
-    return str(value).lower() if isinstance(value, bool) else str(value) or "none"
 
 
 def _refusals(action: Action, known: Referents) -> Iterator[str]:

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from buf.validate import validate_pb2
 from llamesh.durations import seconds
-from llamesh.enum_words import enum_words
+from llamesh.enum_words import enum_words, full_name
 from llamesh.nearest import nearest
 
 DURATION = "google.protobuf.Duration"
@@ -67,10 +67,11 @@ def _decode_field(
     lines: dict[str, int],
     errors: list[SpecError],
 ) -> None:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        _decode_map(node, message, field, at, errors)
+        return
     if field.message_type is not None and field.message_type.full_name != DURATION:
-        child = getattr(message, field.name)
-        child.SetInParent()
-        decode(node, child, at, lines, errors)
+        _decode_messages(node, message, field, at, lines, errors)
         return
     try:
         value = _plain(node)
@@ -79,6 +80,38 @@ def _decode_field(
             errors.append(SpecError(line_of(node), at, problem))
     except (json_format.ParseError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError):
         errors.append(SpecError(line_of(node), at, f"must be {_wanted(field)}"))
+
+
+def _decode_messages(
+    node: _Node, message: Message, field: FieldDescriptor, at: str, lines: dict[str, int], errors: list[SpecError]
+) -> None:
+    """Fill a field that is a message, or a list of messages."""
+    child = getattr(message, field.name)
+    if not field.is_repeated:
+        child.SetInParent()
+        decode(node, child, at, lines, errors)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            decode(item, child.add(), f"{at}[{number}]", lines, errors)
+    else:
+        errors.append(SpecError(line_of(node), at, "must be a list"))
+
+
+def _decode_map(node: _Node, message: Message, field: FieldDescriptor, at: str, errors: list[SpecError]) -> None:
+    """Fill a map of texts."""
+    if not isinstance(node, yaml.MappingNode):
+        errors.append(SpecError(line_of(node), at, "must be a mapping of names to texts"))
+        return
+    rules = field.GetOptions().Extensions[validate_pb2.field].map
+    for key, value in node.value:
+        name, text = _plain(key), _plain(value)
+        if not isinstance(name, str) or not isinstance(text, str):
+            errors.append(SpecError(line_of(key), f"{at}.{short(str(name))}", "must be a text in quotes"))
+            continue
+        for rule, word in ((rules.keys.string, name), (rules.values.string, text)):
+            if not re.search(rule.pattern, word):
+                errors.append(SpecError(line_of(key), at, f"{short(word)!r} does not match {rule.pattern}"))
+        getattr(message, field.name)[name] = text
 
 
 def _plain(node: _Node) -> Any:
@@ -94,11 +127,7 @@ def _plain(node: _Node) -> Any:
 def _spelled(field: FieldDescriptor, value: Any) -> Any:
     """Return the value as protobuf's JSON writes it."""
     if field.enum_type is not None:
-        names = enum_words(field)
-        word = ("on" if value else "off") if isinstance(value, bool) else str(value)
-        if word in field.enum_type.values_by_name:
-            return word
-        return names[word.upper()]
+        return full_name(field, ("on" if value else "off") if isinstance(value, bool) else str(value))
     if field.message_type is not None and field.message_type.full_name == DURATION and isinstance(value, int | str):
         return f"{seconds(str(value)):.9f}s"
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and not isinstance(value, str | list):

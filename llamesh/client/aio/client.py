@@ -94,6 +94,7 @@ class AsyncClient:
         runtime_params: str = "",
         parameters: Parameters | None = None,
         namespace: str = "",
+        placement: server_pb2.Placement | None = None,
         timeout: float | None = None,
         **named: Value | None,
     ) -> contract_pb2.CheckResponse:
@@ -107,6 +108,7 @@ class AsyncClient:
             runtime_params=runtime_params,
             parameters=combined(parameters, named),
             namespace=namespace,
+            placement=placement,
         )
         return await self.transport.call(f"{CONTRACT}/Check", request, contract_pb2.CheckResponse, timeout)
 

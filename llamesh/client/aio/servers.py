@@ -39,6 +39,7 @@ class AsyncServers(AsyncPart):
         wake_budget: float | None = None,
         namespace: str = "",
         metered: bool = False,
+        placement: server_pb2.Placement | None = None,
         request_id: str = "",
         timeout: float | None = None,
         **named: Value | None,
@@ -47,6 +48,7 @@ class AsyncServers(AsyncPart):
 
         `parameters` takes runtime parameters as a mapping or a message. A parameter whose name is an argument of this call can
         only be given there: `timeout` here is the deadline of the call, `parameters={"timeout": 60}` that of the server's answers.
+        `placement` says where engine pods run; a mesh on one machine refuses it.
         The call carries a `request_id`, so that it may be repeated and still declares one server.
         """
         request = gateway_pb2.ServeRequest(
@@ -57,6 +59,7 @@ class AsyncServers(AsyncPart):
             parameters=combined(parameters, named),
             namespace=namespace,
             metered=metered,
+            placement=placement,
             request_id=request_id or uuid.uuid4().hex,
         )
         set_seconds(request.idle_sleep, idle_sleep)

@@ -91,6 +91,7 @@ class Client:
         runtime_params: str = "",
         parameters: Parameters | None = None,
         namespace: str = "",
+        placement: server_pb2.Placement | None = None,
         timeout: float | None = None,
         **named: Value | None,
     ) -> contract_pb2.CheckResponse:
@@ -104,6 +105,7 @@ class Client:
             runtime_params=runtime_params,
             parameters=combined(parameters, named),
             namespace=namespace,
+            placement=placement,
         )
         return self.transport.call(f"{CONTRACT}/Check", request, contract_pb2.CheckResponse, timeout)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from llamesh.kit.logs import log
 from llamesh.model_addresses import names_user
-from services.download.sources.source import SourceError, SourceRefusedError
+from services.download.sources.source import SHORTAGES, SourceError, SourceRefusedError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -83,6 +83,9 @@ class AddressRules:
         except (OSError, ValueError) as error:
             if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
                 raise SourceError(f"{NO_NETWORK}, so the host {host} cannot be found") from error
+            if isinstance(error, OSError) and error.errno in SHORTAGES:
+                words = f"the host {host} cannot be looked up: {error.strerror}"
+                raise SourceError(words, transient=True) from error
             # ValueError: the name has no form that DNS can express, such as a label of more than 63 characters.
             raise SourceError(f"the host {host} cannot be found") from error
         if not found:

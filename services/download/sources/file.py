@@ -1,12 +1,14 @@
 """Models from files of this machine, in folders that the operator named.
 
 Invariant: no file outside of these folders is read. The path is resolved and checked, the file is opened without following a final link,
-and the opened file is checked again, so a link that is swapped in between has no effect.
+and the opened file is checked again, so a link that is swapped in between has no effect. Only a file that is missing or may not be read is
+an error for good; what the machine or a network disk lacks for a moment is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Sequence
@@ -28,6 +30,16 @@ from services.download.sources.source import (
 
 MAX_NAMES = 10_000
 """Maximum number of entries of a folder that are read."""
+_FOR_GOOD = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENXIO,
+}
+"""Errors of the operating system that another try meets again: no such file, or none that may be read. ENXIO: a socket."""
 
 
 class FileSource(NamedParts):
@@ -66,7 +78,7 @@ class FileSource(NamedParts):
             with os.scandir(folder) as entries:
                 return [entry.name for entry in islice(entries, MAX_NAMES) if entry.is_file()]
         except OSError as error:
-            raise SourceError(f"cannot list {folder.name}: {error.strerror}", status=404) from error
+            raise _failure(f"cannot list {folder.name}", error) from error
 
     def _resolve(self, source: str) -> Path:
         path = _path(source)
@@ -86,7 +98,7 @@ class FileSource(NamedParts):
             # O_NONBLOCK: opening a pipe must not wait for its writer.
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise SourceError(f"cannot open {path.name}: {error.strerror}") from error
+            raise _failure(f"cannot open {path.name}", error) from error
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise SourceRefusedError(f"{path.name} is not a regular file", rule="regular file")
@@ -106,6 +118,11 @@ class FileSource(NamedParts):
             raise SourceRefusedError(f"{path.name} changed while it was opened", rule="folder")
 
 
+def _failure(what: str, error: OSError) -> SourceError:
+    for_good = error.errno in _FOR_GOOD
+    return SourceError(f"{what}: {error.strerror}", status=404 if for_good else 0, transient=not for_good)
+
+
 def _path(source: str) -> Path:
     if source.startswith("file:"):
         parts = urlsplit(source)
@@ -122,9 +139,13 @@ def _path(source: str) -> Path:
 async def _read(fd: int, path: Path, opened: os.stat_result, offset: int, length: int) -> AsyncIterator[bytes]:
     """See RangedRead."""
     done = 0
-    while done < length and (
-        block := await asyncio.to_thread(os.pread, fd, min(MAX_CHUNK, length - done), offset + done)
-    ):
+    while done < length:
+        try:
+            block = await asyncio.to_thread(os.pread, fd, min(MAX_CHUNK, length - done), offset + done)
+        except OSError as error:
+            raise _failure(f"cannot read {path.name}", error) from error
+        if not block:
+            break
         done += len(block)
         yield block
     now = os.fstat(fd)

@@ -25,7 +25,7 @@ from llamesh.kit.source_places import HUB
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_texts import as_written, retry_after
 from services.download.sources.shown_texts import cause, shown, shown_phrase
-from services.download.sources.source import MAX_CHUNK, SourceError, SourceRefusedError
+from services.download.sources.source import MAX_CHUNK, SHORTAGES, SourceError, SourceRefusedError
 
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 8 << 20
@@ -244,9 +244,11 @@ async def _answer(
     except TimeoutError as error:
         raise SourceError(f"{shown(url)} does not answer in time", transient=True) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        # A retry helps only if an established connection was cut off, not if none was made or a certificate is wrong.
+        # A retry helps only if an established connection was cut off, not if none was made or a certificate is wrong, or if this machine
+        # is short of something.
         cut_off = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError)
-        raise SourceError(f"{shown(url)} cannot be reached: {cause(error)}", transient=cut_off) from error
+        short = isinstance(error, OSError) and error.errno in SHORTAGES
+        raise SourceError(f"{shown(url)} cannot be reached: {cause(error)}", transient=cut_off or short) from error
     try:
         yield response
     finally:

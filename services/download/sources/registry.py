@@ -18,6 +18,7 @@ from llamesh.kit.source_places import OLLAMA, REGISTRY_OF, RegistryPlace
 from llamesh.nearest import near
 from llamesh.registry_addresses import DOCKER_HUB, RegistryAddress, read_registry_address
 from services.download.sources.addresses import AddressRules
+from services.download.sources.first_bytes import with_magic
 from services.download.sources.http_client import SourceAnswerError
 from services.download.sources.http_objects import HttpObjects
 from services.download.sources.registry_client import RegistryClient
@@ -27,6 +28,8 @@ from services.download.sources.registry_manifests import (
     ModelManifest,
     choose_variant,
     is_index,
+    may_be_packed,
+    packed_words,
     read_document,
     read_manifest,
 )
@@ -121,6 +124,8 @@ class RegistrySource:
                         opened=f"{layer.size} bytes",
                         found=f"{found.size} bytes",
                     )
+                if may_be_packed(layer):
+                    found = await with_magic(found, packed_words(layer, address.place))
                 yield replace(found, size=layer.size)
         except SourceAnswerError as error:
             raise await self._explained(error, address, f"no bytes of its file sha256:{layer.sha256}") from error

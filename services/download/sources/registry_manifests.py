@@ -1,8 +1,10 @@
 """Manifests and indexes of registries, read without trust: which layers are files of a model, and which cannot be. No I/O.
 
 A layer is a GGUF file if its media type says so (Ollama, Docker Model Runner, ModelPack), or if its name in the annotations ends in .gguf
-and its media type is one that files have as they are: there are too many names for archives and compressed files to know all. Invariant:
-what is read is bounded in bytes, layers and texts, and each file has a size and a SHA-256. A layer's own addresses (`urls`) are never used.
+and its media type is one that files have as they are: there are too many names for archives and compressed files to know all. One type is
+given to tar files and to files as they are, so the bytes decide (`may_be_packed`). Invariant: what is read is bounded in bytes, layers and
+texts, and each file has a size and a SHA-256; a model is taken with all layers that name or type call GGUF files, or not at all. A layer's
+own addresses (`urls`) are never used.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ _ROLES = {
     "application/vnd.ollama.image.projector": _PROJECTOR,
     "application/vnd.ollama.image.adapter": _ADAPTER,
     "application/vnd.docker.ai.gguf.v3": _WEIGHTS,
+    "application/vnd.docker.ai.gguf.v3.mmproj": _PROJECTOR,
     "application/vnd.docker.ai.mmproj": _PROJECTOR,
     "application/vnd.docker.ai.gguf.v3.lora": _ADAPTER,
     "application/vnd.docker.ai.model.file.v1+gguf": _WEIGHTS,
@@ -67,11 +70,16 @@ _AS_IT_IS = re.compile(
     r"|application/vnd\.(?:cncf|cnai)\.model\.weight\.v1\.raw"
     r"|(?:application|model)/(?:(?:vnd|prs|x)[.-])?(?:(?:[a-z0-9_-]+\.)*)gguf(?:\.(?:model|v[0-9]+))*"
 )
-"""Whole media types, without parameters, of a file that is neither packed nor compressed: those that people push GGUF files with."""
+"""Media types of a file that is neither packed nor compressed: those that people push GGUF files with."""
 _PACKED = re.compile(
     r"(?:^|[+./_-])(?:g?zip|zstd?|tar|tgz|targz|bzip2?|bz2|xz|lzma|lz4|br|brotli|zlib|7z|rar)(?=$|[+./_-])"
 )
-"""In a media type that is refused: the message calls the layer packed."""
+"""In a media type, or in the value of a parameter of one: the layer is packed. Not all such types are known."""
+_UNTYPED = "application/vnd.oci.image.layer.v1.tar"
+"""The type of a tar file, which ORAS also gives to a file that is pushed without a type."""
+_CALLS_GGUF = ("gguf", "mmproj")
+"""Words of the media type of a file that belongs to a model, whatever else the type says."""
+_TAKEN = "a file that is called .gguf is taken if its type is application/octet-stream or names gguf"
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})", re.ASCII)
 
 
@@ -137,6 +145,8 @@ def read_manifest(document: dict[str, Any], sha256: str, place: str) -> ModelMan
     of_role = {role: [layer for each, layer in files if each is role] for role in FileRole}
     if not files:
         raise SourceRefusedError(_no_files(layers, place), rule="format")
+    if left := [layer for layer in layers if _role(layer) is None and _is_called_gguf(layer)]:
+        raise SourceRefusedError(_only_some(left, place), rule="format")
     _check_count(of_role[_WEIGHTS], MAX_PARTS, f"the model of {place}", "parts")
     _check_count(of_role[_PROJECTOR], 1, f"the model of {place}", "projectors")
     _check_count(of_role[_ADAPTER], MAX_ADAPTERS, f"the model of {place}", "adapters")
@@ -151,15 +161,47 @@ def template_language(layer: Layer) -> str:
     return TEMPLATES.get(_plain(layer.media_type), "")
 
 
+def may_be_packed(layer: Layer) -> bool:
+    """Return whether only the first bytes of a layer say whether it is a GGUF file or a tar file."""
+    return _is_named_gguf(layer) and _whole(layer.media_type) == _UNTYPED
+
+
+def packed_words(layer: Layer, place: str) -> str:
+    """Return why a layer is refused that may be packed and does not begin like a GGUF file."""
+    name = shown_phrase(layer.name)
+    return (
+        f"{place} has no GGUF file: the bytes of {name} are none, and its type is {_UNTYPED}; a tar file is not unpacked: push the file"
+        f" itself, as {name}:application/octet-stream"
+    )
+
+
 def _role(layer: Layer) -> FileRole | None:
-    role = _ROLES.get(_plain(layer.media_type))
-    if role is not None or not _is_called_gguf(layer) or not _AS_IT_IS.fullmatch(_whole(layer.media_type)):
-        return role
+    plain = _plain(layer.media_type)
+    if _is_packed(layer):
+        return None
+    if plain in _ROLES:
+        return _ROLES[plain]
+    if not _is_named_gguf(layer) or not (_AS_IT_IS.fullmatch(plain) or may_be_packed(layer)):
+        return None
     return _PROJECTOR if "mmproj" in layer.name.rpartition("/")[2].lower() else _WEIGHTS
 
 
-def _is_called_gguf(layer: Layer) -> bool:
+def _is_named_gguf(layer: Layer) -> bool:
     return layer.name.lower().endswith(".gguf")
+
+
+def _is_called_gguf(layer: Layer) -> bool:
+    """Whether its name or its type calls a layer a GGUF file."""
+    return _is_named_gguf(layer) or any(word in _plain(layer.media_type) for word in _CALLS_GGUF)
+
+
+def _is_packed(layer: Layer) -> bool:
+    """Whether the media type, or a parameter of it, such as an encoding, says that a layer is packed."""
+    if may_be_packed(layer):
+        return False
+    plain, *parameters = _whole(layer.media_type).split(";")
+    values = (parameter.partition("=")[2].strip(' "') for parameter in parameters)
+    return any(map(_PACKED.search, (plain.strip(), *values)))
 
 
 def _whole(media_type: str) -> str:
@@ -198,7 +240,7 @@ def _check_count(found: Sequence[Any], most: int, what: str, of_what: str) -> No
 def _no_files(layers: Sequence[Layer], place: str) -> str:
     plain, packed, found = list[Layer](), list[Layer](), list[str]()
     for layer in layers:
-        (packed if _PACKED.search(_plain(layer.media_type)) else plain).append(layer)
+        (packed if _is_packed(layer) else plain).append(layer)
     if formats := _formats(plain):
         found.append(f"{formats}, which engines do not take")
     if packed:
@@ -209,9 +251,14 @@ def _no_files(layers: Sequence[Layer], place: str) -> str:
     if not plain:
         return f"{place} has no files, as models that run only on a server of others have none"
     words = f"{place} has no GGUF file, only layers of the types {_types(plain)}"
-    if any(map(_is_called_gguf, plain)):
-        words += "; a file that is called .gguf is taken if its type is application/octet-stream or names gguf"
-    return words
+    return f"{words}; {_TAKEN}" if any(map(_is_named_gguf, plain)) else words
+
+
+def _only_some(left: Sequence[Layer], place: str) -> str:
+    return (
+        f"{place} has layers of the types {_types(left)} that are not taken, and their names or types call them GGUF files:"
+        f" the model would not be whole; {_TAKEN}"
+    )
 
 
 def _formats(layers: Iterable[Layer]) -> str:

@@ -7,6 +7,7 @@ of another object never look like the end.
 from __future__ import annotations
 
 import enum
+import errno
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -33,8 +34,12 @@ MAX_OBJECT_BYTES = 2 << 40
 """Maximum size of a model: 2 TiB."""
 
 
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Errors of the operating system that say nothing about a source: this machine lacks something for a moment."""
+
+
 class SourceError(Exception):
-    """The source did not return the bytes. `status` is the HTTP status if there is one.
+    """The source did not return the bytes. `status` is the HTTP status if there is one, and 404 for a missing file.
 
     `transient`: the source is busy or was interrupted, so a retry may help. `retry_after`: seconds to wait before the retry, if the source
     gives them.

@@ -15,7 +15,16 @@ from tests.contract.download.conftest import TINY, OpenWith, Service, sha256
 from tests.contract.model_source import model_bytes
 from tests.contract.rich_status import refused
 from tests.split_models import adapter_bytes, projector_bytes
-from tests.unit.fake_registry import DOCKER_MODEL, OLLAMA_MODEL, FakeRegistry, digest, fake_registry
+from tests.unit.fake_registry import (
+    DOCKER_MODEL,
+    OLLAMA_MODEL,
+    ORAS_DEFAULT,
+    FakeRegistry,
+    digest,
+    fake_registry,
+    tar_of,
+    titled,
+)
 from tests.unit.gguf_bytes import File
 
 LARGE = model_bytes("large", 3 << 20)
@@ -109,6 +118,22 @@ async def test_what_is_no_model_of_gguf_files_is_refused_and_leaves_nothing(
     assert download.state == pb.DOWNLOAD_STATE_FAILED
     assert words in download.error.message
     assert service.stored == []
+
+
+async def test_a_model_that_was_pushed_without_a_type_comes_and_a_tar_file_of_it_is_refused(
+    registry: FakeRegistry, service: Service
+) -> None:
+    of_parts = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]
+    registry.push("ada/pushed", "v1", [(ORAS_DEFAULT, LARGE, titled("m.gguf"))])
+    registry.push("ada/pushed", "tar", [(ORAS_DEFAULT, tar_of("m.gguf", LARGE), titled("m.gguf"))])
+    registry.push("ada/pushed", "parts", [(ORAS_DEFAULT, tar_of(name, TINY), titled(name)) for name in of_parts])
+    download = await service.fetched("m1", f"oci://{registry.host}/ada/pushed:v1")
+    assert (download.state, download.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
+    assert (await service.path("m1")).read_bytes() == LARGE
+    for uuid, tag in (("m2", "tar"), ("m3", "parts")):
+        error = (await service.fetched(uuid, f"oci://{registry.host}/ada/pushed:{tag}")).error
+        assert error.reason == "SOURCE_REFUSED"
+        assert "a tar file is not unpacked: push the file itself, as m" in error.message
 
 
 async def test_bytes_that_are_not_those_of_the_manifest_are_refused(registry: FakeRegistry, service: Service) -> None:

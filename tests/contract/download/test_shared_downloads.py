@@ -21,11 +21,14 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select, text
 
+from llamesh.kit.clock import utc_now
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from services.download.tables import ModelFileRow, UnownedObjectRow
+from services.download.transfer_requests import TransferRequest
+from services.download.transfers import Transfers
 from tests.contract.conftest import AsCaller, Connect, StartStandings
 from tests.contract.download.replica import SECONDS, NewReplica, Replica, replicas
 from tests.contract.model_source import ModelServer, model_bytes, model_server
@@ -124,6 +127,92 @@ async def test_a_transfer_of_a_killed_process_is_taken_over(new_replica: NewRepl
             found = await two.ended("m1")
     assert (found.state, found.resume_count) == (pb.DOWNLOAD_STATE_SUCCEEDED, 1)
     assert web.asked == ["a.gguf", "a.gguf"]
+
+
+async def waits_for(replica: Replica, model_uuid: str, other: str) -> None:
+    """Wait until a process shows that a transfer waits for that of another model."""
+    async with asyncio.timeout(SECONDS):
+        while other not in (found := await replica.state(model_uuid)).error.message:
+            assert found.state == pb.DOWNLOAD_STATE_QUEUED, found
+            await asyncio.sleep(0.05)
+    assert found.error == pb.DownloadError(message=f"waits for the download of {other}, which fetches the same source")
+
+
+async def test_two_processes_fetch_one_source_once(new_replica: NewReplica, web: ModelServer) -> None:
+    web.etag = '"v1"'
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    one, two = new_replica("one"), new_replica("two")
+    async with running(one):
+        await one.download("m1", web.url("a.gguf"))
+        await web.holding.wait()
+        async with running(two):
+            await two.download("m2", web.url("a.gguf"))
+            await waits_for(two, "m2", "m1")
+            assert web.asked == ["a.gguf"]
+            web.go_on.set()
+            for name in ("m1", "m2"):
+                assert (await two.ended(name)).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_of_two_transfers_of_one_source_that_begin_at_once_in_two_processes_one_waits(
+    new_replica: NewReplica, database: Database
+) -> None:
+    maker = new_replica("maker")
+    async with running(maker):
+        await maker.end(signal.SIGTERM)
+    processes = [Transfers(database, utc_now, name) for name in ("a", "b")]
+    for number in range(ROUNDS):
+        source = f"hf:ada/{number}"
+        rows = [
+            await processes[0].start(TransferRequest(f"{source}-{user}", source, source, user, requested_by=user))
+            for user in ("ada", "ben")
+        ]
+        both = list(zip(processes, rows, strict=True))
+        begun = await asyncio.gather(*(each.begin(row.model_uuid, row.attempt) for each, row in both))
+        assert [row is None for row in begun].count(True) == 1, number
+        (first, _), (second, waiting) = both if begun[1] is None else reversed(both)
+        # Its bytes have not come for minutes.
+        await first.claims.renew([])
+        assert await second.begin(waiting.model_uuid, waiting.attempt) is not None, number
+
+
+async def test_a_process_that_dies_holds_others_no_longer_than_its_claim(
+    new_replica: NewReplica, web: ModelServer, database: Database
+) -> None:
+    web.etag = '"v1"'
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    one, two = new_replica("one"), new_replica("two")
+    async with running(one):
+        await one.download("m1", web.url("a.gguf"))
+        await web.holding.wait()
+        async with running(two):
+            await one.end(signal.SIGKILL)
+            await two.download("m2", web.url("a.gguf"))
+            await waits_for(two, "m2", "m1")
+            web.go_on.set()
+            async with database.begin() as session:
+                await session.execute(text("UPDATE transfer SET claim_expires = now() WHERE model_uuid = 'm1'"))
+            for name in ("m1", "m2"):
+                assert (await two.ended(name)).state == pb.DOWNLOAD_STATE_SUCCEEDED
+
+
+async def test_no_process_waits_for_bytes_of_another_that_it_could_not_recognise(
+    new_replica: NewReplica, web: ModelServer
+) -> None:
+    """The server gives neither a digest nor an ETag."""
+    web.files["a.gguf"] = model_bytes("big", 3 << 20)
+    web.hold_after["a.gguf"] = 2 << 20
+    one, two = new_replica("one"), new_replica("two")
+    async with running(one, two):
+        await one.download("m1", web.url("a.gguf"))
+        await web.holding.wait()
+        await two.download("m2", web.url("a.gguf"))
+        async with asyncio.timeout(SECONDS):
+            while (await two.state("m2")).state != pb.DOWNLOAD_STATE_RUNNING:
+                await asyncio.sleep(0.05)
+        assert (await two.state("m1")).state == pb.DOWNLOAD_STATE_RUNNING
 
 
 async def test_a_process_that_ends_in_order_hands_over_at_once(

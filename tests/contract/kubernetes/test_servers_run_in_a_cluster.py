@@ -20,13 +20,6 @@ from tests.contract.kubernetes.world import SERVERS, FakeContract, InCluster, ou
 from tests.contract.patience import until
 
 
-async def ready(world: InCluster, name: str = "chat", pods: int = 1) -> None:
-    await until(lambda: world.deployment() and world.deployment()["spec"]["replicas"] == pods)
-    world.cluster.settle()
-    world.answers()
-    await until(lambda: world.condition("Ready", name).get("status") == "True")
-
-
 async def test_an_applied_object_becomes_engines_that_answer(world: InCluster) -> None:
     world.apply(modelName="smol", parameters={"ctxSize": 2048, "cacheTypeK": "q8_0"}, idleSleep="10m")
     await until(lambda: world.deployment())
@@ -75,7 +68,7 @@ async def test_a_call_and_an_object_declare_the_same(world: InCluster) -> None:
         pb.FindRequestedServerRequest(owner="ada", owner_uid="u1", request_id="once", request_digest="d1")
     )
     assert found.server_uuid == first.server_uuid
-    await ready(world, item["metadata"]["name"], pods=2)
+    await world.ready(item["metadata"]["name"], pods=2)
     listed = await world.stub.ListDeclaredServers(pb.ListDeclaredServersRequest())
     assert [(each.state, each.ready_replicas) for each in listed.servers] == [(server_pb2.SERVER_STATE_READY, 2)]
 
@@ -93,13 +86,13 @@ async def test_a_refused_spec_says_why_and_is_asked_again(
     assert world.deployment() is None
     assert contract.asked[0].subject == "kubernetes:default/chat"
     contract.refusal = None
-    await ready(world)
+    await world.ready()
     assert world.condition("Accepted")["status"] == "True"
 
 
 async def test_a_refused_change_leaves_what_runs(world: InCluster, contract: FakeContract) -> None:
     world.apply()
-    await ready(world)
+    await world.ready()
     before = world.deployment()
     contract.refusal = Refusal(reason="TOO_MANY_REPLICAS", message="at most 5")
     world.apply(replicas=9)
@@ -115,12 +108,12 @@ async def test_an_outage_of_the_contract_service_is_waited_for(world: InCluster,
     await until(lambda: len(contract.asked) > 1)
     assert world.deployment() is None
     contract.error = None
-    await ready(world)
+    await world.ready()
 
 
 async def test_an_old_pod_stays_until_its_successor_gets_requests(world: InCluster) -> None:
     world.apply()
-    await ready(world)
+    await world.ready()
     (old,) = [pod["metadata"]["name"] for pod in world.pods()]
     before = world.deployment()
     world.apply(parameters={"ctxSize": 4096})
@@ -143,7 +136,7 @@ async def test_an_old_pod_stays_until_its_successor_gets_requests(world: InClust
 
 async def test_replicas_follow_the_object_and_nobody_else(world: InCluster) -> None:
     world.apply()
-    await ready(world)
+    await world.ready()
     world.apply(replicas=3)
     await until(lambda: world.deployment()["spec"]["replicas"] == 3)
     path = next(path for path in world.cluster.objects if "/deployments/" in path)
@@ -154,7 +147,7 @@ async def test_replicas_follow_the_object_and_nobody_else(world: InCluster) -> N
 
 async def test_a_server_sleeps_wakes_and_is_removed(world: InCluster) -> None:
     world.apply()
-    await ready(world)
+    await world.ready()
     uid = world.object()["metadata"]["uid"]
     await world.stub.SleepDeclaredServer(pb.SleepDeclaredServerRequest(server_uuid=uid))
     await until(lambda: world.deployment()["spec"]["replicas"] == 0)
@@ -163,7 +156,7 @@ async def test_a_server_sleeps_wakes_and_is_removed(world: InCluster) -> None:
     world.cluster.settle()
     await until(lambda: world.condition("Ready").get("reason") == "Asleep")
     await world.stub.WakeDeclaredServer(pb.WakeDeclaredServerRequest(server_uuid=uid))
-    await ready(world)
+    await world.ready()
     assert "llamesh.dev/run-state" not in world.object()["metadata"]["annotations"]
     removal = world.stub.RemoveServer(pb.RemoveServerRequest(server_uuid=uid))
     await until(lambda: world.object()["metadata"].get("deletionTimestamp"))
@@ -176,7 +169,7 @@ async def test_a_server_sleeps_wakes_and_is_removed(world: InCluster) -> None:
 
 async def test_a_change_for_a_caller_keeps_what_others_changed(world: InCluster) -> None:
     world.apply(parameters={"ctxSize": 2048, "parallel": 2})
-    await ready(world)
+    await world.ready()
     uid = world.object()["metadata"]["uid"]
     changes = ServerChanges(replicas=2, parameters={"ctx_size": 4096})
     changed = await world.stub.UpdateDeclaredServer(
@@ -192,7 +185,7 @@ async def test_a_change_for_a_caller_keeps_what_others_changed(world: InCluster)
 
 async def test_engines_stay_reachable_while_the_cluster_does_not_answer(world: InCluster) -> None:
     world.apply()
-    await ready(world)
+    await world.ready()
     world.cluster.fault = (503, "etcd is away")
     world.cluster.cut_watches()
     uid = world.object()["metadata"]["uid"]
@@ -300,7 +293,7 @@ async def test_the_failure_of_a_pod_is_said_in_words(
 
 async def test_a_pod_that_was_evicted_is_replaced_and_then_nothing_is_written(world: InCluster) -> None:
     world.apply()
-    await ready(world)
+    await world.ready()
     (old,) = world.pods()
     path = f"/api/v1/namespaces/default/pods/{old['metadata']['name']}"
     world.cluster.put(path, {**old, "status": {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}})
@@ -314,7 +307,7 @@ async def test_a_pod_that_was_evicted_is_replaced_and_then_nothing_is_written(wo
 
 async def test_a_pod_of_another_namespace_or_maker_is_no_engine(world: InCluster) -> None:
     world.apply()
-    await ready(world)
+    await world.ready()
     (own,) = world.pods()
     strangers = {
         "other": {"labels": own["metadata"]["labels"], "ownerReferences": own["metadata"]["ownerReferences"]},
@@ -339,7 +332,7 @@ async def test_names_with_dots_become_names_of_deployments(world: InCluster) -> 
 async def test_what_the_cluster_refuses_is_said_and_tried_again(
     world: InCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("controller.kubernetes.runtime.RETRY_SECONDS", 0.05)
+    monkeypatch.setattr("controller.kubernetes.workload_writer.RETRY_SECONDS", 0.05)
     world.cluster.refused["/deployments/"] = 403
     world.apply()
     world.apply("second")
@@ -359,7 +352,7 @@ async def test_a_status_that_cannot_be_written_stops_no_other(world: InCluster) 
 
 async def test_a_deployment_that_somebody_changes_is_set_right(world: InCluster) -> None:
     world.apply()
-    await ready(world)
+    await world.ready()
     path = next(path for path in world.cluster.objects if "/deployments/" in path)
     right = copy.deepcopy(world.cluster.objects[path])
     wrong = copy.deepcopy(right)
@@ -382,7 +375,7 @@ async def test_events_do_not_ask_again_about_a_refusal(world: InCluster, contrac
 
 async def test_an_outage_of_the_catalogue_changes_nothing(world: InCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     world.apply()
-    await ready(world)
+    await world.ready()
     models = world.place.runtime._models
 
     async def away(_: str) -> Any:

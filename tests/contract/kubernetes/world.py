@@ -23,7 +23,7 @@ from llamesh.v1.controller_pb2_grpc import ControllerServiceStub, add_Controller
 from llamesh.v1.download_pb2_grpc import add_CatalogueServiceServicer_to_server
 from llamesh.v1.server_pb2 import MemoryEstimate
 from tests.contract.fake_runtime import Catalogue, FakeEnvoy
-from tests.contract.patience import PATIENCE
+from tests.contract.patience import PATIENCE, until
 from tests.kubernetes_cluster import Object, StandIn
 
 QUIET_SECONDS = 0.5
@@ -95,6 +95,13 @@ class InCluster:
     def deployment(self) -> Object | None:
         """Return the only Deployment; None if there is none."""
         return next(iter(self.cluster.of("deployments")), None)
+
+    async def ready(self, name: str = "chat", pods: int = 1) -> None:
+        """Let the only Deployment have its pods, all of which answer, and wait until the server is ready."""
+        await until(lambda: (found := self.deployment()) and found["spec"]["replicas"] == pods)
+        self.cluster.settle()
+        self.answers()
+        await until(lambda: self.condition("Ready", name).get("status") == "True")
 
     def endpoints(self, name: str = "chat") -> tuple[str, ...]:
         """Return the addresses that Envoy has for an object."""
