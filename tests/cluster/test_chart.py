@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +171,7 @@ def test_the_plain_manifests_are_those_of_the_chart() -> None:
 def test_the_bundled_postgres_makes_its_database_once(tmp_path: Path) -> None:
     (item,) = of(rendered(MOST), "StatefulSet", "postgres")
     (container,) = item["spec"]["template"]["spec"]["containers"]
+    ready = container["readinessProbe"]["exec"]["command"]
     stop = container["lifecycle"]["preStop"]["exec"]["command"]
     (port,) = free_ports(1)
     with own_postgres() as server:
@@ -187,7 +186,7 @@ def test_the_bundled_postgres_makes_its_database_once(tmp_path: Path) -> None:
             """Start it as its pod does, run statements, and stop it as its pod does."""
             process = subprocess.Popen([*as_owner, *container["command"]], env={**os.environ, **given, **place})
             try:
-                until(lambda: answers(port), 60, "PostgreSQL")
+                until(lambda: not subprocess.run(ready, env=place, check=False).returncode, 60, "PostgreSQL")
                 return asyncio.run(asked(port, statements))
             finally:
                 words = [word.replace("/var/lib/postgresql/data/pgdata", str(data)) for word in stop]
@@ -196,13 +195,6 @@ def test_the_bundled_postgres_makes_its_database_once(tmp_path: Path) -> None:
 
         run("CREATE TABLE kept (number int)", "INSERT INTO kept VALUES (7)")
         assert run("SELECT number FROM kept") == 7
-
-
-def answers(port: int) -> bool:
-    """Whether a server accepts connections."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
 
 
 async def asked(port: int, statements: Sequence[str]) -> Any:
