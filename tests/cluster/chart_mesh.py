@@ -79,12 +79,13 @@ class ChartMesh:
         self.address = self.kubectl("get", "service/llamesh", "--output=jsonpath={.spec.clusterIP}").stdout
 
     def upgrade(self, **more: Any) -> None:
-        """Upgrade it with other values, and wait until that is done."""
+        """Upgrade it with other values, and wait until that is done and no earlier pod finishes its requests any more."""
         self.values = merged(self.values, more)
         try:
             self.helm("upgrade", RELEASE, CHART, "--wait", "--timeout=300s", values=self.values)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.state()}") from error
+        until(lambda: not any("deletionTimestamp" in pod["metadata"] for pod in self.pods()), 120, "no pod that ends")
 
     def make_front_door(self) -> None:
         """Make a certificate for the ports of Envoy, as a Secret."""
@@ -125,6 +126,12 @@ class ChartMesh:
     def ask(self, seconds: float = 0.1, rate: float = 10, log: Path | None = None) -> Any:
         """Send chats through Envoy's Service at a constant rate: see open_load."""
         return open_load.ask(self.cluster, self.address, self._key, seconds, rate, log)
+
+    def pods(self, selector: str = "app.kubernetes.io/part-of=llamesh") -> list[Any]:
+        """The pods with these labels."""
+        done = self.kubectl("get", "pods", f"--selector={selector}", "--output=json")
+        found: list[Any] = json.loads(done.stdout)["items"]
+        return found
 
     def secret(self, name: str) -> Any:
         """The data of a Secret."""

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -109,13 +108,6 @@ def calls(mesh: ChartMesh, places: list[str]) -> list[str]:
     return str(done.stdout).strip().splitlines()
 
 
-def pods(mesh: ChartMesh, selector: str) -> list[Any]:
-    found: list[Any] = json.loads(mesh.kubectl("get", "pods", f"--selector={selector}", "--output=json").stdout)[
-        "items"
-    ]
-    return found
-
-
 def test_every_object_is_one_that_the_api_server_takes(mesh: ChartMesh) -> None:
     # There are no definitions of cert-manager here, no namespace for Argo and no class of priority.
     most = {
@@ -135,7 +127,7 @@ def test_a_chat_and_the_test_of_the_release_succeed(mesh: ChartMesh) -> None:
     assert mesh.ask() == "Counter({'ok': 1})"
     mesh.helm("test", helm.RELEASE, "--timeout=120s")
     assert "READY" in mesh.llamesh("ps")
-    assert len(pods(mesh, "app=envoy")) == len(pods(mesh, "app=download")) == 2
+    assert len(mesh.pods("app=envoy")) == len(mesh.pods("app=download")) == 2
 
 
 def test_no_port_of_a_member_answers_a_stranger(mesh: ChartMesh) -> None:
@@ -152,7 +144,7 @@ def test_an_upgrade_loses_no_request_and_changes_no_secret(mesh: ChartMesh) -> N
     mesh.serve()
     names = ("inference-secrets", "llamesh-models", "llamesh-authority", "llamesh-gateway-tls")
     secrets = {name: mesh.secret(name) for name in names}
-    before = {pod["metadata"]["name"] for pod in pods(mesh, "app.kubernetes.io/part-of=llamesh")}
+    before = {pod["metadata"]["name"] for pod in mesh.pods()}
     log = mesh.folder / "load.log"
     load = mesh.ask(150, 8, log)
     mesh.upgrade(
@@ -162,7 +154,7 @@ def test_an_upgrade_loses_no_request_and_changes_no_secret(mesh: ChartMesh) -> N
     )
 
     def replaced() -> bool:
-        left = {pod["metadata"]["name"] for pod in pods(mesh, "app.kubernetes.io/part-of=llamesh")} & before
+        left = {pod["metadata"]["name"] for pod in mesh.pods()} & before
         return not {name for name in left if "certificates" not in name}
 
     until(replaced, 120, "new pods only")
@@ -174,8 +166,8 @@ def test_an_upgrade_loses_no_request_and_changes_no_secret(mesh: ChartMesh) -> N
 
 def test_policies_let_nobody_else_reach_members_and_engines(mesh: ChartMesh) -> None:
     mesh.serve()
-    engine = pods(mesh, ENGINES)[0]["status"]["podIP"]
-    gateway = pods(mesh, "app=gateway")[0]["status"]["podIP"]
+    engine = mesh.pods(ENGINES)[0]["status"]["podIP"]
+    gateway = mesh.pods("app=gateway")[0]["status"]["podIP"]
     places = [*services(mesh).values(), f"{engine}:8080", f"{gateway}:9210"]
     until(lambda: set(calls(mesh, places)) == {"unreachable unreachable"}, 60, "no way to members and engines")
     assert mesh.ask() == "Counter({'ok': 1})"
@@ -187,7 +179,7 @@ def test_an_uninstallation_leaves_what_the_notes_say(mesh: ChartMesh) -> None:
     notes = mesh.helm("get", "notes", helm.RELEASE)
     mesh.kubectl("delete", "ms", "--all", "--timeout=100s")
     mesh.helm("uninstall", helm.RELEASE, "--wait", "--timeout=120s")
-    until(lambda: not pods(mesh, "app.kubernetes.io/name"), 90, "no pods")
+    until(lambda: not mesh.pods("app.kubernetes.io/name"), 90, "no pods")
     kinds = "deployments,statefulsets,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,cronjobs,jobs,pdb"
     left = mesh.kubectl("get", kinds, "--selector=app.kubernetes.io/part-of=llamesh", "--output=name").stdout.split()
     assert left == []
