@@ -12,6 +12,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 PIP := -m pip install --quiet --disable-pip-version-check --no-input --require-hashes
 # Containers often set it. Then every process of every mesh would compile this folder's modules again.
 unexport PYTHONDONTWRITEBYTECODE
+DEFINITIONS := deploy/kubernetes/modelserves.yaml deploy/chart/files/modelserves.yaml
 # Targets of the reference deployment, reserved for the Kubernetes release.
 KUBERNETES := docker-build docker-load infra operator-deploy services-deploy frontend port-forward logs-k8s rebuild-operator
 
@@ -126,8 +127,8 @@ gen: $(GEN)/gen.stamp $(ENVOY_API)/gen.stamp $(VENV)/dev.stamp ## Generate stubs
 	@$(ENVOY_API)/bin/python tools/envoy_api.py envoy/api.binpb
 
 gen-check: gen ## Fail if generated files differ from the committed ones
-	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb deploy/kubernetes/modelserves.yaml
-	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb deploy/kubernetes/modelserves.yaml)"
+	@git diff --exit-code --stat -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb $(DEFINITIONS)
+	@test -z "$$(git status --porcelain -- llamesh/v1 llamesh/client/sync buf envoy/*.binpb $(DEFINITIONS))"
 
 breaking: $(GEN)/gen.stamp ## Fail if a contract breaks clients of main
 	@PATH="$(abspath $(GEN))/bin:$$PATH" $(GEN)/bin/python tools/breaking.py

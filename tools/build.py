@@ -1,7 +1,7 @@
 """Build the programs for tests/cluster from the modules that go.mod pins, into .tools/bin; only missing or outdated ones.
 
-Needs Go. To build one program: `python tools/build.py grpcurl`. The programs that benchmarks compare with, and the command of Argo, which
-takes longer than all others but Kubernetes, are built only if named: `python tools/build.py argo mc rclone`.
+Needs Go. To build one program: `python tools/build.py grpcurl`. The programs that benchmarks compare with, Helm, and the command of Argo,
+which takes longer than all others but Kubernetes, are built only if named: `python tools/build.py argo helm mc rclone`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ ARGO = "github.com/argoproj/argo-workflows/v4@v4.0.5"
 ARGO_DEFINITION = "argo-workflows.yaml"
 KUBERNETES = TOOLS / "kubernetes"
 """A module of this project: every program of the local cluster in one file (tools.cluster), and two small ones."""
+HELM = TOOLS / "helm"
+"""A module that pins Helm, with the packages of Kubernetes in the versions of the local cluster, so that they are compiled once."""
 TESTED = (*PROGRAMS, "versitygw", ARGO_DEFINITION, "kubernetes")
 """What tests/cluster needs."""
 
@@ -37,7 +39,8 @@ TESTED = (*PROGRAMS, "versitygw", ARGO_DEFINITION, "kubernetes")
 def stale(name: str) -> bool:
     """Whether a program is missing or older than the pinned versions."""
     program = BIN / name
-    sources = [*KUBERNETES.glob("**/*.go"), KUBERNETES / "go.mod"] if name == "kubernetes" else [TOOLS / "go.mod"]
+    own = {"kubernetes": [*KUBERNETES.glob("**/*.go"), KUBERNETES / "go.mod"], "helm": [HELM / "go.mod"]}
+    sources = own.get(name, [TOOLS / "go.mod"])
     return not program.exists() or program.stat().st_mtime < max(source.stat().st_mtime for source in sources)
 
 
@@ -79,12 +82,26 @@ def build_kubernetes(environment: dict[str, str]) -> None:
     # Clients ask the API server for its version, and refuse one that says v0.0.0.
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     stamps = [f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items()]
-    flags = " ".join(["-s", "-w", *stamps])
+    for name, package in {"pause": "./pause", "relay": "./relay", "kubernetes": "."}.items():
+        command = [*of_kubernetes(stamps), "-o", str(BIN / name), package]
+        subprocess.run(command, cwd=KUBERNETES, env=environment, check=True)
+
+
+def build_helm(environment: dict[str, str]) -> None:
+    """Build Helm, with its version."""
+    asked = ["go", "list", "-m", "-f", "{{.Version}}", "helm.sh/helm/v4"]
+    version = subprocess.run(asked, cwd=HELM, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    stamps = [f"-X helm.sh/helm/v4/internal/version.version={version}"]
+    command = [*of_kubernetes(stamps), "-o", str(BIN / "helm"), "helm.sh/helm/v4/cmd/helm"]
+    subprocess.run(command, cwd=HELM, env=environment, check=True)
+
+
+def of_kubernetes(stamps: list[str]) -> list[str]:
+    """Return the command that builds a program of Kubernetes' packages. Other options would compile them again."""
     # Without gRPC's tracing pages the linker drops what only they could reach. Debug information, which the linker drops too, costs a tenth
     # of the compiler's time.
-    command = ["go", "build", "-trimpath", "-tags=grpcnotrace", "-gcflags=k8s.io/...=-dwarf=false", f"-ldflags={flags}"]
-    for name, package in {"pause": "./pause", "relay": "./relay", "kubernetes": "."}.items():
-        subprocess.run([*command, "-o", str(BIN / name), package], cwd=KUBERNETES, env=environment, check=True)
+    flags = " ".join(["-s", "-w", *stamps])
+    return ["go", "build", "-trimpath", "-tags=grpcnotrace", "-gcflags=k8s.io/...=-dwarf=false", f"-ldflags={flags}"]
 
 
 def main() -> None:
@@ -107,6 +124,9 @@ def main() -> None:
             continue
         if name == "kubernetes":
             build_kubernetes(environment)
+            continue
+        if name == "helm":
+            build_helm(environment)
             continue
         if name in PROGRAMS:
             command = ["go", "build", *options, "-o", str(BIN / name), PROGRAMS[name]]

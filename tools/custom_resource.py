@@ -21,6 +21,8 @@ from llamesh.v1.server_pb2 import Server, ServerChanges, ServerSpec
 from tools.comments import ROOT, comments_of
 
 DEFINITION = ROOT / "deploy" / "kubernetes" / "modelserves.yaml"
+OF_CHART = ROOT / "deploy" / "chart" / "files" / "modelserves.yaml"
+"""The same for the chart, which cannot read files outside of its folder."""
 GROUP, VERSION = API_VERSION.split("/")
 TIMESTAMP = "google.protobuf.Timestamp"
 _NUMBER = r"[0-9]+(\.[0-9]{1,9})?"
@@ -271,5 +273,6 @@ def _rule_of_message(expression: str, descriptor: Descriptor) -> str:
 
 
 if __name__ == "__main__":
-    DEFINITION.parent.mkdir(parents=True, exist_ok=True)
-    DEFINITION.write_text(definition(), encoding="utf-8")
+    for file in (DEFINITION, OF_CHART):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(definition(), encoding="utf-8")

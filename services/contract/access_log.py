@@ -9,6 +9,7 @@ Invariant: no generated text passes through this service: a report has counts an
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from llamesh.kit.envoy_api import message_class
 from llamesh.names import ADMISSION_LOG
 from services.contract import settlement
 from services.contract.admission import Admission
-from services.contract.envoy_request import claims_of, permit_id_of, target_of, text_of
+from services.contract.envoy_request import claims_of, envoy_of, permit_id_of, target_of, text_of
 from services.contract.usage import Account, day_of
 
 _LogMessage = message_class("envoy.service.accesslog.v3.StreamAccessLogsMessage")
@@ -38,7 +39,8 @@ class AccessLog:
         self._admission = admission
         self._stopping = stopping
         self._estimators = settlement.TokenEstimators()
-        self._admission_logs = 0  # open streams of ADMISSION_LOG
+        self._admission_logs: Counter[str] = Counter()
+        """Open streams of ADMISSION_LOG, by their Envoy."""
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Register the service on a server."""
@@ -46,9 +48,11 @@ class AccessLog:
         service = "envoy.service.accesslog.v3.AccessLogService"
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"StreamAccessLogs": stream}),))
 
-    async def stream_access_logs(self, messages: AsyncIterator[Any], _context: object) -> bytes:
+    async def stream_access_logs(
+        self, messages: AsyncIterator[Any], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> bytes:
         """Read one stream until Envoy ends it or this process drains; Envoy then opens another stream."""
-        reader = asyncio.create_task(self._read(messages))
+        reader = asyncio.create_task(self._read(messages, envoy_of(context.peer())))
         stop = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait({reader, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -58,21 +62,22 @@ class AccessLog:
             await asyncio.gather(reader, stop, return_exceptions=True)
         return _ENDED
 
-    async def _read(self, messages: AsyncIterator[Any]) -> None:
+    async def _read(self, messages: AsyncIterator[Any], envoy: str) -> None:
         of_admission = False
         try:
             async for message in messages:
                 if not of_admission and message.identifier.log_name == ADMISSION_LOG:
                     of_admission = True
-                    self._admission_logs += 1
+                    self._admission_logs[envoy] += 1
                 for entry in message.http_logs.log_entry:
                     self._record(entry)
         finally:
             if of_admission:
-                self._admission_logs -= 1
+                self._admission_logs[envoy] -= 1
                 # A killed Envoy does not report the requests that it carried, and they have ended with it.
-                if not self._admission_logs:
-                    self._admission.release_all()
+                if not self._admission_logs[envoy]:
+                    del self._admission_logs[envoy]
+                    self._admission.release_all(envoy)
 
     def _record(self, entry: Any) -> None:
         """Record the usage of one request that has ended, and free its permit."""

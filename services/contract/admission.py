@@ -43,8 +43,8 @@ class Admission:
         self._ledger = ledger
         self._decisions = decisions
 
-    async def admit(self, identity: Identity, target: str, permit_id: str) -> None:
-        """Let a request run. From then on it holds a permit of each contract that limits concurrency.
+    async def admit(self, identity: Identity, target: str, permit_id: str, envoy: str = "") -> None:
+        """Let a request run that `envoy` carries. From then on it holds a permit of each contract that limits concurrency.
 
         Raises UNAUTHENTICATED, USER_DISABLED, CONTRACT_NOT_FOUND, MODEL_NOT_IN_CONTRACT, CONCURRENCY_EXCEEDED; and COMPONENT_UNAVAILABLE if
         the rights or the terms are unknown, because no limit can be enforced without them.
@@ -52,7 +52,7 @@ class Admission:
         _, terms = await self._present(identity)
         try:
             limits = _limits(terms, target)
-            self._acquire(limits, permit_id)
+            self._acquire(limits, permit_id, envoy)
         except MeshError as error:
             self._note(identity.subject, target, error)
             raise
@@ -68,9 +68,9 @@ class Admission:
         if usage is not None:
             self._ledger.add(account, usage)
 
-    def release_all(self) -> None:
-        """Free all permits: the Envoy that would report the ends of their requests is gone, and so are the requests."""
-        self._limiter.release_all()
+    def release_all(self, envoy: str = "") -> None:
+        """Free all permits of an Envoy: it is gone, and so are its requests, whose ends it would have reported."""
+        self._limiter.release_all(envoy)
 
     async def _present(self, identity: Identity) -> tuple[Identity, Mapping[str, Terms | None]]:
         """Return the caller with its present rights, and the terms of the contracts that apply to it."""
@@ -79,8 +79,8 @@ class Admission:
         ids = dict.fromkeys((present.contract_id, present.user_contract_id))
         return present, {each: await self._terms.get(each) for each in ids if each}
 
-    def _acquire(self, limits: Mapping[str, int], permit_id: str) -> None:
-        full = self._limiter.acquire(limits, permit_id) if limits else None
+    def _acquire(self, limits: Mapping[str, int], permit_id: str, envoy: str) -> None:
+        full = self._limiter.acquire(limits, permit_id, envoy) if limits else None
         if full is not None:
             raise MeshError(
                 Reason.ERROR_REASON_CONCURRENCY_EXCEEDED,

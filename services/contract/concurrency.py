@@ -20,6 +20,7 @@ class _Permit:
     number: int
     contract_ids: tuple[str, ...]
     request_id: str
+    envoy: str
     expires: float
 
 
@@ -35,14 +36,17 @@ class ConcurrencyLimiter:
         # A list: a permit whose release was lost stays until it expires, and another request may have the same id.
         self._by_request: dict[str, list[_Permit]] = {}
 
-    def acquire(self, limits: Mapping[str, int], request_id: str) -> str | None:
-        """Give a request a permit of each contract in `limits`. Return None, or the contract whose limit is reached."""
+    def acquire(self, limits: Mapping[str, int], request_id: str, envoy: str = "") -> str | None:
+        """Give a request a permit of each contract in `limits`. Return None, or the contract whose limit is reached.
+
+        `envoy` is the Envoy that will report the end of the request.
+        """
         now = self._monotonic()
         for contract_id, limit in limits.items():
             if self._live(contract_id, now) >= limit:
                 return contract_id
         self._taken += 1
-        permit = _Permit(self._taken, tuple(limits), request_id, now + self._seconds)
+        permit = _Permit(self._taken, tuple(limits), request_id, envoy, now + self._seconds)
         for contract_id in limits:
             self._by_contract.setdefault(contract_id, {})[permit.number] = permit
         self._by_request.setdefault(request_id, []).append(permit)
@@ -58,10 +62,11 @@ class ConcurrencyLimiter:
         """Return the number of requests of a contract that run now."""
         return self._live(contract_id, self._monotonic())
 
-    def release_all(self) -> None:
-        """Release all permits: the Envoy that would report the ends of the requests is gone."""
-        self._by_contract.clear()
-        self._by_request.clear()
+    def release_all(self, envoy: str = "") -> None:
+        """Release all permits of an Envoy that is gone, so that it reports no ends any more."""
+        gone = [permit for permits in self._by_request.values() for permit in permits if permit.envoy == envoy]
+        for permit in gone:
+            self._remove(permit)
 
     def _live(self, contract_id: str, now: float) -> int:
         permits = self._by_contract.get(contract_id)

@@ -8,6 +8,11 @@ from llamesh.kit.identity import Identity
 from llamesh.names import CLAIMS_METADATA, CLUSTER_HEADER, model_of, server_of
 
 
+def envoy_of(peer: str) -> str:
+    """Return which Envoy a call comes from: its address without the port of the connection. On this machine's Unix socket there is one."""
+    return peer.rpartition(":")[0] if peer.startswith("ipv") else ""
+
+
 def claims_of(metadata: Any) -> Any:
     """Return the claims of the verified token; empty for an anonymous request."""
     if CLAIMS_METADATA not in metadata.filter_metadata:

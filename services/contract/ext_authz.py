@@ -21,7 +21,7 @@ from llamesh.kit.errors import MeshError, name_of
 from llamesh.kit.inference_errors import error_body
 from llamesh.names import SCOPES_HEADER
 from services.contract.admission import Admission
-from services.contract.envoy_request import claims_of, identity_of, permit_id_of, target_of
+from services.contract.envoy_request import claims_of, envoy_of, identity_of, permit_id_of, target_of
 
 _OVERWRITE = 2
 """HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD"""
@@ -55,7 +55,7 @@ class ExtAuthz:
         service = "envoy.service.auth.v3.Authorization"
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Check": check}),))
 
-    async def check(self, request: Any, _context: object) -> bytes:
+    async def check(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         """Allow or refuse one request. A request without a token is allowed: Envoy asks about it only at metered servers."""
         attributes = request.attributes
         claims = claims_of(attributes.metadata_context)
@@ -67,7 +67,7 @@ class ExtAuthz:
             if not target:
                 return _listing(await self._admission.listing_scopes(identity_of(claims)))
             permit_id = permit_id_of(claims, http.headers.get("x-request-id") or http.id)
-            await self._admission.admit(identity_of(claims), target, permit_id)
+            await self._admission.admit(identity_of(claims), target, permit_id, envoy_of(context.peer()))
         except MeshError as error:
             return _refusal(error, http.path)
         return _ALLOWED

@@ -21,7 +21,6 @@ from llamesh.kit.ownership import owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
 from llamesh.v1.quant_pb2_grpc import add_QuantServiceServicer_to_server
-from services.quant.argo.source_objects import SourceObjects
 from services.quant.argo.workflow_rows import WorkflowRows
 from services.quant.job_changes import JobChanges
 from services.quant.job_run import JobRuns
@@ -29,6 +28,7 @@ from services.quant.job_sources import JobSources
 from services.quant.job_watches import JobWatches
 from services.quant.jobs import Jobs
 from services.quant.servicer import QuantServicer
+from services.quant.source_objects import SourceObjects
 from services.quant.step_rows import StepRows
 from services.quant.submission import check_engine
 from services.quant.variant_objects import bucket_of

@@ -110,8 +110,8 @@ class StepProcess:
             env=step_environment(
                 self._settings,
                 os.environ,
-                uses_bucket=spec.uses_bucket(self._kind),
-                asks_download=spec.asks_download(self._kind),
+                uses_bucket=spec.uses_bucket(self._kind, self._settings),
+                asks_download=spec.asks_download(self._kind, self._settings),
             ),
         )
         assert process.stdout is not None

@@ -16,6 +16,8 @@ from typing import Any
 
 from llamesh.disk_space import free_bytes
 from llamesh.durability import sync
+from llamesh.kit.config import Settings
+from llamesh.names import DOWNLOAD
 from llamesh.private_files import write_private
 from services.quant.states import StepKind
 
@@ -65,14 +67,20 @@ class JobSpec:
         objects = tuple(StoredPart(**each) for each in values.pop("objects", ()))
         return cls(**values, objects=objects)
 
-    def uses_bucket(self, kind: str) -> bool:
-        """Whether a step reads or writes a bucket itself: `publish`, and `fetch` if it has the objects of a model of the catalogue."""
-        return kind == StepKind.PUBLISH or (kind == StepKind.FETCH and bool(self.objects) and not self.source)
+    def lists_objects(self, settings: Settings) -> bool:
+        """Whether `fetch` asks for the objects of its source and reads them itself: the files of a download service on TCP are not here."""
+        is_remote = bool(settings.minio_endpoint) and DOWNLOAD in settings.member_addresses
+        return is_remote and not self.source and not self.objects
 
-    def asks_download(self, kind: str) -> bool:
-        """Whether a step asks the download service: `fetch`, unless it reads the bucket itself, and `imatrix` if it is given a matrix."""
+    def uses_bucket(self, kind: str, settings: Settings) -> bool:
+        """Whether a step reads or writes a bucket itself: `publish`, and `fetch` if it has or lists the objects of a model."""
+        reads = self.lists_objects(settings) or (bool(self.objects) and not self.source)
+        return kind == StepKind.PUBLISH or (kind == StepKind.FETCH and reads)
+
+    def asks_download(self, kind: str, settings: Settings) -> bool:
+        """Whether a step asks the download service: `fetch`, unless it has the objects, and `imatrix` if it is given a matrix."""
         if kind == StepKind.FETCH:
-            return not self.uses_bucket(kind)
+            return self.lists_objects(settings) or not self.uses_bucket(kind, settings)
         return kind == StepKind.IMATRIX and bool(self.matrix_source)
 
     def written(self) -> str:

@@ -19,10 +19,10 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.layout = Layout(folder)
 
-    def command(self, *words: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str | Path, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the command."""
         words = (sys.executable, "-m", "tools.cluster", f"--folder={self.layout.folder}", *words)
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(words, cwd=ROOT, input=stdin, capture_output=True, text=True, timeout=300, check=False)
         assert not check or done.returncode == 0, done.stderr[-6000:]
         return done
 

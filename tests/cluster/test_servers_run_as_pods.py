@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 
 from engine import sentence
 from tests.cluster import containers as image
+from tests.cluster import open_load
 from tests.cluster.containers import Containers
 from tests.cluster.local_cluster import Cluster
 from tests.mesh.running import ROOT, until
@@ -47,30 +47,6 @@ import os, signal, pathlib
 for entry in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
     if entry.read_bytes().endswith(b"-m\\0controller\\0"):
         os.kill(int(entry.parent.name), signal.SIGKILL)
-"""
-# Requests at a constant rate, whatever becomes of earlier ones, and no retries: what was not answered in full is printed.
-LOAD = """
-import asyncio, collections, sys, time, httpx
-url, seconds, rate, text, key = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), sys.argv[4], sys.argv[5]
-body = {"model": "sentence", "messages": [{"role": "user", "content": "Hi"}]}
-async def main():
-    seen = collections.Counter()
-    headers, limits = {"authorization": f"Bearer {key}"}, httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(timeout=60, limits=limits, headers=headers) as client:
-        async def ask():
-            try:
-                answer = await client.post(url, json=body)
-                whole = answer.status_code == 200 and text in answer.text
-                seen["ok" if whole else f"{answer.status_code}: {answer.text[:300]}"] += 1
-            except httpx.HTTPError as error:
-                seen[repr(error)] += 1
-        began, asked = time.monotonic(), []
-        for number in range(int(seconds * rate)):
-            await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
-            asked.append(asyncio.create_task(ask()))
-        await asyncio.gather(*asked)
-    print(seen)
-asyncio.run(main())
 """
 
 
@@ -164,9 +140,7 @@ class PodMesh:
     def ask(self, seconds: float = 0.1, rate: float = 10, log: Path | None = None) -> Any:
         """Send requests at a constant rate; what became of them, or, with `log`, the process that writes it there."""
         address = self.kubectl("get", "service/llamesh", "--output=jsonpath={.spec.clusterIP}").stdout
-        url = f"http://{address}:8080/v1/chat/completions"
-        words = [sys.executable, "-c", LOAD, url, str(seconds), str(rate), sentence.SENTENCE, self._key]
-        return self.cluster.start(*words, log=log) if log else self.cluster.command("run", *words).stdout.strip()
+        return open_load.ask(self.cluster, address, self._key, seconds, rate, log)
 
     def pods(self) -> list[Any]:
         """The engine pods."""

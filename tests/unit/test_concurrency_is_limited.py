@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from services.contract.concurrency import ConcurrencyLimiter
+from services.contract.envoy_request import envoy_of
 
 
 class Clock:
@@ -95,3 +96,19 @@ def test_random_traffic_never_exceeds_the_limit_and_leaves_nothing_behind() -> N
     clock.seconds += 51
     assert (limiter.in_flight("a"), limiter.in_flight("b")) == (0, 0)
     assert (limiter._by_contract, limiter._by_request) == ({}, {})
+
+
+def test_an_envoy_that_is_gone_gives_back_its_permits_only() -> None:
+    limiter = ConcurrencyLimiter(lambda: 0.0)
+    for number, envoy in enumerate(("one", "two", "one")):
+        assert limiter.acquire({"a": 3}, f"r{number}", envoy) is None
+    limiter.release_all("one")
+    assert limiter.in_flight("a") == 1
+    limiter.release("r1")
+    assert limiter.in_flight("a") == 0
+
+
+def test_connections_of_one_address_are_one_envoy() -> None:
+    assert envoy_of("ipv4:10.1.2.3:40000") == envoy_of("ipv4:10.1.2.3:40001") != envoy_of("ipv4:10.1.2.4:40000")
+    assert envoy_of("ipv6:%5Bfd00::1%5D:40000") == envoy_of("ipv6:%5Bfd00::1%5D:40001")
+    assert envoy_of("unix:") == envoy_of("unix:/run/contract.sock") == ""

@@ -16,7 +16,7 @@ from buf.validate import validate_pb2
 from llamesh.cli.manifest.export import declared
 from llamesh.v1 import server_pb2
 from llamesh.v1.server_pb2 import RuntimeParameters, ServerSpec
-from tools.custom_resource import DEFINITION, definition
+from tools.custom_resource import DEFINITION, OF_CHART, definition
 
 VERSION = yaml.safe_load(definition())["spec"]["versions"][0]
 SCHEMA = VERSION["schema"]["openAPIV3Schema"]
@@ -60,7 +60,8 @@ def contract_accepts(spec: ServerSpec) -> bool:
 
 
 def test_the_definition_equals_the_output_of_the_generator() -> None:
-    assert DEFINITION.read_text(encoding="utf-8") == definition()
+    for file in (DEFINITION, OF_CHART):
+        assert file.read_text(encoding="utf-8") == definition()
 
 
 def test_every_field_has_a_type_and_a_description() -> None:

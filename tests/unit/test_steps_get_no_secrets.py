@@ -195,3 +195,14 @@ async def test_a_step_reads_no_file_of_settings(tmp_path: Path) -> None:
     workspace.keep_result("quantize", "Q8_0", {"size": 1})
     outcome = await StepProcess(settings, "quantize", "job_1", "Q8_0").run(lambda _done, _total: None)
     assert json.dumps(outcome.result) == '{"size": 1}', outcome
+
+
+@pytest.mark.parametrize("kind", list(StepKind))
+async def test_a_source_whose_objects_are_listed_is_read_with_the_keys_of_the_bucket(
+    kind: StepKind, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = settings.model_copy(update=ON_TCP | {"minio_endpoint": "store:9000"})
+    Workspace(remote.home, "job_1").prepare(spec())
+    said = await _environment_of(kind, remote, tmp_path / "python", monkeypatch)
+    assert ("MINIO_SECRET_KEY" in said) is (kind in (StepKind.FETCH, StepKind.PUBLISH))
+    assert ("LLAMESH_MEMBER_ADDRESSES" in said) is (kind == StepKind.FETCH)

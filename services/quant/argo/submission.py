@@ -12,11 +12,11 @@ from llamesh.kit.config import Settings
 from services.quant.argo.cluster import Cluster
 from services.quant.argo.pod_files import CALIBRATION as CALIBRATION_FILE
 from services.quant.argo.pod_files import JOB_FILE
-from services.quant.argo.source_objects import SourceObjects
 from services.quant.argo.workflow import JobPlan, config_map_of, manifest_of
 from services.quant.job_spec import CALIBRATION, spec_of
 from services.quant.jobs import Job, Jobs
 from services.quant.plan import unpublished
+from services.quant.source_objects import SourceObjects
 from services.quant.states import StepKind
 from services.quant.submission import needed_bytes
 from services.quant.variants import Variants

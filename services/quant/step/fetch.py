@@ -21,10 +21,11 @@ from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError, object_store
 from llamesh.kit.own_places import models_place
-from llamesh.names import QUANT
+from llamesh.names import DOWNLOAD, QUANT
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest, LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
+from services.quant.source_objects import SourceObjects
 from services.quant.states import StepKind
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import JobSpec, StoredPart, Workspace, finish
@@ -46,7 +47,10 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         from services.quant.step.fetch_checkpoint import fetch_checkpoint
 
         return fetch_checkpoint(workspace, settings)
-    parts = _objects(spec, settings) if spec.uses_bucket(StepKind.FETCH) else _located(spec, settings)
+    if spec.uses_bucket(StepKind.FETCH, settings):
+        parts = _objects(spec.objects or _listed(spec, settings), settings)
+    else:
+        parts = _located(spec, settings)
     try:
         _bring(parts, workspace)
         first = workspace.sources[0]
@@ -57,6 +61,19 @@ def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     except GgufError as error:
         raise StepRefusedError("MODEL_INVALID", str(error)) from error
     return {"size": sum(part.size for part, _ in parts), "quantisation": metadata.quantisation}
+
+
+def _listed(spec: JobSpec, settings: Settings) -> Sequence[StoredPart]:
+    """Return the objects of the source in the bucket of the download service, as that service lists them."""
+
+    async def find() -> Sequence[StoredPart]:
+        async with channel(settings, DOWNLOAD, QUANT) as own:
+            return (await SourceObjects(own).find(spec.model_uuid, spec.source_sha256))[1]
+
+    try:
+        return asyncio.run(find())
+    except MeshError as error:
+        raise step_error(error) from error
 
 
 def _located(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Path]]:
@@ -75,24 +92,24 @@ def _located(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Pa
 
 
 async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
-    async with channel(settings, "download", QUANT) as own:
+    async with channel(settings, DOWNLOAD, QUANT) as own:
         stub = CatalogueServiceStub(own)
-        with asking("download"):
+        with asking(DOWNLOAD):
             # A short call waits while the service restarts, and notices that it is away.
             await stub.GetCatalogueModel(GetCatalogueModelRequest(model_uuid=model_uuid), **call_options())
             request = LocateModelRequest(model_uuid=model_uuid)
             return await _reported(stub.LocateModel(request, **call_options(_LOCATE_SECONDS, waits=False)))
 
 
-def _objects(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Path]]:
+def _objects(objects: Sequence[StoredPart], settings: Settings) -> Sequence[tuple[StoredPart, Path]]:
     """Return the parts of the source, and the files into which they were copied from the bucket of the download service."""
     try:
-        paths = asyncio.run(_copied(spec.objects, settings))
+        paths = asyncio.run(_copied(objects, settings))
     except (ObjectNotFoundError, ObjectDamagedError) as error:
         raise StepRefusedError("MODEL_CORRUPT", str(error)) from error
     except StoreError as error:
         raise StepOutageError("STORE_UNAVAILABLE", str(error)) from error
-    return list(zip(spec.objects, paths, strict=True))
+    return list(zip(objects, paths, strict=True))
 
 
 async def _copied(objects: Sequence[StoredPart], settings: Settings) -> Sequence[Path]:

@@ -22,7 +22,7 @@ _CHUNKS = ProgressMarks(re.compile(r"\[(\d+)\]-?[\d.a-z]+,"), re.compile(r"compu
 
 def imatrix(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     """Make the importance matrix. Return its SHA-256 and the number of its tensors."""
-    if workspace.spec().asks_download(StepKind.IMATRIX):
+    if workspace.spec().asks_download(StepKind.IMATRIX, settings):
         from services.quant.step.given_matrix import given_matrix
 
         return given_matrix(workspace, settings)

@@ -1,4 +1,4 @@
-"""The objects of a job's source: pods read them from the bucket of the download service themselves."""
+"""The objects of a job's source: pods and other machines read them from the bucket of the download service themselves."""
 
 from __future__ import annotations
 
