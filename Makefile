@@ -17,7 +17,7 @@ DEFINITIONS := deploy/kubernetes/modelserves.yaml deploy/chart/files/modelserves
 KUBERNETES := docker-build docker-load infra operator-deploy services-deploy frontend port-forward logs-k8s rebuild-operator
 
 .DEFAULT_GOAL := help
-.PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-failed test-isolation test-cluster lint format \
+.PHONY: help check-deps deps all run status logs stop restart clean db-status db-shell test test-failed test-isolation test-cluster test-kubernetes lint format \
 	gen gen-check breaking accept-contracts docs corpus bench cluster cluster-delete $(KUBERNETES)
 
 help: ## List all targets
@@ -103,6 +103,10 @@ test-cluster: $(VENV)/dev.stamp ## Run the tests that need other programs: S3 se
 	@$(BIN)/python tools/build.py $(PROGRAMS)
 	@$(BIN)/python tools/packages.py
 	@$(BIN)/python -m pytest tests/cluster
+
+test-kubernetes: $(VENV)/dev.stamp ## Run those of them that need a local cluster of Kubernetes
+	@$(BIN)/python tools/build.py kubernetes minio
+	@$(BIN)/python -m pytest -m kubernetes tests/cluster
 
 lint: $(VENV)/dev.stamp $(GEN)/gen.stamp ## Check style, types, import layers and contracts
 	@$(BIN)/ruff check .

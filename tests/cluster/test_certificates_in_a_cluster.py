@@ -24,6 +24,7 @@ from tools.cluster.requirements import lacking
 REASON = lacking(ROOT) or image.lacking()
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.kubernetes,
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]

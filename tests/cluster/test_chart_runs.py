@@ -26,6 +26,7 @@ from tools.infra import NAMESPACE, manifests
 REASON = lacking(ROOT) or image.lacking() or helm.lacking()
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.kubernetes,
     pytest.mark.timeout(1500),
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]

@@ -26,6 +26,7 @@ IMAGE = "localhost/busybox:1"
 REASON = lacking(ROOT) or ("" if BUSYBOX else "not installed: apt-get install busybox-static")
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.kubernetes,
     pytest.mark.timeout(600),
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]

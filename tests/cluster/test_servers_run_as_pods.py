@@ -25,6 +25,7 @@ from tools.cluster.requirements import lacking
 REASON = lacking(ROOT) or image.lacking()
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.kubernetes,
     pytest.mark.timeout(1500),
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]
