@@ -75,7 +75,16 @@ def _refusals(policy: PlacementPolicy, placement: Placement) -> Iterator[PolicyR
 
 def is_allowed(value: str, allowed: Iterable[str]) -> bool:
     """Return whether a value is one of those that are allowed, or begins with one that ends with "*"."""
-    return any(value.startswith(each.removesuffix(_ANY)) if each.endswith(_ANY) else value == each for each in allowed)
+    return any(_matches(value, each) for each in allowed)
+
+
+def _matches(value: str, pattern: str) -> bool:
+    beginning = pattern.removesuffix(_ANY)
+    if beginning == pattern:
+        return value == pattern
+    # What follows "engine:" is a tag. With a slash "engine" would be the host of a registry, and what follows its port.
+    is_host = beginning.endswith(":") and "/" in value[len(beginning) :]
+    return value.startswith(beginning) and not is_host
 
 
 def _not_allowed(field: str, value: str, words: str, metadata: dict[str, str]) -> PolicyRefusal:

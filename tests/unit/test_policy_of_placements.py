@@ -51,6 +51,15 @@ REFUSED = [
         "LLAMESH_ENGINE_IMAGES",
         "engine:1,reg.example/llm/*",
     ),
+    # A registry at the host "engine" and the port 5000.
+    (
+        {"LLAMESH_ENGINE_IMAGES": "engine:*"},
+        Placement(image="engine:5000/evil"),
+        "image",
+        "engine:5000/evil",
+        "LLAMESH_ENGINE_IMAGES",
+        "engine:1,engine:*",
+    ),
     (
         {"LLAMESH_GPU_RESOURCES": "intel.com/gpu"},
         Placement(gpus=Gpus(count=1)),
