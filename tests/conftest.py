@@ -48,6 +48,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Remove the databases of the run: hundreds of thousands of files, and minutes on a busy machine, which no test has to answer for."""
     subprocess.run(["rm", "-rf", "--", *map(str, _left)], check=False)
@@ -60,7 +61,7 @@ _numbers = itertools.count()
 _left: list[Path] = []
 """Folders of ended servers of databases."""
 _NOTHING_TO_LOSE = ("fsync = off", "full_page_writes = off", "synchronous_commit = off")
-"""Settings of a server of databases that nobody needs after a loss of power. A killed process loses nothing by them."""
+"""Settings of a server of databases that nobody needs after its end. A killed client loses nothing by them."""
 
 
 class CreateDatabase(Protocol):

@@ -1,8 +1,8 @@
-"""The claims of processes on the transfers that they work on, and what each process says to the others of its transfers.
+"""The claims of processes on the transfers that they work on, and whether other processes may wait for these.
 
 A claim is renewed every RENEW_SECONDS, and the renewal says whether others of the same source may wait for the transfer (`source_holds`).
 Invariant: another process may take over a claim that is not renewed for LEASE_SECONDS, and waits for no transfer any longer than its claim
-lasts. Two transfers of which one waits for the other never begin at once in two processes: `lock_begins` lets one begin after the other.
+lasts. Transfers begin one after the other in all processes (`lock_begins`), so the second of a source sees the first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Claims:
 
     async def release(self) -> None:
         """Release the claims of this process, so that another or the next process starts the transfers again at once."""
-        await self._write(self._own.values(claimed_by="", claim_expires=None))
+        await self._write(self._own.values(claimed_by="", claim_expires=None, holds=False))
 
     async def held_elsewhere(self) -> Sequence[TransferRow]:
         """Return the transfers of other processes for which those of their sources may wait."""

@@ -41,8 +41,8 @@ class Pauses:
             await pass_on(session, row)
             row.attempt += 1
             row.bytes_done = await _kept_bytes(session, row)
-            row.error_reason = row.error_message = row.claimed_by = ""
-            row.claim_expires = None
+            row.error_reason = row.error_message = ""
+            row.drop_claim()
             row.update_time = self._clock()
             return row
 

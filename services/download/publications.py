@@ -155,7 +155,8 @@ class Publications:
             row.state = TransferState.SUCCEEDED
             row.bytes_done = row.bytes_total = size
             row.sha256 = model.sha256
-            row.claimed_by = row.error_reason = row.error_message = ""
+            row.error_reason = row.error_message = ""
+            row.drop_claim()
             row.update_time = now
         left.update(file.object.key for file in files if not file.object.shared and file.object.key not in keys)
         for each in left:

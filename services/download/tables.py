@@ -87,6 +87,10 @@ class TransferRow(Base):
     create_time: Mapped[datetime] = mapped_column(Timestamp)
     update_time: Mapped[datetime] = mapped_column(Timestamp)
 
+    def drop_claim(self) -> None:
+        """Let no process run the transfer. Nothing waits for it until one does."""
+        self.claimed_by, self.claim_expires, self.holds = "", None, False
+
 
 class ModelRow(Base):
     """A model that is ready to be served."""

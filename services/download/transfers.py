@@ -96,8 +96,8 @@ class Transfers:
         row.state = TransferState.QUEUED
         row.attempt += 1
         row.resume_count = row.bytes_done = row.bytes_total = 0
-        row.sha256 = row.revision = row.error_reason = row.error_message = row.claimed_by = ""
-        row.claim_expires = None
+        row.sha256 = row.revision = row.error_reason = row.error_message = ""
+        row.drop_claim()
         row.hidden = False
         row.requested_by = request.requested_by
         row.create_time = row.update_time = self._clock()
@@ -207,7 +207,7 @@ class Transfers:
                 if keep:
                     await self.claims.take(session, row)
                 else:
-                    row.claimed_by, row.claim_expires = "", None
+                    row.drop_claim()
                 row.update_time = self._clock()
             return row
 
