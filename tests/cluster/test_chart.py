@@ -176,9 +176,12 @@ def test_the_bundled_postgres_makes_its_database_once(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with own_postgres() as server:
         data = server.data.parent / "pgdata"
+        # What a pod left that was killed while it made the folder.
+        (data.parent / "pgdata.new" / "base").mkdir(parents=True)
         owner = [f"--reuid={server.data.owner()}", f"--regid={server.data.group()}", "--clear-groups"]
         as_owner = ["setpriv", *owner] if os.geteuid() == 0 else []
-        shutil.chown(data.parent, server.data.owner(), server.data.group())
+        for folder in (data.parent, data.parent / "pgdata.new", data.parent / "pgdata.new" / "base"):
+            shutil.chown(folder, server.data.owner(), server.data.group())
         given = {"POSTGRES_USER": "admin", "POSTGRES_PASSWORD": "securepassword123", "POSTGRES_DB": "inference_db"}
         place = {"PATH": f"{server.programs}:{os.environ['PATH']}", "PGDATA": str(data), "PGPORT": str(port)}
 
@@ -195,6 +198,24 @@ def test_the_bundled_postgres_makes_its_database_once(tmp_path: Path) -> None:
 
         run("CREATE TABLE kept (number int)", "INSERT INTO kept VALUES (7)")
         assert run("SELECT number FROM kept") == 7
+        assert not (data.parent / "pgdata.new").exists()
+
+
+def test_the_bundled_postgres_removes_no_files_of_others(tmp_path: Path) -> None:
+    (item,) = of(rendered(MOST), "StatefulSet", "postgres")
+    (container,) = item["spec"]["template"]["spec"]["containers"]
+    other = tmp_path / "pgdata" / "something"
+    other.mkdir(parents=True)
+    done = subprocess.run(
+        container["command"],
+        env={**os.environ, "LC_ALL": "C", "PGDATA": str(tmp_path / "pgdata")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode, "it started"
+    assert "not empty" in done.stderr
+    assert list(tmp_path.rglob("*")) == [tmp_path / "pgdata", other]
 
 
 async def asked(port: int, statements: Sequence[str]) -> Any:
