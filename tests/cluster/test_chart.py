@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(lacking()), reason=la
 ALL = pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
 TOKENS = {"llamesh-controller", "llamesh-quant", "llamesh-certificates", "llamesh-first-certificates"}
 """Service accounts whose pods get a token of the cluster."""
+READER = {"modelsAccessKey": "reader", "modelsSecretKey": "reader-secret"}
+"""Keys of the S3 server that may only read."""
 
 
 def templates(items: list[Any]) -> list[Any]:
@@ -96,6 +99,28 @@ def test_a_member_gets_the_secrets_that_it_reads() -> None:
     assert "MINIO_SECRET_KEY" in secrets["llamesh-download"]
 
 
+@ALL
+def test_no_revision_of_a_release_has_secrets(values: dict[str, Any]) -> None:
+    secrets = of(rendered(values), "Secret")
+    assert {item["metadata"]["name"] for item in secrets} == {"inference-secrets", "llamesh-models"}
+    assert of(rendered(values, "--no-hooks"), "Secret") == []
+    for item in secrets:
+        events = item["metadata"]["annotations"]["helm.sh/hook"]
+        assert events == "pre-install,pre-upgrade", "no rollback writes it"
+        assert item["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "never"
+
+
+def test_other_namespaces_get_keys_that_read_only() -> None:
+    values = merged(LEAST, {"allowedNamespaces": ["llamesh", "teams"], "secrets": READER})
+    for item in of(rendered(values), "Secret", "llamesh-models"):
+        keys = {name: b64decode(item["data"][name]).decode() for name in ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")}
+        assert keys == {"MINIO_ACCESS_KEY": "reader", "MINIO_SECRET_KEY": "reader-secret"}
+    own = rendered(
+        merged(LEAST, {"allowedNamespaces": ["teams"], "secrets": {"existing": "mine", "existingModels": "theirs"}})
+    )
+    assert of(own, "Secret") == []
+
+
 def test_a_change_of_a_setting_replaces_the_pods() -> None:
     def annotations(values: dict[str, Any]) -> set[str]:
         return {
@@ -124,6 +149,11 @@ def test_a_pod_has_time_for_its_drain() -> None:
         ({"secrets": {"adminPassword": ""}}, "secrets.adminPassword is missing"),
         ({"secrets": {"databaseUrl": ""}}, "or set postgres.enabled"),
         ({"secrets": {"existing": "mine"}}, "secrets.existingModels is missing"),
+        ({"allowedNamespaces": ["llamesh", "teams"]}, "may read Secrets in the namespace teams"),
+        (
+            {"allowedNamespaces": ["teams"], "secrets": {"modelsAccessKey": "reader"}},
+            "secrets.modelsSecretKey are missing",
+        ),
         ({"store": {"endpoint": ""}}, "store.endpoint is missing"),
         ({"store": {"endpoint": "https://minio"}}, "endpoint"),
         ({"minio": {"enabled": True}}, "store.endpoint and minio.enabled exclude each other"),
@@ -154,7 +184,7 @@ def test_the_definition_stays_and_is_the_generated_one() -> None:
 
 def test_the_rights_of_the_controller_are_those_of_the_plain_manifest() -> None:
     plain = list(yaml.safe_load_all((CHART.parent / "kubernetes" / "controller-rights.yaml").read_text()))
-    ours = rendered(merged(LEAST, {"allowedNamespaces": ["llamesh", "teams"]}))
+    ours = rendered(merged(LEAST, {"allowedNamespaces": ["llamesh", "teams"], "secrets": READER}))
     for name in ("llamesh-servers", "llamesh-leader"):
         (wanted,) = [each["rules"] for each in of(plain, "Role", name)]
         assert all(each["rules"] == wanted for each in of(ours, "Role", name))

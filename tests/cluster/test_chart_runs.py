@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]
+SECRETS = ("inference-secrets", "llamesh-models", "llamesh-authority", "llamesh-gateway-tls")
 STRANGER = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -141,16 +143,21 @@ def test_no_port_of_a_member_answers_a_stranger(mesh: ChartMesh) -> None:
     assert calls(mesh, [f"{mesh.address}:8200"]) == ["data refused"], "Envoy answers everybody, in clear"
 
 
-def test_an_upgrade_loses_no_request_and_changes_no_secret(mesh: ChartMesh) -> None:
+def test_an_upgrade_loses_no_request_and_changes_no_secret_that_is_there(mesh: ChartMesh) -> None:
     mesh.serve()
-    names = ("inference-secrets", "llamesh-models", "llamesh-authority", "llamesh-gateway-tls")
-    secrets = {name: mesh.secret(name) for name in names}
+    mesh.edit_secret("inference-secrets", HF_TOKEN="edited")
+    secrets = {name: mesh.secret(name) for name in SECRETS}
     before = {pod["metadata"]["name"] for pod in mesh.pods()}
     log = mesh.folder / "load.log"
     load = mesh.ask(150, 8, log)
     mesh.upgrade(
         settings={"MAX_REPLICAS": "6"},
-        secrets={"jwtSecret": "another" * 8, "adminPassword": "another", "minioSecretKey": "another-secret"},
+        secrets={
+            "jwtSecret": "another" * 8,
+            "adminPassword": "another",
+            "minioSecretKey": "another-secret",
+            "extra": {"HF_TOKEN": "another", "QUANT_SERVICE_TOKEN": "added"},
+        },
         networkPolicies={"enabled": True},
     )
 
@@ -162,7 +169,8 @@ def test_an_upgrade_loses_no_request_and_changes_no_secret(mesh: ChartMesh) -> N
     assert load.poll() is None, "the load ended before the upgrade did"
     assert load.wait(300) == 0
     assert log.read_text().strip() == "Counter({'ok': 1200})"
-    assert {name: mesh.secret(name) for name in names} == secrets
+    secrets["inference-secrets"]["QUANT_SERVICE_TOKEN"] = b64encode(b"added").decode()
+    assert {name: mesh.secret(name) for name in SECRETS} == secrets
 
 
 def test_policies_let_nobody_else_reach_members_and_engines(mesh: ChartMesh) -> None:
@@ -176,6 +184,18 @@ def test_policies_let_nobody_else_reach_members_and_engines(mesh: ChartMesh) -> 
     mesh.llamesh("pull", "http://10.255.0.1:9100/sentence.gguf", "--name", "again")
 
 
+def test_a_rollback_goes_back_to_the_values_before_but_not_to_their_secrets(mesh: ChartMesh) -> None:
+    mesh.serve()
+    mesh.edit_secret("inference-secrets", HF_TOKEN="rotated")
+    mesh.edit_secret("llamesh-models", ADDED="by a person")
+    secrets = {name: mesh.secret(name) for name in SECRETS}
+    assert "MAX_REPLICAS" in mesh.kubectl("get", "configmap/inference-config", "--output=json").stdout
+    mesh.helm("rollback", helm.RELEASE, "1", "--wait", "--timeout=300s")
+    assert "MAX_REPLICAS" not in mesh.kubectl("get", "configmap/inference-config", "--output=json").stdout
+    assert {name: mesh.secret(name) for name in SECRETS} == secrets
+    assert mesh.ask() == "Counter({'ok': 1})"
+
+
 def test_an_uninstallation_leaves_what_the_notes_say(mesh: ChartMesh) -> None:
     notes = mesh.helm("get", "notes", helm.RELEASE)
     mesh.kubectl("delete", "ms", "--all", "--timeout=100s")
@@ -187,6 +207,7 @@ def test_an_uninstallation_leaves_what_the_notes_say(mesh: ChartMesh) -> None:
     kept = mesh.kubectl("get", "secrets", "--output=name").stdout.split()
     assert {name.removeprefix("secret/") for name in kept if "helm.release" not in name} == {
         "inference-secrets",
+        "llamesh-models",
         "llamesh-authority",
         *(f"llamesh-{name}-tls" for name in ("gateway", "contract", "download", "controller", "envoy")),
     }
@@ -208,10 +229,3 @@ def test_a_certificate_of_a_secret_is_shown_at_the_front_door(mesh: ChartMesh) -
     assert f"chat with sentence: {sentence.SENTENCE}" in said
     endpoint = mesh.kubectl("get", "ms/chat", "--output=jsonpath={.status.endpoint}").stdout
     assert endpoint.startswith("https://llm.example.com:8080/")
-
-
-def test_a_rollback_goes_back_to_the_values_before(mesh: ChartMesh) -> None:
-    mesh.serve()
-    mesh.helm("rollback", helm.RELEASE, "1", "--wait", "--timeout=300s")
-    assert "LLAMESH_TLS_KEY" not in mesh.kubectl("get", "configmap/inference-config", "--output=json").stdout
-    assert mesh.ask() == "Counter({'ok': 1})"
