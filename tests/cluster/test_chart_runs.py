@@ -203,7 +203,9 @@ def test_an_uninstallation_leaves_what_the_notes_say(mesh: ChartMesh) -> None:
     until(lambda: not mesh.pods("app.kubernetes.io/name"), 90, "no pods")
     kinds = "deployments,statefulsets,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,cronjobs,jobs,pdb"
     left = mesh.kubectl("get", kinds, "--selector=app.kubernetes.io/part-of=llamesh", "--output=name").stdout.split()
-    assert left == []
+    assert left == ["networkpolicy.networking.k8s.io/llamesh-engines"], (
+        "engines are protected as long as there are some"
+    )
     kept = mesh.kubectl("get", "secrets", "--output=name").stdout.split()
     assert {name.removeprefix("secret/") for name in kept if "helm.release" not in name} == {
         "inference-secrets",
@@ -211,7 +213,8 @@ def test_an_uninstallation_leaves_what_the_notes_say(mesh: ChartMesh) -> None:
         "llamesh-authority",
         *(f"llamesh-{name}-tls" for name in ("gateway", "contract", "download", "controller", "envoy")),
     }
-    assert "inference-secrets" in notes
+    assert "kubectl delete secret inference-secrets llamesh-models" in notes
+    assert "kubectl delete networkpolicy llamesh-engines" in notes
     assert "app.kubernetes.io/managed-by=llamesh-certificates" in notes
     assert mesh.cluster.kubectl("get", "crd/modelserves.llamesh.dev", "--output=name").stdout
     # The data is still there: the same values find it.
