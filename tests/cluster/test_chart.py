@@ -76,6 +76,22 @@ def test_a_pod_has_its_own_certificate_only(values: dict[str, Any]) -> None:
         assert secrets - {"front-door"} == {f"{item['metadata']['name']}-tls"}
 
 
+def test_policies_select_every_pod_but_that_of_the_hook() -> None:
+    values = merged(MOST, {"certificates": {"issuer": "mesh"}})
+    items = rendered(values)
+    names = [item["spec"]["podSelector"]["matchLabels"] for item in of(items, "NetworkPolicy")]
+    free = set()
+    for item in items:
+        spec = item.get("spec", {})
+        template = spec.get("jobTemplate", {}).get("spec", spec).get("template")
+        labels = item["metadata"]["labels"] if item["kind"] == "Pod" else template and template["metadata"]["labels"]
+        if labels and not any(each.items() <= labels.items() for each in names):
+            free.add((item["kind"], item["metadata"]["name"]))
+    assert free == {("Job", "llamesh-first-certificates")}, (
+        "a wrong port in the policies can be corrected by an upgrade"
+    )
+
+
 def test_only_envoy_has_the_key_of_the_front_door() -> None:
     with_key = [
         item["metadata"]["name"]
