@@ -150,6 +150,12 @@ def test_a_change_of_a_setting_replaces_the_pods() -> None:
     assert annotations(merged(LEAST, {"drainSeconds": 30})) != before
 
 
+def test_an_autoscaled_deployment_starts_with_the_least_replicas() -> None:
+    values = merged(LEAST, {"envoy": {"autoscaling": {"enabled": True, "minReplicas": 3}}})
+    (envoy,) = of(rendered(values), "Deployment", "llamesh-envoy")
+    assert envoy["spec"]["replicas"] == 3
+
+
 def test_a_pod_has_time_for_its_drain() -> None:
     for item in of(rendered(merged(LEAST, {"drainSeconds": 100})), "Deployment"):
         pod = item["spec"]["template"]["spec"]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from engine import sentence
 from tests.cluster import containers as image
@@ -182,6 +183,25 @@ def test_policies_let_nobody_else_reach_members_and_engines(mesh: ChartMesh) -> 
     assert mesh.ask() == "Counter({'ok': 1})"
     mesh.helm("test", helm.RELEASE, "--timeout=120s")
     mesh.llamesh("pull", "http://10.255.0.1:9100/sentence.gguf", "--name", "again")
+
+
+def test_autoscaling_takes_over_the_replicas_that_run(mesh: ChartMesh) -> None:
+    values = helm.merged(mesh.values, {"envoy": {"autoscaling": {"enabled": True, "minReplicas": 1}}})
+
+    def replicas() -> object:
+        words = ("upgrade", helm.RELEASE, helm.CHART, "--dry-run=server", "--output=json")
+        manifest = json.loads(mesh.helm(*words, values=values))["manifest"]
+        items = [item for item in yaml.safe_load_all(manifest) if item]
+        (envoy,) = [
+            item for item in items if (item["kind"], item["metadata"]["name"]) == ("Deployment", "llamesh-envoy")
+        ]
+        return envoy["spec"].get("replicas")
+
+    assert replicas() == 2, "without the field it would be one for a moment"
+    # As an autoscaler does it, and back.
+    for number in ("3", "2"):
+        mesh.kubectl("scale", "deployment/llamesh-envoy", f"--replicas={number}")
+        assert replicas() is None, "the field belongs to the autoscaler"
 
 
 def test_a_rollback_goes_back_to_the_values_before_but_not_to_their_secrets(mesh: ChartMesh) -> None:
