@@ -124,9 +124,9 @@ class ChartMesh:
         except AssertionError as error:
             raise AssertionError(self.state()) from error
 
-    def ask(self, seconds: float = 0.1, rate: float = 10, log: Path | None = None) -> Any:
+    def ask(self, seconds: float = 0.1, rate: float = 10, log: Path | None = None, stop: Path | None = None) -> Any:
         """Send chats through Envoy's Service at a constant rate: see open_load."""
-        return open_load.ask(self.cluster, self.address, self._key, seconds, rate, log)
+        return open_load.ask(self.cluster, self.address, self._key, seconds, rate, log, stop)
 
     def pods(self, selector: str = "app.kubernetes.io/part-of=llamesh") -> list[Any]:
         """The pods with these labels."""

@@ -6,6 +6,7 @@ The tests follow the life of a release, in this order.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from base64 import b64encode
@@ -33,6 +34,7 @@ pytestmark = [
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]
 SECRETS = ("inference-secrets", "llamesh-models", "llamesh-authority", "llamesh-gateway-tls")
+LONGEST_LOAD_SECONDS = 900
 STRANGER = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -149,8 +151,8 @@ def test_an_upgrade_loses_no_request_and_changes_no_secret_that_is_there(mesh: C
     mesh.edit_secret("inference-secrets", HF_TOKEN="edited")
     secrets = {name: mesh.secret(name) for name in SECRETS}
     before = {pod["metadata"]["name"] for pod in mesh.pods()}
-    log = mesh.folder / "load.log"
-    load = mesh.ask(150, 8, log)
+    log, stop = mesh.folder / "load.log", mesh.folder / "load.stop"
+    load = mesh.ask(LONGEST_LOAD_SECONDS, 8, log, stop)
     mesh.upgrade(
         settings={"MAX_REPLICAS": "6"},
         secrets={
@@ -168,8 +170,11 @@ def test_an_upgrade_loses_no_request_and_changes_no_secret_that_is_there(mesh: C
 
     until(replaced, 120, "new pods only")
     assert load.poll() is None, "the load ended before the upgrade did"
-    assert load.wait(300) == 0
-    assert log.read_text().strip() == "Counter({'ok': 1200})"
+    stop.touch()
+    assert load.wait(120) == 0
+    answered = re.fullmatch(r"Counter\(\{'ok': (\d+)\}\)", log.read_text().strip())
+    assert answered, log.read_text()
+    assert int(answered[1]) > 100
     secrets["inference-secrets"]["QUANT_SERVICE_TOKEN"] = b64encode(b"added").decode()
     assert {name: mesh.secret(name) for name in SECRETS} == secrets
 
