@@ -1,7 +1,8 @@
 """Write the plain manifests deploy/infra from the chart deploy/chart: `python -m tools.infra`. Needs Helm (python tools/build.py helm).
 
 They install what the chart installs with a PostgreSQL and a MinIO of its own. What only Helm reads is left out: its labels and annotations,
-its hooks, and checksums, which nobody would keep true. Secrets have placeholders; a JWT_SECRET of this length is refused by every member.
+its hooks but the Secrets, and checksums, which nobody would keep true. Secrets have placeholders; a JWT_SECRET of this length is refused by
+every member.
 """
 
 from __future__ import annotations
@@ -52,11 +53,17 @@ def manifests() -> dict[str, str]:
 
 
 def _rendered() -> Iterator[Any]:
-    command = [str(HELM), "template", "llamesh", str(CHART), f"--namespace={NAMESPACE}", "--no-hooks", "--values=-"]
+    command = [str(HELM), "template", "llamesh", str(CHART), f"--namespace={NAMESPACE}", "--values=-"]
     done = subprocess.run(command, input=yaml.safe_dump(dict(VALUES)), capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
-    return filter(None, yaml.safe_load_all(done.stdout))
+    return (
+        item for item in yaml.safe_load_all(done.stdout) if item and (item["kind"] == "Secret" or not _is_hook(item))
+    )
+
+
+def _is_hook(item: Any) -> bool:
+    return "helm.sh/hook" in item["metadata"].get("annotations", {})
 
 
 def _file_of(item: Any) -> str:

@@ -36,6 +36,7 @@ VALUES: Mapping[str, Any] = {
         **SECRETS,
         **KEYS,
         "databaseUrl": f"postgresql://postgres:{PASSWORD}@{NODE_ADDRESS}:5432/mesh".replace(" ", "%20"),
+        "extra": {"HF_TOKEN": "first"},
     },
     "store": {"endpoint": f"{NODE_ADDRESS}:9000"},
     "drainSeconds": 10,
@@ -123,9 +124,9 @@ class ChartMesh:
         except AssertionError as error:
             raise AssertionError(self.state()) from error
 
-    def ask(self, seconds: float = 0.1, rate: float = 10, log: Path | None = None) -> Any:
+    def ask(self, seconds: float = 0.1, rate: float = 10, log: Path | None = None, stop: Path | None = None) -> Any:
         """Send chats through Envoy's Service at a constant rate: see open_load."""
-        return open_load.ask(self.cluster, self.address, self._key, seconds, rate, log)
+        return open_load.ask(self.cluster, self.address, self._key, seconds, rate, log, stop)
 
     def pods(self, selector: str = "app.kubernetes.io/part-of=llamesh") -> list[Any]:
         """The pods with these labels."""
@@ -134,8 +135,13 @@ class ChartMesh:
         return found
 
     def secret(self, name: str) -> Any:
-        """The data of a Secret."""
-        return json.loads(self.kubectl("get", f"secret/{name}", "--output=json").stdout)["data"]
+        """Which Secret it is, and its data."""
+        found = json.loads(self.kubectl("get", f"secret/{name}", "--output=json").stdout)
+        return {"uid": found["metadata"]["uid"], **found["data"]}
+
+    def edit_secret(self, name: str, **data: str) -> None:
+        """Change keys of a Secret, as a person does."""
+        self.kubectl("patch", f"secret/{name}", f"--patch={json.dumps({'stringData': data})}")
 
     def state(self) -> str:
         """What there is, and the last words of what does not run: for the message of a test that fails."""

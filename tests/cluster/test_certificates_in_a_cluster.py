@@ -33,7 +33,8 @@ NAMESPACE = "llamesh"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:llamesh-certificates"
 IMAGE = f"{image.IMAGE}:latest"
 NAMES = {secret_of(place) for place in (AUTHORITY, *MEMBERS) if place != QUANT}
-SECONDS = 120
+# Less than the time after which kubectl itself is stopped: see Cluster.kubectl.
+SECONDS = 110
 # What a member does with LLAMESH_MEMBER_CERTIFICATES=/certificates.
 READ = """
 from datetime import UTC, datetime

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import subprocess
+from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.skipif(bool(lacking()), reason=la
 ALL = pytest.mark.parametrize("values", [LEAST, MOST], ids=["least", "most"])
 TOKENS = {"llamesh-controller", "llamesh-quant", "llamesh-certificates", "llamesh-first-certificates"}
 """Service accounts whose pods get a token of the cluster."""
+READER = {"modelsAccessKey": "reader", "modelsSecretKey": "reader-secret"}
+"""Keys of the S3 server that may only read."""
 
 
 def templates(items: list[Any]) -> list[Any]:
@@ -73,6 +76,22 @@ def test_a_pod_has_its_own_certificate_only(values: dict[str, Any]) -> None:
         assert secrets - {"front-door"} == {f"{item['metadata']['name']}-tls"}
 
 
+def test_policies_select_every_pod_but_that_of_the_hook() -> None:
+    values = merged(MOST, {"certificates": {"issuer": "mesh"}})
+    items = rendered(values)
+    names = [item["spec"]["podSelector"]["matchLabels"] for item in of(items, "NetworkPolicy")]
+    free = set()
+    for item in items:
+        spec = item.get("spec", {})
+        template = spec.get("jobTemplate", {}).get("spec", spec).get("template")
+        labels = item["metadata"]["labels"] if item["kind"] == "Pod" else template and template["metadata"]["labels"]
+        if labels and not any(each.items() <= labels.items() for each in names):
+            free.add((item["kind"], item["metadata"]["name"]))
+    assert free == {("Job", "llamesh-first-certificates")}, (
+        "a wrong port in the policies can be corrected by an upgrade"
+    )
+
+
 def test_only_envoy_has_the_key_of_the_front_door() -> None:
     with_key = [
         item["metadata"]["name"]
@@ -96,6 +115,28 @@ def test_a_member_gets_the_secrets_that_it_reads() -> None:
     assert "MINIO_SECRET_KEY" in secrets["llamesh-download"]
 
 
+@ALL
+def test_no_revision_of_a_release_has_secrets(values: dict[str, Any]) -> None:
+    secrets = of(rendered(values), "Secret")
+    assert {item["metadata"]["name"] for item in secrets} == {"inference-secrets", "llamesh-models"}
+    assert of(rendered(values, "--no-hooks"), "Secret") == []
+    for item in secrets:
+        events = item["metadata"]["annotations"]["helm.sh/hook"]
+        assert events == "pre-install,pre-upgrade", "no rollback writes it"
+        assert item["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "never"
+
+
+def test_other_namespaces_get_keys_that_read_only() -> None:
+    values = merged(LEAST, {"allowedNamespaces": ["llamesh", "teams"], "secrets": READER})
+    for item in of(rendered(values), "Secret", "llamesh-models"):
+        keys = {name: b64decode(item["data"][name]).decode() for name in ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")}
+        assert keys == {"MINIO_ACCESS_KEY": "reader", "MINIO_SECRET_KEY": "reader-secret"}
+    own = rendered(
+        merged(LEAST, {"allowedNamespaces": ["teams"], "secrets": {"existing": "mine", "existingModels": "theirs"}})
+    )
+    assert of(own, "Secret") == []
+
+
 def test_a_change_of_a_setting_replaces_the_pods() -> None:
     def annotations(values: dict[str, Any]) -> set[str]:
         return {
@@ -107,6 +148,12 @@ def test_a_change_of_a_setting_replaces_the_pods() -> None:
     assert len(before) == 1
     assert annotations(merged(LEAST, {"settings": {"MAX_REPLICAS": "9"}})) != before
     assert annotations(merged(LEAST, {"drainSeconds": 30})) != before
+
+
+def test_an_autoscaled_deployment_starts_with_the_least_replicas() -> None:
+    values = merged(LEAST, {"envoy": {"autoscaling": {"enabled": True, "minReplicas": 3}}})
+    (envoy,) = of(rendered(values), "Deployment", "llamesh-envoy")
+    assert envoy["spec"]["replicas"] == 3
 
 
 def test_a_pod_has_time_for_its_drain() -> None:
@@ -124,6 +171,11 @@ def test_a_pod_has_time_for_its_drain() -> None:
         ({"secrets": {"adminPassword": ""}}, "secrets.adminPassword is missing"),
         ({"secrets": {"databaseUrl": ""}}, "or set postgres.enabled"),
         ({"secrets": {"existing": "mine"}}, "secrets.existingModels is missing"),
+        ({"allowedNamespaces": ["llamesh", "teams"]}, "may read Secrets in the namespace teams"),
+        (
+            {"allowedNamespaces": ["teams"], "secrets": {"modelsAccessKey": "reader"}},
+            "secrets.modelsSecretKey are missing",
+        ),
         ({"store": {"endpoint": ""}}, "store.endpoint is missing"),
         ({"store": {"endpoint": "https://minio"}}, "endpoint"),
         ({"minio": {"enabled": True}}, "store.endpoint and minio.enabled exclude each other"),
@@ -154,7 +206,7 @@ def test_the_definition_stays_and_is_the_generated_one() -> None:
 
 def test_the_rights_of_the_controller_are_those_of_the_plain_manifest() -> None:
     plain = list(yaml.safe_load_all((CHART.parent / "kubernetes" / "controller-rights.yaml").read_text()))
-    ours = rendered(merged(LEAST, {"allowedNamespaces": ["llamesh", "teams"]}))
+    ours = rendered(merged(LEAST, {"allowedNamespaces": ["llamesh", "teams"], "secrets": READER}))
     for name in ("llamesh-servers", "llamesh-leader"):
         (wanted,) = [each["rules"] for each in of(plain, "Role", name)]
         assert all(each["rules"] == wanted for each in of(ours, "Role", name))
@@ -176,9 +228,12 @@ def test_the_bundled_postgres_makes_its_database_once(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     with own_postgres() as server:
         data = server.data.parent / "pgdata"
+        # What a pod left that was killed while it made the folder.
+        (data.parent / "pgdata.new" / "base").mkdir(parents=True)
         owner = [f"--reuid={server.data.owner()}", f"--regid={server.data.group()}", "--clear-groups"]
         as_owner = ["setpriv", *owner] if os.geteuid() == 0 else []
-        shutil.chown(data.parent, server.data.owner(), server.data.group())
+        for folder in (data.parent, data.parent / "pgdata.new", data.parent / "pgdata.new" / "base"):
+            shutil.chown(folder, server.data.owner(), server.data.group())
         given = {"POSTGRES_USER": "admin", "POSTGRES_PASSWORD": "securepassword123", "POSTGRES_DB": "inference_db"}
         place = {"PATH": f"{server.programs}:{os.environ['PATH']}", "PGDATA": str(data), "PGPORT": str(port)}
 
@@ -195,6 +250,24 @@ def test_the_bundled_postgres_makes_its_database_once(tmp_path: Path) -> None:
 
         run("CREATE TABLE kept (number int)", "INSERT INTO kept VALUES (7)")
         assert run("SELECT number FROM kept") == 7
+        assert not (data.parent / "pgdata.new").exists()
+
+
+def test_the_bundled_postgres_removes_no_files_of_others(tmp_path: Path) -> None:
+    (item,) = of(rendered(MOST), "StatefulSet", "postgres")
+    (container,) = item["spec"]["template"]["spec"]["containers"]
+    other = tmp_path / "pgdata" / "something"
+    other.mkdir(parents=True)
+    done = subprocess.run(
+        container["command"],
+        env={**os.environ, "LC_ALL": "C", "PGDATA": str(tmp_path / "pgdata")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode, "it started"
+    assert "not empty" in done.stderr
+    assert list(tmp_path.rglob("*")) == [tmp_path / "pgdata", other]
 
 
 async def asked(port: int, statements: Sequence[str]) -> Any:

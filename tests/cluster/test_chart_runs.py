@@ -6,12 +6,15 @@ The tests follow the life of a release, in this order.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from engine import sentence
 from tests.cluster import containers as image
@@ -30,6 +33,8 @@ pytestmark = [
     pytest.mark.timeout(1500),
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]
+SECRETS = ("inference-secrets", "llamesh-models", "llamesh-authority", "llamesh-gateway-tls")
+LONGEST_LOAD_SECONDS = 900
 STRANGER = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -141,16 +146,21 @@ def test_no_port_of_a_member_answers_a_stranger(mesh: ChartMesh) -> None:
     assert calls(mesh, [f"{mesh.address}:8200"]) == ["data refused"], "Envoy answers everybody, in clear"
 
 
-def test_an_upgrade_loses_no_request_and_changes_no_secret(mesh: ChartMesh) -> None:
+def test_an_upgrade_loses_no_request_and_changes_no_secret_that_is_there(mesh: ChartMesh) -> None:
     mesh.serve()
-    names = ("inference-secrets", "llamesh-models", "llamesh-authority", "llamesh-gateway-tls")
-    secrets = {name: mesh.secret(name) for name in names}
+    mesh.edit_secret("inference-secrets", HF_TOKEN="edited")
+    secrets = {name: mesh.secret(name) for name in SECRETS}
     before = {pod["metadata"]["name"] for pod in mesh.pods()}
-    log = mesh.folder / "load.log"
-    load = mesh.ask(150, 8, log)
+    log, stop = mesh.folder / "load.log", mesh.folder / "load.stop"
+    load = mesh.ask(LONGEST_LOAD_SECONDS, 8, log, stop)
     mesh.upgrade(
         settings={"MAX_REPLICAS": "6"},
-        secrets={"jwtSecret": "another" * 8, "adminPassword": "another", "minioSecretKey": "another-secret"},
+        secrets={
+            "jwtSecret": "another" * 8,
+            "adminPassword": "another",
+            "minioSecretKey": "another-secret",
+            "extra": {"HF_TOKEN": "another", "QUANT_SERVICE_TOKEN": "added"},
+        },
         networkPolicies={"enabled": True},
     )
 
@@ -160,9 +170,13 @@ def test_an_upgrade_loses_no_request_and_changes_no_secret(mesh: ChartMesh) -> N
 
     until(replaced, 120, "new pods only")
     assert load.poll() is None, "the load ended before the upgrade did"
-    assert load.wait(300) == 0
-    assert log.read_text().strip() == "Counter({'ok': 1200})"
-    assert {name: mesh.secret(name) for name in names} == secrets
+    stop.touch()
+    assert load.wait(120) == 0
+    answered = re.fullmatch(r"Counter\(\{'ok': (\d+)\}\)", log.read_text().strip())
+    assert answered, log.read_text()
+    assert int(answered[1]) > 100
+    secrets["inference-secrets"]["QUANT_SERVICE_TOKEN"] = b64encode(b"added").decode()
+    assert {name: mesh.secret(name) for name in SECRETS} == secrets
 
 
 def test_policies_let_nobody_else_reach_members_and_engines(mesh: ChartMesh) -> None:
@@ -176,6 +190,37 @@ def test_policies_let_nobody_else_reach_members_and_engines(mesh: ChartMesh) -> 
     mesh.llamesh("pull", "http://10.255.0.1:9100/sentence.gguf", "--name", "again")
 
 
+def test_autoscaling_takes_over_the_replicas_that_run(mesh: ChartMesh) -> None:
+    values = helm.merged(mesh.values, {"envoy": {"autoscaling": {"enabled": True, "minReplicas": 1}}})
+
+    def replicas() -> object:
+        words = ("upgrade", helm.RELEASE, helm.CHART, "--dry-run=server", "--output=json")
+        manifest = json.loads(mesh.helm(*words, values=values))["manifest"]
+        items = [item for item in yaml.safe_load_all(manifest) if item]
+        (envoy,) = [
+            item for item in items if (item["kind"], item["metadata"]["name"]) == ("Deployment", "llamesh-envoy")
+        ]
+        return envoy["spec"].get("replicas")
+
+    assert replicas() == 2, "without the field it would be one for a moment"
+    # As an autoscaler does it, and back.
+    for number in ("3", "2"):
+        mesh.kubectl("scale", "deployment/llamesh-envoy", f"--replicas={number}")
+        assert replicas() is None, "the field belongs to the autoscaler"
+
+
+def test_a_rollback_goes_back_to_the_values_before_but_not_to_their_secrets(mesh: ChartMesh) -> None:
+    mesh.serve()
+    mesh.edit_secret("inference-secrets", HF_TOKEN="rotated")
+    mesh.edit_secret("llamesh-models", ADDED="by a person")
+    secrets = {name: mesh.secret(name) for name in SECRETS}
+    assert "MAX_REPLICAS" in mesh.kubectl("get", "configmap/inference-config", "--output=json").stdout
+    mesh.helm("rollback", helm.RELEASE, "1", "--wait", "--timeout=300s")
+    assert "MAX_REPLICAS" not in mesh.kubectl("get", "configmap/inference-config", "--output=json").stdout
+    assert {name: mesh.secret(name) for name in SECRETS} == secrets
+    assert mesh.ask() == "Counter({'ok': 1})"
+
+
 def test_an_uninstallation_leaves_what_the_notes_say(mesh: ChartMesh) -> None:
     notes = mesh.helm("get", "notes", helm.RELEASE)
     mesh.kubectl("delete", "ms", "--all", "--timeout=100s")
@@ -183,14 +228,18 @@ def test_an_uninstallation_leaves_what_the_notes_say(mesh: ChartMesh) -> None:
     until(lambda: not mesh.pods("app.kubernetes.io/name"), 90, "no pods")
     kinds = "deployments,statefulsets,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,cronjobs,jobs,pdb"
     left = mesh.kubectl("get", kinds, "--selector=app.kubernetes.io/part-of=llamesh", "--output=name").stdout.split()
-    assert left == []
+    assert left == ["networkpolicy.networking.k8s.io/llamesh-engines"], (
+        "engines are protected as long as there are some"
+    )
     kept = mesh.kubectl("get", "secrets", "--output=name").stdout.split()
     assert {name.removeprefix("secret/") for name in kept if "helm.release" not in name} == {
         "inference-secrets",
+        "llamesh-models",
         "llamesh-authority",
         *(f"llamesh-{name}-tls" for name in ("gateway", "contract", "download", "controller", "envoy")),
     }
-    assert "inference-secrets" in notes
+    assert "kubectl delete secret inference-secrets llamesh-models" in notes
+    assert "kubectl delete networkpolicy llamesh-engines" in notes
     assert "app.kubernetes.io/managed-by=llamesh-certificates" in notes
     assert mesh.cluster.kubectl("get", "crd/modelserves.llamesh.dev", "--output=name").stdout
     # The data is still there: the same values find it.
@@ -208,10 +257,3 @@ def test_a_certificate_of_a_secret_is_shown_at_the_front_door(mesh: ChartMesh) -
     assert f"chat with sentence: {sentence.SENTENCE}" in said
     endpoint = mesh.kubectl("get", "ms/chat", "--output=jsonpath={.status.endpoint}").stdout
     assert endpoint.startswith("https://llm.example.com:8080/")
-
-
-def test_a_rollback_goes_back_to_the_values_before(mesh: ChartMesh) -> None:
-    mesh.serve()
-    mesh.helm("rollback", helm.RELEASE, "1", "--wait", "--timeout=300s")
-    assert "LLAMESH_TLS_KEY" not in mesh.kubectl("get", "configmap/inference-config", "--output=json").stdout
-    assert mesh.ask() == "Counter({'ok': 1})"

@@ -6,20 +6,35 @@
 {{- if not $secrets.existingModels }}
 {{- fail "secrets.existingModels is missing: engine pods read models by a Secret of their own. Make one in each of allowedNamespaces with MINIO_ENDPOINT, MINIO_BUCKET, MINIO_SECURE, MINIO_ACCESS_KEY and MINIO_SECRET_KEY, and name it in secrets.existingModels" }}
 {{- end }}
-{{- else if not (lookup "v1" "Secret" .Release.Namespace "inference-secrets") }}
-{{- $needed := dict "jwtSecret" "make one with `openssl rand -hex 32`" "adminPassword" "it is the first password of the user admin" "minioAccessKey" "it is a key of the S3 server" "minioSecretKey" "it is a key of the S3 server" }}
-{{- if .Values.postgres.enabled }}
-{{- $_ := set $needed "postgresPassword" "letters and digits, for the bundled PostgreSQL" }}
 {{- else }}
-{{- $_ := set $needed "databaseUrl" "postgresql://user:password@host:port/name, or set postgres.enabled" }}
+{{- $needed := dict
+  "JWT_SECRET" (list "jwtSecret" "make one with `openssl rand -hex 32`")
+  "LLAMESH_ADMIN_PASSWORD" (list "adminPassword" "it is the first password of the user admin")
+  "MINIO_ACCESS_KEY" (list "minioAccessKey" "it is a key of the S3 server")
+  "MINIO_SECRET_KEY" (list "minioSecretKey" "it is a key of the S3 server")
+}}
+{{- if .Values.postgres.enabled }}
+{{- $_ := set $needed "POSTGRES_PASSWORD" (list "postgresPassword" "letters and digits, for the bundled PostgreSQL") }}
+{{- else }}
+{{- $_ := set $needed "DATABASE_URL" (list "databaseUrl" "postgresql://user:password@host:port/name, or set postgres.enabled") }}
 {{- end }}
 {{- if .Values.quant.minio.enabled }}
-{{- $_ := set $needed "quantMinioAccessKey" "it is a key that the bundled MinIO of the Quant service gets" }}
-{{- $_ := set $needed "quantMinioSecretKey" "it is a key that the bundled MinIO of the Quant service gets" }}
+{{- $words := "it is a key that the bundled MinIO of the Quant service gets" }}
+{{- $_ := set $needed "QUANT_MINIO_ACCESS_KEY" (list "quantMinioAccessKey" $words) }}
+{{- $_ := set $needed "QUANT_MINIO_SECRET_KEY" (list "quantMinioSecretKey" $words) }}
 {{- end }}
-{{- range $name, $words := $needed }}
-{{- if not (get $secrets $name) }}
-{{- fail (printf "secrets.%s is missing: %s. The chart has no default secrets. Put it into a file for --values, or name a Secret of your own in secrets.existing" $name $words) }}
+{{- $data := include "llamesh.secretData" . | fromYaml }}
+{{- range $key, $value := $needed }}
+{{- if not (get $data $key) }}
+{{- fail (printf "secrets.%s is missing: %s. The chart has no default secrets. Put it into a file for --values, or name a Secret of your own in secrets.existing" (first $value) (last $value)) }}
+{{- end }}
+{{- end }}
+{{- if not $secrets.existingModels }}
+{{- range (include "llamesh.namespaces" . | fromJson).names }}
+{{- $models := include "llamesh.modelsData" (dict "root" $ "namespace" .) | fromYaml }}
+{{- if not (and $models.MINIO_ACCESS_KEY $models.MINIO_SECRET_KEY) }}
+{{- fail (printf "secrets.modelsAccessKey and secrets.modelsSecretKey are missing: whoever may read Secrets in the namespace %s would have the keys of the mesh, which write. Make keys in the S3 server that may only read the bucket %s, or name Secrets of your own in secrets.existingModels" . $.Values.store.bucket) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

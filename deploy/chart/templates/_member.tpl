@@ -1,6 +1,6 @@
 {{/*
 A Deployment of one member or of Envoy. Arguments: root, name, command, secrets (settings taken from the Secret), ports, and optional
-strategy, serviceAccount, front (the keys of the front door's certificate that it may read), homeClaim, noReplicas.
+strategy, serviceAccount, front (the keys of the front door's certificate that it may read), homeClaim, autoscaled.
 Each pod mounts the Secret of its own identity and no other.
 */}}
 {{- define "llamesh.member" -}}
@@ -14,7 +14,9 @@ metadata:
   name: llamesh-{{ .name }}
   labels: {{- include "llamesh.objectLabels" . | nindent 4 }}
 spec:
-  {{- if not .noReplicas }}
+  {{- if .autoscaled }}
+  {{- include "llamesh.autoscaledReplicas" . | nindent 2 }}
+  {{- else }}
   replicas: {{ $own.replicas | default 1 | int }}
   {{- end }}
   selector:
@@ -108,6 +110,22 @@ spec:
           - {key: {{ . }}, path: {{ . }}}
           {{- end }}
       {{- end }}
+{{- end }}
+
+{{/*
+Replicas of a Deployment that has an autoscaler: as many as there are, because without this field the API server would take one. Once the
+autoscaler has changed the number, the field is its own and stays out: a later number of Helm would be a conflict.
+*/}}
+{{- define "llamesh.autoscaledReplicas" -}}
+{{- $live := lookup "apps/v1" "Deployment" .root.Release.Namespace (printf "llamesh-%s" .name) }}
+{{- $scaled := false }}
+{{- range ($live.metadata | default dict).managedFields }}
+{{- if eq (.subresource | default "") "scale" }}{{ $scaled = true }}{{ end }}
+{{- end }}
+{{- if not $scaled }}
+{{- $own := get .root.Values .name -}}
+replicas: {{ ($live.spec | default dict).replicas | default $own.autoscaling.minReplicas | int }}
+{{- end }}
 {{- end }}
 
 {{/* The Service at which other members reach a member. Arguments: root, name, ports. */}}
