@@ -41,6 +41,8 @@ class Variants:
     def __init__(self, database: Database, store: ObjectStore) -> None:
         self._database = database
         self._store = store
+        self._turn = asyncio.Lock()
+        """Held by the request that removes something. If many waited for a bucket, each would take a connection to the database."""
 
     async def get(self, model_uuid: str) -> QuantModelRow:
         """Return a model. Raises MODEL_NOT_FOUND with the nearest id."""
@@ -101,13 +103,14 @@ class Variants:
         The transaction that keeps the ownership ends in time, whether the bucket has answered or not.
         """
         request: asyncio.Future[object] | None = None
-        try:
-            async with self._database.owned() as seconds:
-                request = asyncio.ensure_future(remove())
-                await asyncio.wait({request}, timeout=seconds)
-        finally:
-            if request is not None:
-                await _ended(request)
+        async with self._turn:
+            try:
+                async with self._database.owned() as seconds:
+                    request = asyncio.ensure_future(remove())
+                    await asyncio.wait({request}, timeout=seconds)
+            finally:
+                if request is not None:
+                    await _ended(request)
         assert request is not None, "the block of `owned` has run"
         try:
             request.result()

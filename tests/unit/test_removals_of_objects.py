@@ -101,3 +101,13 @@ async def test_a_request_that_fails_late_is_said() -> None:
     store.answers.set()
     with pytest.raises(MeshError, match="cannot delete x"):
         await removal
+
+
+async def test_many_removals_take_one_connection_to_the_database() -> None:
+    database, store, variants = parts()
+    removals = [asyncio.create_task(variants.remove_object(f"models/{number}.gguf")) for number in range(20)]
+    await until(lambda: database.ended == 1)
+    assert (database.present, store.began) == (0, 1)
+    store.answers.set()
+    await asyncio.gather(*removals)
+    assert (database.most, len(store.removed)) == (1, 60)
