@@ -39,11 +39,11 @@ class FakeDatabase:
 
 
 class HangingStore:
-    """FAKE: a bucket whose first request hangs in a thread until `answers` is set. It refuses all with `error`."""
+    """FAKE: a bucket whose first request hangs in a thread until `answers` is set. It refuses all with `error`, if that is set."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self) -> None:
         self.answers = threading.Event()
-        self.error = error
+        self.error: Exception | None = None
         self.began = 0
         self.removed: list[str] = []
 
@@ -61,15 +61,21 @@ class HangingStore:
         self.removed.append(name)
 
 
-def parts(error: Exception | None = None) -> tuple[FakeDatabase, HangingStore, Variants]:
-    database, store = FakeDatabase(), HangingStore(error)
-    return database, store, Variants(cast("Any", database), cast("Any", store))
+Parts = tuple[FakeDatabase, HangingStore, Variants]
 
 
-async def test_a_removal_waits_for_a_request_that_outlasts_its_transaction() -> None:
-    database, store, variants = parts()
+@pytest.fixture
+async def parts() -> AsyncIterator[Parts]:
+    database, store = FakeDatabase(), HangingStore()
+    yield database, store, Variants(cast("Any", database), cast("Any", store))
+    # The threads of a test that has failed end too.
+    store.answers.set()
+
+
+async def test_a_removal_waits_for_a_request_that_outlasts_its_transaction(parts: Parts) -> None:
+    database, store, variants = parts
     removal = asyncio.create_task(variants.remove_object(KEY))
-    await until(lambda: database.ended == 1)
+    await until(lambda: database.ended)
     assert not removal.done()
     assert store.removed == []
     store.answers.set()
@@ -79,14 +85,14 @@ async def test_a_removal_waits_for_a_request_that_outlasts_its_transaction() -> 
 
 
 @pytest.mark.parametrize("times", [1, 2])
-async def test_a_removal_that_is_cancelled_ends_with_its_request(times: int) -> None:
-    database, store, variants = parts()
+async def test_a_removal_that_is_cancelled_ends_with_its_request(parts: Parts, times: int) -> None:
+    database, store, variants = parts
     removal = asyncio.create_task(variants.remove_object(KEY))
     await until(lambda: store.began)
     for _ in range(times):
         removal.cancel()
         await asyncio.sleep(0)
-    await until(lambda: database.ended == 1)
+    await until(lambda: database.ended)
     assert not removal.done()
     store.answers.set()
     with pytest.raises(asyncio.CancelledError):
@@ -94,19 +100,20 @@ async def test_a_removal_that_is_cancelled_ends_with_its_request(times: int) -> 
     assert store.removed == ["staged bytes"]
 
 
-async def test_a_request_that_fails_late_is_said() -> None:
-    database, store, variants = parts(StoreUnavailableError("cannot delete x"))
+async def test_a_request_that_fails_late_is_said(parts: Parts) -> None:
+    database, store, variants = parts
+    store.error = StoreUnavailableError("cannot delete x")
     removal = asyncio.create_task(variants.remove_object(KEY))
-    await until(lambda: database.ended == 1)
+    await until(lambda: database.ended)
     store.answers.set()
     with pytest.raises(MeshError, match="cannot delete x"):
         await removal
 
 
-async def test_many_removals_take_one_connection_to_the_database() -> None:
-    database, store, variants = parts()
+async def test_many_removals_take_one_connection_to_the_database(parts: Parts) -> None:
+    database, store, variants = parts
     removals = [asyncio.create_task(variants.remove_object(f"models/{number}.gguf")) for number in range(20)]
-    await until(lambda: database.ended == 1)
+    await until(lambda: database.ended)
     assert (database.present, store.began) == (0, 1)
     store.answers.set()
     await asyncio.gather(*removals)
