@@ -90,7 +90,8 @@ class CallOptions(TypedDict):
 def call_options(deadline: float = DEADLINE, *, waits: bool = True) -> CallOptions:
     """Return the options of a call that may take `deadline` seconds in all.
 
-    `waits`: also for a service that is away. A call with a long deadline should not: a short one before it waits for a restart.
+    `waits`: also for a service that is away. A call with a long deadline should not: a short call before it waits while the service
+    restarts, and notices that it is away.
     """
     return {"timeout": deadline, "metadata": forwarded_metadata(), "wait_for_ready": waits}
 

@@ -32,7 +32,7 @@ class MatrixFiles:
         """Yield the bytes of a file. Raises SourceError; SourceChangedError if it has another version."""
         async with self._opened(source) as found:
             if version != found.etag:
-                words = f"{found.name} was changed since the job was submitted"
+                words = f"{found.name} was changed since the job was submitted or retried"
                 raise SourceChangedError(words, opened=version, found=found.etag)
             async with aclosing(self._bandwidth.limited(found).chunks) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:

@@ -57,12 +57,13 @@ class JobRuns:
     async def clear(self, active: Collection[str], *, ended: str = "") -> None:
         """Remove the folders of all other jobs, except that of the job whose retry would go on where it failed."""
         home = self._settings.home
-        if not set(await asyncio.to_thread(job_folders, home)) - set(active):
+        others = set(await asyncio.to_thread(job_folders, home)) - set(active)
+        if not others:
             return
         kept = await self._jobs.resumable()
         # Read last: the job to be kept may have been retried since the caller read the rows, and is active then.
         now = ({row.job_id for row in await self._jobs.active()} | set(active)) - {ended}
-        for job_id in set(await asyncio.to_thread(job_folders, home)) - now:
+        for job_id in others - now:
             workspace = Workspace(home, job_id)
             if now or job_id != kept or await asyncio.to_thread(workspace.is_too_large):
                 await asyncio.to_thread(workspace.remove)

@@ -1,10 +1,13 @@
 """The published variants: their rows, and their objects in Quant's bucket.
 
 Invariant: a row exists only after its object was published. A delete removes the object first: a crash in between leaves a row that can be
-deleted again, and never an object without a row. Objects are removed by the owner of the lease only: each request to the bucket is made
-while this process holds the lease's lock, so nobody takes the lease meanwhile. One case is left, because a bucket knows no leases: a
-process that is frozen in a request for longer than PostgreSQL leaves a transaction idle (`postgres.IDLE_SHARE`) may make that one request
-when it wakes up, though another process owns the objects then. It makes no other.
+deleted again, and never an object without a row. Objects are removed by the owner of the lease only: each request to the bucket begins
+while this process holds the lease's lock. If it takes longer than the transaction may, it goes on without the lock; whoever waits for the
+removal waits for its end, also if it is cancelled, so this process does not publish the object again meanwhile.
+
+A bucket knows no leases, so a request may still remove what was published under the same key after it began: if this process has lost its
+lease meanwhile, because it was frozen or cut off from the database; or if the server carries it out after this process was killed, or after
+the client of the bucket has given up (20 minutes on S3).
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ class Variants:
     def __init__(self, database: Database, store: ObjectStore) -> None:
         self._database = database
         self._store = store
+        self._turn = asyncio.Lock()
+        """Held by the request that removes something. If many waited for a bucket, each would take a connection to the database."""
 
     async def get(self, model_uuid: str) -> QuantModelRow:
         """Return a model. Raises MODEL_NOT_FOUND with the nearest id."""
@@ -88,18 +93,41 @@ class Variants:
 
         Raises STORE_UNAVAILABLE, and COMPONENT_UNAVAILABLE if another process owns the bucket's objects now.
         """
-        await self._owned("staged bytes", lambda: self._store.remove_staged(key))
-        await self._owned("an object", lambda: self._store.delete(key))
-        await self._owned("a description", lambda: self._store.delete(description_key(key)))
+        await self._owned(lambda: self._store.remove_staged(key))
+        await self._owned(lambda: self._store.delete(key))
+        await self._owned(lambda: self._store.delete(description_key(key)))
 
-    async def _owned(self, what: str, remove: Callable[[], Awaitable[object]]) -> None:
-        """Make one request to the bucket as its owner. It may not take longer than the transaction that keeps the ownership."""
-        async with self._database.owned() as seconds:
+    async def _owned(self, remove: Callable[[], Awaitable[object]]) -> None:
+        """Make one request to the bucket as its owner, and wait for its end, also if the caller is cancelled.
+
+        The transaction that keeps the ownership ends in time, whether the bucket has answered or not.
+        """
+        request: asyncio.Future[object] | None = None
+        async with self._turn:
             try:
-                async with asyncio.timeout(seconds):
-                    await remove()
-            except TimeoutError:
-                words = f"the bucket did not remove {what} in time"
-                raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, words) from None
-            except StoreError as error:
-                raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error)) from error
+                async with self._database.owned() as seconds:
+                    request = asyncio.ensure_future(remove())
+                    await asyncio.wait({request}, timeout=seconds)
+            finally:
+                if request is not None:
+                    await _ended(request)
+        assert request is not None, "the block of `owned` has run"
+        try:
+            request.result()
+        except StoreError as error:
+            raise MeshError(Reason.ERROR_REASON_STORE_UNAVAILABLE, str(error)) from error
+
+
+async def _ended(request: asyncio.Future[object]) -> None:
+    """Wait until a request has ended, however often the caller is cancelled: a thread makes it, which nobody can stop."""
+    cancelled = False
+    while not request.done():
+        try:
+            await asyncio.wait({request})
+        except asyncio.CancelledError:
+            cancelled = True
+    if not request.cancelled():
+        # The caller may not look at it.
+        request.exception()
+    if cancelled:
+        raise asyncio.CancelledError

@@ -152,8 +152,9 @@ class JobWorker:
     async def _allowed(self, active: Sequence[QuantJobRow]) -> tuple[Sequence[QuantJobRow], Sequence[str]]:
         """Return the jobs that may go on, and end all others. Also return the ids of those that have not ended.
 
-        These do not run in this pass: their end cannot be written now, or a user has taken them over meanwhile. Their files stay, unless
-        the disk is full (see `end`). A later pass decides again; other jobs do not wait for it.
+        These do not run in this pass: their end cannot be written now. Their files stay, unless the disk is full (see `end`). A later pass
+        decides again; other jobs do not wait for it. A job that a user has taken over meanwhile goes on; the next pass, at once, decides
+        by its new row.
         """
         allowed, stuck = [], []
         for row in active:
@@ -163,12 +164,12 @@ class JobWorker:
                 continue
             log.warning("job refused", job_id=row.job_id, error=error.message)
             try:
-                if await self.end(row.job_id, partial(self._rows.refuse, row, error)):
-                    continue
-                self._wake.set()
+                if not await self.end(row.job_id, partial(self._rows.refuse, row, error)):
+                    allowed.append(row)
+                    self._wake.set()
             except Exception as failure:
                 report_failure(f"end the job {row.job_id}", failure)
-            stuck.append(row.job_id)
+                stuck.append(row.job_id)
         return allowed, stuck
 
     async def _follow_rights(self) -> None:

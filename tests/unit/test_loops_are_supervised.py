@@ -27,6 +27,7 @@ ALLOWED = {
     "services/quant/worker.py::JobWorker._start": "one task for each job, which the rows bring back if it fails",
     "services/quant/worker.py::JobWorker._ended": "one write that ends a job; if it fails, the rows bring the job back",
     "services/quant/job_watches.py::JobWatches._read": "repeats one read for one caller while the database is away",
+    "services/quant/variants.py::Variants._owned": "one request, which is waited for",
     "services/quant/job_run.py::JobRuns.run": "one task for each job, which ends with it",
     "llamesh/kit/streams.py::allowed": "reads one stream until it or the rights of its reader end",
     "llamesh/kit/kubernetes_api.py::KubernetesApi.all": "reads the pages of one list",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,9 +10,10 @@ import pytest
 
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.locations import handed_over_directory
 from llamesh.v1.checkpoint_pb2 import MatrixFile
 from services.quant.jobs import Job
-from services.quant.retries import Retries
+from services.quant.retries import Retries, anew
 from services.quant.states import JobState, StepKind
 from services.quant.tables import QuantJobRow
 from services.quant.workspace import Workspace
@@ -38,6 +40,10 @@ class FakeJobs:
         )
         self.job = Job(row, failed_at(failed, "QUANT_REFUSED"))
         self.started: list[str] = []
+        self.text = ""
+
+    async def calibration_text(self, job_id: str) -> str:
+        return self.text
 
     async def get(self, job_id: str) -> Job:
         return self.job
@@ -90,9 +96,7 @@ async def test_a_retry_looks_for_what_it_reads_again(
         jobs, sources = FakeJobs(failed, source), FakeSources(gone)
         retries = Retries(Settings(home=tmp_path), cast("Any", jobs), cast("Any", sources))
         if gone in asked:
-            with pytest.raises(
-                MeshError, match=r"kept until the job has ended: start a new job with `llamesh quantize "
-            ):
+            with pytest.raises(MeshError, match=r"put it back and retry the job, or start a new one with `llamesh q"):
                 await retries.retry("job_1", "usr_ada")
             assert jobs.started == []
             continue
@@ -107,3 +111,33 @@ async def test_a_job_that_is_not_started_again_needs_no_files(tmp_path: Path, st
     jobs.job.row.state = state
     await Retries(Settings(home=tmp_path), cast("Any", jobs), cast("Any", sources)).retry("job_1", "usr_ada")
     assert (sources.asked, jobs.started) == ([], [""])
+
+
+@pytest.mark.parametrize(
+    ("handed_over", "remedy", "command"),
+    [
+        (True, "is kept until the job has ended: start a new job with", "./my tiny"),
+        (False, "put it back and retry the job, or start a new one with", "file:///FOLDER/my%20tiny"),
+    ],
+)
+@pytest.mark.parametrize("text", ["", "words of the user"])
+async def test_the_command_for_a_new_job_starts_the_same_job(
+    tmp_path: Path, handed_over: bool, remedy: str, command: str, text: str
+) -> None:
+    folder = (handed_over_directory(tmp_path) / "1" if handed_over else tmp_path / "import") / "my tiny"
+    jobs = FakeJobs(StepKind.FETCH, folder.as_uri())
+    jobs.text, jobs.job.row.matrix_source = text, ""
+    retries = Retries(Settings(home=tmp_path), cast("Any", jobs), cast("Any", FakeSources("checkpoint")))
+    with pytest.raises(MeshError) as raised:
+        await retries.retry("job_1", "usr_ada")
+    assert f"{remedy} `llamesh quantize " in raised.value.message
+    words = shlex.split(raised.value.message.partition("`")[2].rstrip("`"))
+    measured = ["--calibration", "TEXTFILE"] if text else ["--importance-matrix"]
+    assert words == ["llamesh", "quantize", command, "--types", "Q8_0", "--name", "tiny", *measured]
+
+
+def test_a_matrix_is_named_by_where_it_lies(tmp_path: Path) -> None:
+    job = FakeJobs(StepKind.IMATRIX, HUB).job
+    assert anew(job, tmp_path, own_text=False).endswith("--imatrix file:///FOLDER/matrix.gguf")
+    job.row.matrix_source = (handed_over_directory(tmp_path) / "1" / "matrix.gguf").as_uri()
+    assert anew(job, tmp_path, own_text=False).endswith("--imatrix ./matrix.gguf")

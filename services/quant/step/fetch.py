@@ -95,7 +95,6 @@ async def _locate(settings: Settings, model_uuid: str) -> LocateModelResponse:
     async with channel(settings, DOWNLOAD, QUANT) as own:
         stub = CatalogueServiceStub(own)
         with asking(DOWNLOAD):
-            # A short call waits while the service restarts, and notices that it is away.
             await stub.GetCatalogueModel(GetCatalogueModelRequest(model_uuid=model_uuid), **call_options())
             request = LocateModelRequest(model_uuid=model_uuid)
             return await _reported(stub.LocateModel(request, **call_options(_LOCATE_SECONDS, waits=False)))

@@ -17,7 +17,7 @@ from typing import Any
 from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
-from llamesh.names import QUANT
+from llamesh.names import DOWNLOAD, QUANT
 from llamesh.v1.checkpoint_pb2 import CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from services.quant.job_sources import digest_of, weight_bytes
@@ -43,10 +43,9 @@ def fetch_checkpoint(workspace: Workspace, settings: Settings) -> dict[str, Any]
 async def _fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
     spec = workspace.spec()
     workspace.checkpoint.mkdir(mode=0o700, exist_ok=True)
-    async with channel(settings, "download", QUANT) as own:
+    async with channel(settings, DOWNLOAD, QUANT) as own:
         stub = CheckpointServiceStub(own)
-        with asking("download"):
-            # A short call waits while the service restarts, and notices that it is away.
+        with asking(DOWNLOAD):
             found = await stub.GetCheckpoint(GetCheckpointRequest(source=spec.source), **call_options())
         if digest_of(found.files) != spec.source_sha256:
             raise StepRefusedError("CONTENT_MISMATCH", "the checkpoint was changed since the job was submitted")
@@ -74,7 +73,7 @@ async def _bring(stub: Any, source: str, file: CheckpointFile, target: Path, pro
     digest, first = _present(unfinished, file)
     done = first
     request = ReadCheckpointRequest(source=source, name=file.name, offset=first, version=file.version)
-    with unfinished.open("ab") as copy, asking("download"):
+    with unfinished.open("ab") as copy, asking(DOWNLOAD):
         if first < file.size_bytes:
             call = stub.ReadCheckpoint(request, **call_options(_READ_SECONDS, waits=False))
             async for part in call:

@@ -19,7 +19,7 @@ from llamesh.kit.channels import asking, call_options, channel
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError, read_tensors
-from llamesh.names import QUANT
+from llamesh.names import DOWNLOAD, QUANT
 from llamesh.v1.checkpoint_pb2 import GetMatrixFileRequest, ReadMatrixFileRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
 from services.quant.step.llama_program import full_disk
@@ -58,10 +58,9 @@ async def _bring(spec: JobSpec, target: Path, settings: Settings) -> str:
     """Copy the file. Return its SHA-256. Raises MeshError, StepRefusedError and OSError."""
     digest, done = hashlib.sha256(), 0
     request = ReadMatrixFileRequest(source=spec.matrix_source, version=spec.matrix_version)
-    async with channel(settings, "download", QUANT) as own:
+    async with channel(settings, DOWNLOAD, QUANT) as own:
         stub = CheckpointServiceStub(own)
-        with target.open("wb") as copy, asking("download"):
-            # A short call waits while the service restarts, and notices that it is away.
+        with target.open("wb") as copy, asking(DOWNLOAD):
             await stub.GetMatrixFile(GetMatrixFileRequest(source=spec.matrix_source), **call_options())
             call = stub.ReadMatrixFile(request, **call_options(_READ_SECONDS, waits=False))
             async for part in call:

@@ -5,8 +5,8 @@ number of its values and as many 32-bit floats; then perhaps the number of chunk
 
 Invariant: every entry names a tensor of the source and has as many columns, its values are finite and not negative, and nothing of the
 file is left over. The file is mapped, so memory is bounded by the largest entry. A message shows no number and no text of the file before
-an entry is known to name a tensor of the source, and afterwards only names that have the form of a tensor's name: whoever names a file may
-not be one who may read it.
+an entry is known to name a tensor of the source. Afterwards it shows numbers, and of texts only names that have the form of a tensor's
+name: whoever names a file may not be one who may read it.
 """
 
 from __future__ import annotations

@@ -128,7 +128,8 @@ async def test_a_retry_takes_the_matrix_that_was_corrected_and_keeps_the_source(
     said = raised.value.details() or ""
     assert "the job reads its importance matrix again, and cannot open matrix.dat" in said
     assert (
-        "start a new job with `llamesh quantize tiny-f16.gguf --types Q8_0 --name tiny --imatrix ./matrix.dat`" in said
+        "put it back and retry the job, or start a new one with"
+        " `llamesh quantize tiny-f16.gguf --types Q8_0 --name tiny --imatrix file:///FOLDER/matrix.dat`" in said
     )
     assert (await quant.job(job.job_id)).state == FAILED
     write_matrix(path, source, 2)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import grpc
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
@@ -21,7 +22,6 @@ from services.quant.service import run
 from tests.contract.conftest import StartMain
 from tests.contract.patience import PATIENCE
 from tests.contract.quant.conftest import Quant
-from tests.contract.rich_status import read_refusal
 
 TAKE = """UPDATE lease SET owner_id = 'thief', owner_words = 'process 7 on host thief', generation = generation + 1,
  expires_at = now() + interval '1 hour'"""
@@ -48,6 +48,18 @@ async def rows(database: Database) -> list[tuple[object, ...]]:
     query = text("SELECT kind, type, state, tries, done, result::text FROM quant_step ORDER BY position")
     async with database.read() as session:
         return [tuple(row) for row in await session.execute(query)]
+
+
+async def can_take(other: Database) -> None:
+    """Wait until no transaction holds the lock of the lease."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                async with other.begin(guarded=False) as session:
+                    await session.execute(text("SELECT 1 FROM lease FOR UPDATE NOWAIT"))
+                    return
+            except DatabaseBusyError:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_process_that_has_lost_its_lease_writes_no_row(
@@ -127,23 +139,38 @@ async def test_nobody_takes_the_lease_while_an_object_is_removed(
 async def test_a_bucket_that_hangs_is_no_outage_of_the_database(
     prepared: Quant, other: Database, start_main: StartMain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ownership is given back in time, and the model stays."""
-    prepared.settings = prepared.settings.model_copy(update={"database_seconds": 2.0})
+    """The ownership is given back in time; the removal ends when the bucket answers."""
     await start_main(prepared.settings, "quant", run)
     job = await prepared.create("Q8_0")
     await prepared.ended(job.job_id)
     (variant,) = await prepared.models()
+    owned, remove_staged = Database.owned, DirectoryStore.remove_staged
+    asking, answers = asyncio.Event(), threading.Event()
 
-    async def hangs(_store: DirectoryStore, _key: str) -> None:
-        await asyncio.sleep(10 * PATIENCE)
+    @asynccontextmanager
+    async def shortly_owned(database: Database) -> AsyncIterator[float]:
+        async with owned(database):
+            yield 0.1
 
+    async def hangs(store: DirectoryStore, key: str) -> None:
+        asking.set()
+        await asyncio.to_thread(answers.wait, 10 * PATIENCE)
+        await remove_staged(store, key)
+
+    monkeypatch.setattr(Database, "owned", shortly_owned)
     monkeypatch.setattr(DirectoryStore, "remove_staged", hangs)
     request = quant_pb2.DeleteQuantModelRequest(model_uuid=variant)
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await prepared.stub.DeleteQuantModel(request, metadata=prepared.caller)
-    assert read_refusal(raised.value).reason == "STORE_UNAVAILABLE"
-    assert "did not remove staged bytes in time" in (raised.value.details() or "")
-    assert [*await prepared.models()] == [variant]
+    removal = asyncio.create_task(prepared.call("DeleteQuantModel", request))
+    try:
+        await asking.wait()
+        await can_take(other)
+        assert [*await prepared.models()] == [variant]
+        assert not removal.done()
+    finally:
+        answers.set()
+    await removal
+    assert not prepared.objects()
+    assert not await prepared.models()
 
 
 async def test_jobs_can_be_read_without_the_lock_of_the_lease(
