@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import tempfile
@@ -28,6 +29,10 @@ from tests.isolation import leave_the_persons_own
 from tests.migrated_tables import migrate_all
 from tests.one_trust_store import share_trust_store
 from tests.own_postgres import postgres_wheel
+
+MAX_DATA_BYTES = 8 << 30
+"""Memory of one process of a run. A test that takes more fails. If the system ends a worker, the run hangs."""
+resource.setrlimit(resource.RLIMIT_DATA, (MAX_DATA_BYTES, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 leave_the_persons_own(os.environ)
 share_trust_store()
