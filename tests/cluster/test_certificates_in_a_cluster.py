@@ -63,8 +63,11 @@ class Issuing:
         self.kubectl("apply", "--filename=-", stdin=jobs)
 
     def start(self, name: str) -> None:
-        """Start a run of the CronJob."""
-        self.kubectl("create", "job", name, "--from=cronjob/llamesh-certificates")
+        """Start a run of the CronJob, as a Job of nobody: a CronJob removes its own finished ones but the last."""
+        words = ("create", "job", name, "--from=cronjob/llamesh-certificates", "--dry-run=client", "--output=json")
+        made = json.loads(self.kubectl(*words).stdout)
+        made["metadata"].pop("ownerReferences", None)
+        self.kubectl("create", "--filename=-", stdin=json.dumps(made))
 
     def finish(self, name: str, condition: str = "Complete") -> str:
         """Wait for the end of a run; what it said."""
