@@ -101,8 +101,7 @@ class MemberProbe:
         import grpc
 
         # A new connection each time: one that is kept would not notice that the socket's file is gone.
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(f"unix:{self._socket}", options=options) as channel:
+        async with grpc.aio.insecure_channel(f"unix:{self._socket}", options=member_health.PROBE_OPTIONS) as channel:
             # An empty HealthCheckRequest has no bytes, and the content of the answer does not matter.
             check = channel.unary_unary(member_health.CHECK, request_serializer=bytes, response_deserializer=bytes)
             try:

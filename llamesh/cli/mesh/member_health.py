@@ -16,6 +16,9 @@ SECONDS = 5.0
 """Deadline in seconds of one member's answer."""
 _SERVING = b"\x08\x01"
 """HealthCheckResponse with the status SERVING."""
+PROBE_OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0))
+"""Options of a channel for one probe. gRPC's transparent retries take gigabytes in seconds if a member ends just when a new connection
+arrives, and probes need none."""
 
 
 def missing(settings: MeshSettings) -> dict[str, str]:
@@ -30,7 +33,7 @@ def _problem(socket: Path) -> str:
     import grpc
 
     # A new connection each time: one that is kept would not notice that the socket's file was replaced.
-    with grpc.insecure_channel(f"unix:{socket}", options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+    with grpc.insecure_channel(f"unix:{socket}", options=PROBE_OPTIONS) as channel:
         check = channel.unary_unary(CHECK, request_serializer=bytes, response_deserializer=bytes)
         try:
             # An empty HealthCheckRequest has no bytes.
