@@ -109,13 +109,18 @@ async def running(*members: Replica) -> AsyncIterator[None]:
     yield
 
 
-async def test_a_transfer_of_a_killed_process_is_taken_over(new_replica: NewReplica, web: ModelServer) -> None:
+async def half_fetch(replica: Replica, web: ModelServer) -> None:
+    """Let a process fetch a model as m1 until the web server holds the rest back."""
     web.files["a.gguf"] = model_bytes("big", 3 << 20)
     web.hold_after["a.gguf"] = 2 << 20
+    await replica.download("m1", web.url("a.gguf"))
+    await web.holding.wait()
+
+
+async def test_a_transfer_of_a_killed_process_is_taken_over(new_replica: NewReplica, web: ModelServer) -> None:
     one, two = new_replica("one"), new_replica("two")
     async with running(one):
-        await one.download("m1", web.url("a.gguf"))
-        await web.holding.wait()
+        await half_fetch(one, web)
         # Started only now, because it might have claimed the transfer first.
         async with running(two):
             # The other one leaves it alone while it is worked on: one look, and no second reader.
@@ -140,12 +145,9 @@ async def waits_for(replica: Replica, model_uuid: str, other: str) -> None:
 
 async def test_two_processes_fetch_one_source_once(new_replica: NewReplica, web: ModelServer) -> None:
     web.etag = '"v1"'
-    web.files["a.gguf"] = model_bytes("big", 3 << 20)
-    web.hold_after["a.gguf"] = 2 << 20
     one, two = new_replica("one"), new_replica("two")
     async with running(one):
-        await one.download("m1", web.url("a.gguf"))
-        await web.holding.wait()
+        await half_fetch(one, web)
         async with running(two):
             await two.download("m2", web.url("a.gguf"))
             await waits_for(two, "m2", "m1")
@@ -181,12 +183,9 @@ async def test_a_process_that_dies_holds_others_no_longer_than_its_claim(
     new_replica: NewReplica, web: ModelServer, database: Database
 ) -> None:
     web.etag = '"v1"'
-    web.files["a.gguf"] = model_bytes("big", 3 << 20)
-    web.hold_after["a.gguf"] = 2 << 20
     one, two = new_replica("one"), new_replica("two")
     async with running(one):
-        await one.download("m1", web.url("a.gguf"))
-        await web.holding.wait()
+        await half_fetch(one, web)
         async with running(two):
             await one.end(signal.SIGKILL)
             await two.download("m2", web.url("a.gguf"))
@@ -202,12 +201,9 @@ async def test_no_process_waits_for_bytes_of_another_that_it_could_not_recognise
     new_replica: NewReplica, web: ModelServer
 ) -> None:
     """The server gives neither a digest nor an ETag."""
-    web.files["a.gguf"] = model_bytes("big", 3 << 20)
-    web.hold_after["a.gguf"] = 2 << 20
     one, two = new_replica("one"), new_replica("two")
     async with running(one, two):
-        await one.download("m1", web.url("a.gguf"))
-        await web.holding.wait()
+        await half_fetch(one, web)
         await two.download("m2", web.url("a.gguf"))
         async with asyncio.timeout(SECONDS):
             while (await two.state("m2")).state != pb.DOWNLOAD_STATE_RUNNING:
@@ -218,12 +214,9 @@ async def test_no_process_waits_for_bytes_of_another_that_it_could_not_recognise
 async def test_a_process_that_ends_in_order_hands_over_at_once(
     new_replica: NewReplica, web: ModelServer, database: Database
 ) -> None:
-    web.files["a.gguf"] = model_bytes("big", 3 << 20)
-    web.hold_after["a.gguf"] = 2 << 20
     one, two = new_replica("one"), new_replica("two")
     async with running(one, two):
-        await one.download("m1", web.url("a.gguf"))
-        await web.holding.wait()
+        await half_fetch(one, web)
         assert await one.end(signal.SIGTERM) == 0
         async with database.begin() as session:
             # A claim that it had left behind would now last until after this test.
@@ -265,12 +258,9 @@ async def test_a_watch_of_one_process_sees_changes_of_another(
 async def test_a_frozen_process_that_comes_back_changes_nothing(
     new_replica: NewReplica, web: ModelServer, database: Database
 ) -> None:
-    web.files["a.gguf"] = model_bytes("big", 3 << 20)
-    web.hold_after["a.gguf"] = 2 << 20
     one, two = new_replica("one"), new_replica("two")
     async with running(one, two):
-        await one.download("m1", web.url("a.gguf"))
-        await web.holding.wait()
+        await half_fetch(one, web)
         assert one.process is not None
         one.process.send_signal(signal.SIGSTOP)
         async with database.begin() as session:
