@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import yaml
 
+from tests.cluster.containers import Containers
 from tests.mesh.running import ROOT
 from tools.cluster.layout import PROGRAM, Layout
+from tools.infra import NAMESPACE
 
 
 class Cluster:
@@ -52,3 +58,22 @@ class Cluster:
         command = [sys.executable, "-m", "tools.cluster", f"--folder={self.layout.folder}", "run", *map(str, words)]
         with log.open("ab") as output:
             return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+
+@contextmanager
+def cluster_with_image(containers: Containers, prefix: str) -> Iterator[tuple[Cluster, Path]]:
+    """A cluster that has the image and the restricted namespace of the mesh, and a folder, for a `with` block."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    cluster = Cluster(folder / "cluster")
+    try:
+        cluster.command("up", "--port=0")
+        archive = folder / "image.tar"
+        containers.save(archive)
+        cluster.command("load", archive)
+        archive.unlink()
+        cluster.kubectl("create", "namespace", NAMESPACE)
+        cluster.kubectl("label", f"namespace/{NAMESPACE}", "pod-security.kubernetes.io/enforce=restricted")
+        yield cluster, folder
+    finally:
+        cluster.command("down")
+        shutil.rmtree(folder)

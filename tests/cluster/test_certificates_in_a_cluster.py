@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +14,10 @@ from llamesh.member_authority import AUTHORITY
 from llamesh.names import MEMBERS, QUANT
 from tests.cluster import containers as image
 from tests.cluster.containers import Containers
-from tests.cluster.local_cluster import Cluster
+from tests.cluster.local_cluster import Cluster, cluster_with_image
 from tests.mesh.running import ROOT, until
 from tools.cluster.requirements import lacking
+from tools.infra import NAMESPACE
 
 REASON = lacking(ROOT) or image.lacking()
 pytestmark = [
@@ -29,7 +27,6 @@ pytestmark = [
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]
 DEPLOY = ROOT / "deploy" / "kubernetes"
-NAMESPACE = "llamesh"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:llamesh-certificates"
 IMAGE = f"{image.IMAGE}:latest"
 NAMES = {secret_of(place) for place in (AUTHORITY, *MEMBERS) if place != QUANT}
@@ -94,23 +91,11 @@ class Issuing:
 
 @pytest.fixture(scope="module")
 def issuing(containers: Containers) -> Iterator[Issuing]:
-    folder = Path(tempfile.mkdtemp(prefix="certificates-"))
-    cluster = Cluster(folder / "cluster")
-    try:
-        cluster.command("up", "--port=0")
-        archive = folder / "image.tar"
-        containers.save(archive)
-        cluster.command("load", archive)
-        archive.unlink()
-        cluster.kubectl("create", "namespace", NAMESPACE)
-        cluster.kubectl("label", f"namespace/{NAMESPACE}", "pod-security.kubernetes.io/enforce=restricted")
+    with cluster_with_image(containers, "certificates-") as (cluster, _):
         found = Issuing(cluster)
         found.install()
         found.finish("llamesh-certificates-first")
         yield found
-    finally:
-        cluster.command("down")
-        shutil.rmtree(folder)
 
 
 def reader() -> dict[str, Any]:

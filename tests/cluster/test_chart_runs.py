@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 from base64 import b64encode
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -21,10 +18,10 @@ from tests.cluster import containers as image
 from tests.cluster import helm
 from tests.cluster.chart_mesh import ENGINES, ChartMesh
 from tests.cluster.containers import Containers
-from tests.cluster.local_cluster import Cluster
+from tests.cluster.local_cluster import cluster_with_image
 from tests.mesh.running import ROOT, until
 from tools.cluster.requirements import lacking
-from tools.infra import NAMESPACE, manifests
+from tools.infra import manifests
 
 REASON = lacking(ROOT) or image.lacking() or helm.lacking()
 pytestmark = [
@@ -78,23 +75,11 @@ for place in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def mesh(containers: Containers) -> Iterator[ChartMesh]:
-    folder = Path(tempfile.mkdtemp(prefix="chart-mesh-"))
-    cluster = Cluster(folder / "cluster")
-    try:
-        cluster.command("up", "--port=0")
-        archive = folder / "image.tar"
-        containers.save(archive)
-        cluster.command("load", archive)
-        archive.unlink()
-        cluster.kubectl("create", "namespace", NAMESPACE)
-        cluster.kubectl("label", f"namespace/{NAMESPACE}", "pod-security.kubernetes.io/enforce=restricted")
+    with cluster_with_image(containers, "chart-mesh-") as (cluster, folder):
         cluster.apply(STRANGER)
         found = ChartMesh(cluster, folder)
         found.start()
         yield found
-    finally:
-        cluster.command("down")
-        shutil.rmtree(folder)
 
 
 def services(mesh: ChartMesh) -> dict[str, str]:

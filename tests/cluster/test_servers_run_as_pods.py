@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,11 @@ from engine import sentence
 from tests.cluster import containers as image
 from tests.cluster import open_load
 from tests.cluster.containers import Containers
-from tests.cluster.local_cluster import Cluster
+from tests.cluster.local_cluster import Cluster, cluster_with_image
 from tests.mesh.running import ROOT, until
 from tools.cluster.layout import BIN, NODE_ADDRESS
 from tools.cluster.requirements import lacking
+from tools.infra import NAMESPACE
 
 REASON = lacking(ROOT) or image.lacking()
 pytestmark = [
@@ -30,7 +29,6 @@ pytestmark = [
     pytest.mark.skipif(bool(REASON), reason=REASON or "nothing is missing"),
 ]
 DEPLOY = ROOT / "deploy" / "kubernetes"
-NAMESPACE = "llamesh"
 IMAGE = f"{image.IMAGE}:latest"
 MESH, ENGINES = "app.kubernetes.io/name=llamesh-mesh", "app.kubernetes.io/name=llamesh-engine"
 PASSWORD = "the password of this test"
@@ -153,23 +151,11 @@ class PodMesh:
 
 @pytest.fixture(scope="module")
 def mesh(containers: Containers) -> Iterator[PodMesh]:
-    folder = Path(tempfile.mkdtemp(prefix="pod-mesh-"))
-    cluster = Cluster(folder / "cluster")
-    try:
-        cluster.command("up", "--port=0")
-        archive = folder / "image.tar"
-        containers.save(archive)
-        cluster.command("load", archive)
-        archive.unlink()
-        cluster.kubectl("create", "namespace", NAMESPACE)
-        cluster.kubectl("label", f"namespace/{NAMESPACE}", "pod-security.kubernetes.io/enforce=restricted")
+    with cluster_with_image(containers, "pod-mesh-") as (cluster, folder):
         cluster.kubectl("apply", f"--filename={DEPLOY / 'modelserves.yaml'}")
         found = PodMesh(cluster, folder)
         found.start()
         yield found
-    finally:
-        cluster.command("down")
-        shutil.rmtree(folder)
 
 
 def test_an_applied_object_answers_through_envoy(mesh: PodMesh) -> None:
