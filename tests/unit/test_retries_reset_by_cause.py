@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from llamesh.locations import handed_over_directory
 from services.quant.jobs import Job
 from services.quant.plan import steps_of
 from services.quant.resets import done_again, go_on
@@ -70,13 +73,14 @@ def test_a_retry_does_again_what_may_be_the_reason(
     assert {row.state for row in rows} <= {StepState.WAITING, StepState.SUCCEEDED}
 
 
-def test_the_command_that_starts_a_job_anew_makes_the_same() -> None:
+def test_the_command_that_starts_a_job_anew_makes_the_same(tmp_path: Path) -> None:
+    handed_over = handed_over_directory(tmp_path).as_uri()
     row = QuantJobRow(
         job_id="job_1",
         model_uuid="",
-        source="file:///home/import/handed-over/1/tiny%20words",
+        source=f"{handed_over}/1/tiny%20words",
         shown_source="tiny words",
-        matrix_source="file:///home/import/handed-over/2/of%20tiny.dat",
+        matrix_source=f"{handed_over}/2/of%20tiny.dat",
         importance_matrix=True,
         name="tiny",
         types=["Q8_0", "Q4_0"],
@@ -84,8 +88,12 @@ def test_the_command_that_starts_a_job_anew_makes_the_same() -> None:
         allow_requantize=False,
         max_kl_divergence=0.25,
     )
-    assert anew(Job(row, failed_at(StepKind.FETCH, "SOURCE_REFUSED"))) == (
-        "llamesh quantize './tiny words/' --types Q8_0,Q4_0 --name tiny --imatrix './of tiny.dat' --pure --max-kl 0.25"
+    fetched_nothing = Job(row, failed_at(StepKind.FETCH, "SOURCE_REFUSED"))
+    assert anew(fetched_nothing, tmp_path, own_text=False) == (
+        "llamesh quantize './tiny words' --types Q8_0,Q4_0 --name tiny --imatrix './of tiny.dat' --pure --max-kl 0.25"
     )
     row.source, row.matrix_source, row.model_uuid, row.pure, row.max_kl_divergence = "", "", "tiny-f16", False, 0
-    assert anew(Job(row, [])) == "llamesh quantize tiny-f16 --types Q8_0,Q4_0 --name tiny --importance-matrix"
+    assert (
+        anew(Job(row, []), tmp_path, own_text=False)
+        == "llamesh quantize tiny-f16 --types Q8_0,Q4_0 --name tiny --importance-matrix"
+    )
