@@ -34,9 +34,12 @@ class Catalogue:
             model = await session.get(ModelRow, model_uuid)
         if model is not None:
             return model
-        async with self._database.begin() as session:
-            model = await session.get(ModelRow, model_uuid)
+        # The transfer first: a model that is recorded between the two reads is found then. In the other order it would seem that the
+        # transfer has succeeded and there is no model.
+        async with self._database.read() as session:
             transfer = await session.get(TransferRow, model_uuid)
+        async with self._database.read() as session:
+            model = await session.get(ModelRow, model_uuid)
         if model is None:
             raise _absent(model_uuid, transfer)
         return model

@@ -1,4 +1,4 @@
-"""What another process on the same database changed is told to the watchers of this one, whatever its clock says."""
+"""What another process on the same database changed is told to the watchers and callers of this one, whatever its clock says."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
@@ -18,7 +19,7 @@ from llamesh.v1 import download_pb2 as pb
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.peers import PeerChanges
-from services.download.tables import ModelFileRow, ModelRow, TransferRow
+from services.download.tables import ModelFileRow, ModelRow, TransferRow, TransferState
 from services.download.transfers import TransferRequest, Transfers
 from services.download.unowned_objects import UnownedObjects
 
@@ -127,3 +128,28 @@ async def test_a_change_told_while_the_tables_are_read_stays(database: Database,
     assert [each.model.name for each in await told.compare()] == ["first"]
     told.meanwhile = lambda: told.changes.removed("m1")
     assert [each.removed_model_uuid for each in await told.compare()] == ["m1"]
+
+
+@pytest.mark.parametrize("read", [1, 2, 3])
+async def test_a_model_that_is_recorded_between_two_reads_is_found(
+    database: Database, told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: int
+) -> None:
+    """Its transfer was read as ended, and the model as it was before: there was "no model" although it was never missing."""
+    await Transfers(database, lambda: NOW, "other").start(WISH)
+    reads, get = 0, AsyncSession.get
+
+    async def get_after_a_record(session: AsyncSession, *arguments: Any, **options: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == read:
+            async with database.begin() as other:
+                transfer = await get(other, TransferRow, "m1")
+                assert transfer is not None
+                transfer.state = TransferState.SUCCEEDED
+                other.add(model_row(name="first", create_time=NOW))
+        return await get(session, *arguments, **options)
+
+    monkeypatch.setattr(AsyncSession, "get", get_after_a_record)
+    catalogue = Catalogue(database, UnownedObjects(database, DirectoryStore(tmp_path / "objects"), "follower"))
+    assert (await catalogue.get("m1")).name == "first"
+    assert reads >= read
