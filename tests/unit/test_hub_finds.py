@@ -102,6 +102,16 @@ def test_a_model_is_fetched_by_its_type_if_only_one_has_it_and_else_by_its_path(
     ]
 
 
+def test_only_the_name_of_a_file_says_that_it_is_no_model_and_not_its_folder() -> None:
+    found = models(
+        HubFile("imatrix-quants/tiny-Q4_K_M.gguf", 40, ""),
+        HubFile("mmproj-variants/tiny-Q8_0.gguf", 80, ""),
+        HubFile("mmproj-variants/MMPROJ-F16.gguf", 5, ""),
+        HubFile("imatrix-quants/tiny.Imatrix.gguf", 1, ""),
+    )
+    assert {source for source, *_ in found} == {"hf:ada/tiny-GGUF:Q4_K_M", "hf:ada/tiny-GGUF:Q8_0"}
+
+
 def test_a_model_counts_with_the_projector_that_is_fetched_with_it() -> None:
     weights, projector = HubFile("tiny-Q8_0.gguf", 80, DIGEST), HubFile("mmproj-tiny-f16.gguf", 5, "")
     assert models(weights, projector) == [("hf:ada/tiny-GGUF:Q8_0", 85, 2, DIGEST)]

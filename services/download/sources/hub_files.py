@@ -66,7 +66,7 @@ def choose(listing: HubListing, address: HubAddress) -> Sequence[HubFile]:
 
 def models_in(listing: HubListing, address: HubAddress) -> list[HubModel]:
     """Return the models of a repository, of which parts may be missing. Raises the errors of `choose` about all files."""
-    return _models([file for file in _gguf_files(listing, address) if not _belongs_to_a_model(file)])
+    return _models([file for file in _gguf_files(listing, address) if not _is_companion(file)])
 
 
 def _gguf_files(listing: HubListing, address: HubAddress) -> list[HubFile]:
@@ -81,8 +81,9 @@ def _gguf_files(listing: HubListing, address: HubAddress) -> list[HubFile]:
     return list(listing.files.values())
 
 
-def _belongs_to_a_model(file: HubFile) -> bool:
-    return any(word in file.path.lower() for word in ("mmproj", "imatrix"))
+def _is_companion(file: HubFile) -> bool:
+    """Whether a file is no model but lies beside one: its projector, or the importance matrix that it was made with."""
+    return file.is_projector or "imatrix" in file.path.rpartition("/")[2].lower()
 
 
 def _models(files: Iterable[HubFile]) -> list[HubModel]:

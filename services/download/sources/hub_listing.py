@@ -16,7 +16,7 @@ from typing import Any
 from llamesh.part_names import whole_name
 from services.download.sources.checkpoint_files import is_of_checkpoint, is_pickle
 from services.download.sources.object_names import MAX_NAME_BYTES, is_usable
-from services.download.sources.source import MAX_OBJECT_BYTES, SourceRefusedError
+from services.download.sources.source import MAX_OBJECT_BYTES, SourceRefusedError, is_projector_name
 
 MAX_FILES = 2_000
 """Maximum number of GGUF files of a repository. Real ones have up to some hundreds."""
@@ -58,7 +58,7 @@ class HubFile:
     @property
     def is_projector(self) -> bool:
         """Whether the name is that of a projector."""
-        return "mmproj" in self.path.rpartition("/")[2].lower()
+        return is_projector_name(self.path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,13 @@ from typing import Any
 from llamesh.part_names import MAX_PARTS, part_of
 from services.download.sources.object_names import is_usable
 from services.download.sources.shown_texts import shown_phrase
-from services.download.sources.source import MAX_ADAPTERS, MAX_OBJECT_BYTES, FileRole, SourceRefusedError
+from services.download.sources.source import (
+    MAX_ADAPTERS,
+    MAX_OBJECT_BYTES,
+    FileRole,
+    SourceRefusedError,
+    is_projector_name,
+)
 
 MAX_MANIFEST_BYTES = 4 << 20
 """Maximum size of a manifest or an index: the size that the specification asks registries to accept."""
@@ -183,7 +189,7 @@ def _role(layer: Layer) -> FileRole | None:
         return _ROLES[plain]
     if not _is_named_gguf(layer) or not (_AS_IT_IS.fullmatch(plain) or may_be_packed(layer)):
         return None
-    return _PROJECTOR if "mmproj" in layer.name.rpartition("/")[2].lower() else _WEIGHTS
+    return _PROJECTOR if is_projector_name(layer.name) else _WEIGHTS
 
 
 def _is_named_gguf(layer: Layer) -> bool:

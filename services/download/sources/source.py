@@ -25,6 +25,11 @@ class FileRole(enum.StrEnum):
     ADAPTER = "ADAPTER"
 
 
+def is_projector_name(path: str) -> bool:
+    """Return whether the name of a file, the last step of its path, is that of a projector. The names of folders say nothing."""
+    return "mmproj" in path.rpartition("/")[2].lower()
+
+
 MAX_CHUNK = 1 << 20
 """Maximum size of one read in bytes."""
 
