@@ -63,6 +63,8 @@ MODEL = (
 
 NAMES = (*MODEL[:2], Column("ALIASES", lambda model: ",".join(model.aliases)))
 
+SourceKind = Literal["hub", "http", "registry", "s3", "quant", "file"]
+"""What `--source` takes: the kinds of the contract."""
 _ORDERS = {"added": "CREATE_TIME", "name": "NAME", "size": "SIZE_BYTES"}
 
 
@@ -72,7 +74,7 @@ def models(
     architecture: str = "",
     quantisation: str = "",
     tag: str = "",
-    source: Literal["hub", "http", "registry", "s3", "quant", "file"] | None = None,
+    source: SourceKind | None = None,
     order: Literal["added", "name", "size"] = "added",
     reverse: Annotated[bool, Parameter(negative="")] = False,
     output: Output = "table",

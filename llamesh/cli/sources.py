@@ -25,13 +25,13 @@ from llamesh.cli.lookups import find_model
 from llamesh.client.names import names_of, resolve
 from llamesh.client.profile import Profile
 from llamesh.locations import expanded
-from llamesh.model_addresses import FORMS, is_address, likely, names_user
+from llamesh.model_addresses import FORMS, SCHEMES, is_address, likely, names_user
 from llamesh.nearest import nearest
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
 
-_SCHEME_ALONE = re.compile(r"(?:hf|ollama|oci|s3|quant|https?|file):/*", re.IGNORECASE)
+_SCHEME_ALONE = re.compile(rf"(?:{'|'.join(SCHEMES)}):/*", re.IGNORECASE)
 MAX_SHOWN = 10
 """Names of the mesh that a refusal shows."""
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session
 
+from llamesh.cli.models import SourceKind
 from llamesh.kit.errors import MeshError
 from llamesh.kit.pages import PageQuery, Pages
 from llamesh.model_addresses import SCHEMES
@@ -184,7 +186,8 @@ def test_a_page_token_is_valid_for_the_same_search_only(catalogues: dict[int, En
 
 
 def test_every_scheme_of_a_source_has_a_kind_of_the_contract() -> None:
-    """A scheme without a kind would be listed as a file."""
+    """A scheme without a kind would be listed as a file, and a kind that the command does not take could not be searched for."""
     assert SOURCE_KINDS.keys() == set(SCHEMES) - {"file"}
     kinds = {f"MODEL_SOURCE_KIND_{kind.upper()}" for kind in ("unspecified", "file", *SOURCE_KINDS.values())}
     assert kinds == set(ModelSourceKind.keys())
+    assert set(get_args(SourceKind)) == {"file", *SOURCE_KINDS.values()}, "llamesh models --source"
