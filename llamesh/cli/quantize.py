@@ -78,7 +78,7 @@ def quantize(
     max_kl
         Largest KL divergence from the model with which a variant is published; that of its type if not given.
     dry_run
-        Show what each type would give, all types if none are named, and start nothing.
+        Show what each type would give, and start nothing. Without --types: all types that quantise, so not F16 and BF16.
     wait
         Wait until the job has ended, and show the variants.
     """

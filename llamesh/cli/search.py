@@ -62,7 +62,7 @@ def search(
     query
         Words of the repository's name.
     limit
-        Most repositories, the most downloaded first; at most 20.
+        Maximum number of repositories, the most downloaded first; 1 to 20.
     """
     from llamesh.cli.failure import CommandError, Exit
 

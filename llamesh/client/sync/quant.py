@@ -73,7 +73,7 @@ class Quant(Part):
         importance_matrix_source: str | Path = "",
         timeout: float | None = None,
     ) -> quant_pb2.EstimateQuantJobResponse:
-        """Estimate a job without starting it, for all types if none are given. A refusal is returned, not raised."""
+        """Estimate a job without starting it, for all types that quantise if none are given. A refusal is returned, not raised."""
         request = quant_pb2.EstimateQuantJobRequest(
             **job_source(model),
             types=types,
