@@ -96,15 +96,20 @@ def _warn_of_clear_text(url: str) -> None:
 
 def _warn_of_another(url: str) -> None:
     """Warn if later commands use another mesh, because the environment names it."""
-    from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_profile
+    from llamesh.client.contexts import DEFAULT, NoMeshSelectedError
+    from llamesh.client.profile import load_profile
 
     try:
         used = load_profile().url
-    except (NoMeshRunsError, InferencePortError):
+    except NoMeshSelectedError:
         used = ""
-    if used != url:
-        name = "LLAMESH_URL" if os.environ.get("LLAMESH_URL") else "LLAMESH_HOME"
+    if used == url:
+        return
+    name = next((name for name in ("LLAMESH_URL", "LLAMESH_CONTEXT", "LLAMESH_HOME") if os.environ.get(name)), "")
+    if name:
         note(f"{name} is set, so other commands use the mesh that it names; to use this one: unset {name}")
+    else:
+        note(f"other commands use the selected context; to use this mesh: llamesh context use {DEFAULT}")
 
 
 def usage(

@@ -31,6 +31,8 @@ _LISTS = {
 """The REST path that lists a kind of thing, and where the names stand in its answer."""
 _SERVED_MODELS = "served models"
 """A further kind: the models that servers have, by name and alias. Such a name stands for the server."""
+_CONTEXTS = "contexts"
+"""A further kind, which no mesh is asked for."""
 _FIRST: Mapping[tuple[str, ...], tuple[str, ...]] = {
     **{(name,): ("models",) for name in ("serve", "fit", "rm", "alias", "quantize")},
     **{(name,): ("servers", _SERVED_MODELS) for name in ("wait", "scale", "set", "sleep", "wake", "stop", "logs")},
@@ -40,10 +42,16 @@ _FIRST: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("keys", "revoke"): ("keys",),
     **{("users", verb): ("users",) for verb in ("disable", "enable", "password", "rm", "update")},
     **{("contracts", verb): ("contracts",) for verb in ("rm", "update")},
+    **{("context", verb): (_CONTEXTS,) for verb in ("use", "rm")},
     **{("downloads", verb): ("downloads",) for verb in ("pause", "resume", "cancel", "retry", "rm")},
 }
 """The kinds of things that the first word after a command may name."""
-_SEVERAL = {("stop",), ("rm",), ("keys", "revoke"), *((kind, "rm") for kind in ("users", "contracts", "downloads"))}
+_SEVERAL = {
+    ("stop",),
+    ("rm",),
+    ("keys", "revoke"),
+    *((kind, "rm") for kind in ("context", "users", "contracts", "downloads")),
+}
 """Commands of which further words name things of the same kinds."""
 _OF_OPTIONS = {
     "contract": ("contracts",),
@@ -144,6 +152,10 @@ def _asking_once(fetch: Fetch) -> Fetch:
 
 def _names(fetch: Fetch, kind: str) -> list[str]:
     """The names of the things of a kind."""
+    if kind == _CONTEXTS:
+        from llamesh.client.contexts import context_names
+
+        return context_names()
     if kind == _SERVED_MODELS:
         served = {uuid for item in _items(fetch, "servers") for uuid in _texts(item.get("model_uuid"))}
         models = _items(fetch, "models") if served else []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.client.contexts import DEFAULT, VARIABLE, ContextNotFoundError, NoMeshSelectedError
 from llamesh.client.profile import (
     DEFAULT_PORT,
     InferencePortError,
@@ -19,6 +20,7 @@ from llamesh.client.profile import (
     load_profile,
     on_this_machine,
     stored_profile,
+    usable_context,
     with_scheme,
 )
 from llamesh.client.trust import UntrustedError
@@ -49,10 +51,8 @@ def connected(url: str = "") -> Iterator[Client]:
     try:
         check_management(url)
         client = Client(url)
-    except NoMeshRunsError as error:
-        raise no_mesh_runs(error) from error
-    except InferencePortError as error:
-        raise wrong_port(error, "--url" if url else "LLAMESH_URL") from error
+    except NoMeshSelectedError as error:
+        raise not_selected(error, "--url" if url else "") from error
     except UntrustedError as error:
         raise CommandError(str(error), hint=error.remedy, code=Exit.USAGE) from error
     except ValueError as error:
@@ -64,12 +64,12 @@ def connected(url: str = "") -> Iterator[Client]:
 
 def log_in(mesh: Client, username: str, password: str) -> str:
     """Get a token and store it in the profile. Return a description for people."""
-    from llamesh.client.profile import Profile, home_of, save_profile
+    from llamesh.client.profile import Profile, context_of, home_of, save_profile
 
     answer = mesh.login(username, password)
     inference = os.environ.get("LLAMESH_INFERENCE_URL") or mesh.profile.inference_url
     url = mesh.profile.url
-    path = save_profile(Profile(url, answer.access_token, inference, home_of(url)))
+    path = save_profile(Profile(url, answer.access_token, inference, home_of(url)), context=context_of(url))
     return f"at {url} for {answer.expires_in / 3600:.0f} h; kept in {path}"
 
 
@@ -77,10 +77,8 @@ def meant() -> Profile:
     """Return the selected mesh. CommandError if LLAMESH_HOME is set and no mesh runs there, or LLAMESH_URL names an inference port."""
     try:
         return load_profile()
-    except NoMeshRunsError as error:
-        raise no_mesh_runs(error) from error
-    except InferencePortError as error:
-        raise wrong_port(error, "LLAMESH_URL") from error
+    except NoMeshSelectedError as error:
+        raise not_selected(error) from error
 
 
 def elsewhere(environment: Mapping[str, str] = os.environ) -> str:
@@ -91,7 +89,7 @@ def elsewhere(environment: Mapping[str, str] = os.environ) -> str:
     """
     try:
         url = load_profile(environment).url
-    except (NoMeshRunsError, InferencePortError):
+    except NoMeshSelectedError:
         return ""
     if not on_this_machine(url):
         return url
@@ -105,7 +103,7 @@ def _is_of_this_home(environment: Mapping[str, str]) -> bool:
     """Whether the selected address is that of the mesh of this home: the default, or that of a login at this home's mesh."""
     if environment.get("LLAMESH_URL", "").strip():
         return False
-    stored = stored_profile(environment)
+    stored = stored_profile(environment, usable_context(environment))
     return stored is None or stored.home == str(home_directory(environment))
 
 
@@ -121,7 +119,20 @@ def _listens(url: str) -> bool:
     return True
 
 
-def no_mesh_runs(error: NoMeshRunsError) -> CommandError:
+def not_selected(error: NoMeshSelectedError, option: str = "") -> CommandError:
+    """The failure if no mesh is selected that can be used. `option`: the one that gave the address, if one did."""
+    if isinstance(error, NoMeshRunsError):
+        return _no_mesh_runs(error)
+    if isinstance(error, InferencePortError):
+        return _wrong_port(error, option)
+    hint = "`llamesh context` lists them"
+    if isinstance(error, ContextNotFoundError) and error.source:
+        unset = f"unset {VARIABLE}" if error.source == VARIABLE else f"`llamesh context use {DEFAULT}`"
+        hint += f"; {unset}, for the mesh of this machine or of the last login"
+    return CommandError(str(error), hint=hint, code=Exit.USAGE)
+
+
+def _no_mesh_runs(error: NoMeshRunsError) -> CommandError:
     """The failure if no mesh runs in the given home."""
     hint = "`llamesh up` starts it there; LLAMESH_URL names another mesh"
     if error.logged_in:
@@ -129,11 +140,12 @@ def no_mesh_runs(error: NoMeshRunsError) -> CommandError:
     return CommandError(str(error), hint=hint, code=Exit.UNAVAILABLE)
 
 
-def wrong_port(error: InferencePortError, name: str) -> CommandError:
-    """The failure if an option or a variable names the inference port instead of the management port."""
-    right = f"--url {error.management}" if name.startswith("-") else f"{name}={error.management}"
+def _wrong_port(error: InferencePortError, option: str) -> CommandError:
+    """The failure if an option, a variable or a context names the inference port instead of the management port."""
+    named = option or ("LLAMESH_URL" if os.environ.get("LLAMESH_URL", "").strip() else "the selected context")
+    right = f"{option} {error.management}" if option else f"LLAMESH_URL={error.management}"
     hint = f"{right}; requests for models go to LLAMESH_INFERENCE_URL"
-    return CommandError(f"{name}: {error}", hint=hint, code=Exit.USAGE)
+    return CommandError(f"{named}: {error}", hint=hint, code=Exit.USAGE)
 
 
 def inference_asked(url: str) -> CommandError:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from llamesh.cli.connection import connected
 from llamesh.cli.token_claims import claims_of, end_of, key_id_of
-from llamesh.client.profile import profile_path
+from llamesh.client.contexts import config_folder
 from llamesh.private_files import write_private
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def _works(mesh: Client, key_id: str, owner: str) -> bool:
 
 
 def _file() -> Path:
-    return profile_path().with_name("env_key.json")
+    return config_folder() / "env_key.json"
 
 
 def _kept(url: str) -> str:

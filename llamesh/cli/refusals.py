@@ -16,9 +16,10 @@ from llamesh.cli.connection import (
 )
 from llamesh.cli.failure import CommandError, Exit, exit_of, unforeseen
 from llamesh.cli.remedies import remedy_for
+from llamesh.client.contexts import NoMeshSelectedError
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
-from llamesh.client.profile import InferencePortError, NoMeshRunsError, load_profile
+from llamesh.client.profile import load_profile
 
 _INFERENCE_SHAPE = '{"error":'
 """Beginning of the body of an error at the inference port. No management call has such an answer."""
@@ -85,7 +86,7 @@ def _signed_in() -> bool:
     """Whether a token is available."""
     try:
         return bool(load_profile().token)
-    except (NoMeshRunsError, InferencePortError):
+    except NoMeshSelectedError:
         return False
 
 
@@ -93,7 +94,7 @@ def _selected() -> str:
     """The address of the selected mesh; empty if none runs."""
     try:
         return load_profile().url
-    except (NoMeshRunsError, InferencePortError):
+    except NoMeshSelectedError:
         return ""
 
 
@@ -101,5 +102,5 @@ def _mesh(url: str) -> str:
     """Describe the mesh that was called, which may have ended meanwhile."""
     try:
         return f"the mesh at {url or load_profile().url}"
-    except (NoMeshRunsError, InferencePortError):
+    except NoMeshSelectedError:
         return "the mesh of LLAMESH_HOME"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.client.profile import profile_path
+from llamesh.client.contexts import config_folder
 from llamesh.client.trust import UntrustedError, authority, own_authority, system_authorities
 from llamesh.locations import home_directory
 from llamesh.private_files import write_private
@@ -53,7 +53,7 @@ def trust_variables(url: str, environment: Mapping[str, str] = os.environ) -> di
 def _place(own: Path, environment: Mapping[str, str]) -> Path:
     """The file of the bundle: in the home of the mesh if the authority is there, else beside the profile."""
     at_home = own == own_authority(home_directory(environment)) and os.access(own.parent, os.W_OK)
-    return own.with_name(NAME) if at_home else profile_path(environment).absolute().with_name(NAME)
+    return own.with_name(NAME) if at_home else config_folder(environment).absolute() / NAME
 
 
 def _joined(own: Path, before: list[Path]) -> bytes:

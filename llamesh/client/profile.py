@@ -1,7 +1,8 @@
-"""Selects the mesh and its token: LLAMESH_URL, else the mesh of LLAMESH_HOME, else the profile that `llamesh login` wrote.
+"""Selects the mesh and its token: LLAMESH_URL, else the context of LLAMESH_CONTEXT, else the mesh of LLAMESH_HOME, else the one selected.
 
-Invariant: if LLAMESH_URL or LLAMESH_HOME is set, its mesh is used, or an error says that none runs there; no other mesh is used. A profile
-of this machine, or none, selects the mesh that runs in the default home, at its present ports. A token of a mesh of this machine is used
+Invariant: what one of these variables names is used, or an error says why it cannot be; no other mesh is used. The context `default` has
+what `llamesh login` wrote: a profile of this machine there, or none, selects the mesh that runs in the default home, at its present ports.
+Any other context selects exactly its address. A token of a mesh of this machine is used
 only while that mesh runs: afterwards another user's program may listen at its port. Nothing heavy is imported: the command line reads the
 profile before it loads gRPC.
 """
@@ -15,8 +16,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from llamesh.client.contexts import (
+    DEFAULT,
+    VARIABLE,
+    ContextNotFoundError,
+    NoMeshSelectedError,
+    context_path,
+    selected_context,
+)
 from llamesh.local_mesh import Addresses, running_here
-from llamesh.locations import expanded, home_directory
+from llamesh.locations import home_directory
 from llamesh.private_files import write_private
 
 DEFAULT_URL = "http://localhost:8200"
@@ -27,7 +36,7 @@ THIS_MACHINE = {"localhost", "127.0.0.1", "::1"}
 """Hosts of addresses that lead to this machine."""
 
 
-class NoMeshRunsError(LookupError):
+class NoMeshRunsError(NoMeshSelectedError):
     """LLAMESH_HOME is set, and no mesh runs there, or none that this user may see."""
 
     def __init__(self, home: Path, logged_in: str) -> None:
@@ -36,7 +45,7 @@ class NoMeshRunsError(LookupError):
         """The address of the mesh that the profile is logged in at; empty if there is no profile."""
 
 
-class InferencePortError(LookupError):
+class InferencePortError(NoMeshSelectedError):
     """The given address is the inference address of this machine's mesh; the management address is needed."""
 
     def __init__(self, given: str, management: str) -> None:
@@ -86,30 +95,29 @@ def _closed(home: Path) -> bool:
         return False
 
 
-def profile_path(environment: Mapping[str, str] = os.environ) -> Path:
-    """The profile's file."""
-    base = environment.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else expanded("~/.config", "XDG_CONFIG_HOME")) / "llamesh" / "profile.json"
-
-
-def stored_profile(environment: Mapping[str, str] = os.environ) -> Profile | None:
-    """Read the profile that `llamesh login` wrote; None if there is none that can be read."""
+def stored_profile(environment: Mapping[str, str] = os.environ, context: str = DEFAULT) -> Profile | None:
+    """Read the profile of a context; None if there is none that can be read."""
     try:
-        found = json.loads(profile_path(environment).read_text(encoding="utf-8"))
+        found = json.loads(context_path(context, environment).read_text(encoding="utf-8"))
         return Profile(**{key: str(found[key]) for key in ("url", "token", "inference_url", "home") if key in found})
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
-    """Combine the environment with the profile. The profile's token is sent only to the mesh that issued it.
+    """Combine the environment with the selected context. Its token is sent only to the mesh that issued it.
 
-    NoMeshRunsError if LLAMESH_HOME is set, LLAMESH_URL is not, and no mesh runs there. InferencePortError if LLAMESH_URL names the
-    inference port of the mesh that runs here.
+    NoMeshRunsError if LLAMESH_HOME selects the mesh, and none runs there. InferencePortError if LLAMESH_URL or the context names the
+    inference port of the mesh that runs here. ContextNotFoundError if the selected context does not exist or cannot be read.
     """
-    stored = stored_profile(environment)
-    kept = _without_token_of_ended_mesh(stored or Profile(), environment)
     url = with_scheme(environment.get("LLAMESH_URL", "").strip().rstrip("/"))
+    context = usable_context(environment, given=url)
+    stored = stored_profile(environment, context)
+    if context != DEFAULT and not url:
+        if stored is None:
+            raise ContextNotFoundError(context, str(context_path(context, environment)))
+        url = stored.url
+    kept = _without_token_of_ended_mesh(stored or Profile(), environment)
     given = bool(environment.get("LLAMESH_HOME")) and not url
     here = running_here(environment) if given or on_this_machine(url or kept.url) else None
     if given and here is None:
@@ -127,6 +135,18 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
         token=environment.get("LLAMESH_TOKEN", "").strip() or kept.token,
         inference_url=with_scheme(environment.get("LLAMESH_INFERENCE_URL", "").strip()) or kept.inference_url,
     )
+
+
+def usable_context(environment: Mapping[str, str] = os.environ, given: str = "") -> str:
+    """Name of the context that counts. ContextNotFoundError if it does not exist, unless an address is `given`, which needs none."""
+    if environment.get("LLAMESH_HOME") and not environment.get(VARIABLE, "").strip():
+        return DEFAULT
+    try:
+        return selected_context(environment)
+    except ContextNotFoundError:
+        if not given:
+            raise
+        return DEFAULT
 
 
 def _without_token_of_ended_mesh(kept: Profile, environment: Mapping[str, str]) -> Profile:
@@ -170,9 +190,16 @@ def on_this_machine(url: str) -> bool:
         return False
 
 
-def save_profile(profile: Profile, environment: Mapping[str, str] = os.environ) -> Path:
-    """Write the profile, readable for this user only, in one step."""
-    path = profile_path(environment)
+def context_of(url: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Name of the context that keeps a login at an address: the selected one if it has that address, else `default`."""
+    context = usable_context(environment, given=url)
+    stored = stored_profile(environment, context)
+    return context if stored is not None and stored.url == url else DEFAULT
+
+
+def save_profile(profile: Profile, environment: Mapping[str, str] = os.environ, context: str = DEFAULT) -> Path:
+    """Write the profile of a context, readable for this user only, in one step."""
+    path = context_path(context, environment)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_private(path, json.dumps(asdict(profile), indent=2).encode())
     return path

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llamesh.client.profile import on_this_machine, profile_path
+from llamesh.client.contexts import config_folder
+from llamesh.client.profile import on_this_machine
 from llamesh.locations import expanded, home_directory
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def own_authority(home: Path) -> Path:
 
 def kept_authority(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the file in which `llamesh tls trust` stores certificates."""
-    return profile_path(environment).with_name("ca.pem")
+    return config_folder(environment) / "ca.pem"
 
 
 def authorities(content: bytes) -> list[Authority]:

@@ -23,6 +23,7 @@ ENVIRONMENT_ONLY = frozenset(
         "ENVOY_BIN",
         "LLAMESH_CA",
         "LLAMESH_CONFIG",
+        "LLAMESH_CONTEXT",
         "LLAMESH_HOME",
         "LLAMESH_INFERENCE_URL",
         LIFELINE,

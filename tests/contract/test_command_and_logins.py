@@ -16,7 +16,8 @@ from llamesh import __version__
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.cli.mesh.lock import held
-from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
+from llamesh.client.contexts import DEFAULT, context_path
+from llamesh.client.profile import Profile, load_profile, save_profile, stored_profile
 from llamesh.local_mesh import Addresses
 from llamesh.v1 import gateway_pb2, server_pb2
 from tests.contract.fakes import FakeDownloads, FakeGateway, fake_mesh, refuse
@@ -161,12 +162,29 @@ def test_login_keeps_the_token_for_this_user_only(url: str, capsys: Capture, mon
     monkeypatch.delenv("LLAMESH_TOKEN")
     monkeypatch.setattr("sys.stdin", io.StringIO("wrong\n"))
     assert run(["login", "ada", "--password-stdin"]) == Exit.NOT_SIGNED_IN
-    assert not profile_path().exists()
+    assert not context_path(DEFAULT).exists()
     monkeypatch.setattr("sys.stdin", io.StringIO("right\n"))
     assert run(["login", "ada", "--password-stdin"]) == Exit.OK
-    assert profile_path().stat().st_mode & 0o777 == 0o600
+    assert context_path(DEFAULT).stat().st_mode & 0o777 == 0o600
     assert load_profile() == Profile(url, "fresh")
     assert "fresh" not in capsys.readouterr().err
+
+
+def test_a_login_in_a_selected_context_is_kept_there(
+    url: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLAMESH_TOKEN")
+    monkeypatch.delenv("LLAMESH_URL")
+    monkeypatch.setattr("sys.stdin", io.StringIO("right\nright\n"))
+    assert run(["context", "add", "lab", url, "--use"]) == Exit.OK
+    assert run(["login", "ada", "--password-stdin"]) == Exit.OK
+    assert load_profile() == Profile(url, "fresh")
+    assert stored_profile() is None
+    assert run(["status"]) == Exit.OK
+    assert run(["context", "add", "unused", "http://127.0.0.1:1", "--use"]) == Exit.OK
+    assert run(["login", "ada", "--password-stdin", "--url", url]) == Exit.OK
+    assert stored_profile() == Profile(url, "fresh")
+    assert "to use this mesh: llamesh context use default" in capsys.readouterr().err
 
 
 def test_a_token_goes_only_to_the_mesh_that_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:

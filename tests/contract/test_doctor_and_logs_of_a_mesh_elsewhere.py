@@ -22,7 +22,8 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import home_for
 from llamesh.cli.main import run
 from llamesh.cli.mesh import elsewhere
-from llamesh.client.profile import Profile, load_profile, profile_path, save_profile
+from llamesh.client.contexts import DEFAULT, context_path
+from llamesh.client.profile import Profile, load_profile, save_profile
 from llamesh.v1 import gateway_pb2, gateway_pb2_grpc
 from tests.ports import free_ports
 
@@ -120,7 +121,7 @@ def test_whoever_listens_at_the_port_of_an_ended_mesh_is_not_another_mesh(
     port = urlsplit(published).port
     monkeypatch.setenv("LLAMESH_GATEWAY_PORT", str(port))
     if login == "none":
-        profile_path().unlink()
+        context_path(DEFAULT).unlink()
         monkeypatch.setattr("llamesh.client.profile.Profile.__init__.__defaults__", (published, "", "", ""))
     else:
         save_profile(Profile(published, "token", home=f"{os.environ['HOME']}/.llamesh"))

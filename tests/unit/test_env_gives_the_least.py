@@ -17,7 +17,7 @@ import pytest
 from llamesh.cli import inference_key
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
-from llamesh.client.profile import profile_path
+from llamesh.client.contexts import config_folder
 from llamesh.v1 import contract_pb2
 
 Capture = pytest.CaptureFixture[str]
@@ -80,7 +80,7 @@ def test_a_login_is_not_given_unless_it_is_asked_for(mesh: MagicMock, capsys: Ca
     assert key_of(found["OPENAI_API_KEY"]) == "key_0"
     asked = given(capsys, "--manage")
     assert (asked["LLAMESH_TOKEN"], key_of(asked["OPENAI_API_KEY"])) == (LOGIN, "key_0")
-    kept = profile_path().with_name("env_key.json")
+    kept = config_folder() / "env_key.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
@@ -90,9 +90,9 @@ def test_a_login_is_not_given_unless_it_is_asked_for(mesh: MagicMock, capsys: Ca
         lambda mesh: setattr(mesh.keys.list.return_value[0], "state", REVOKED),
         lambda mesh: setattr(mesh.keys.list.return_value[0], "owner", "eve"),
         lambda mesh: setattr(mesh.profile, "url", "http://localhost:8201"),
-        lambda mesh: profile_path().with_name("env_key.json").write_text("{"),
+        lambda mesh: (config_folder() / "env_key.json").write_text("{"),
         lambda mesh: inference_key.write_private(
-            profile_path().with_name("env_key.json"),
+            (config_folder() / "env_key.json"),
             json.dumps({"url": mesh.profile.url, "token": a_key(0, hours=11)}).encode(),
         ),
     ],

@@ -11,13 +11,13 @@ import pytest
 
 from llamesh.cli.inference import inference_address, seen_from_here
 from llamesh.cli.mesh.lock import announce_ready, held, holder, is_gone, is_ready
+from llamesh.client.contexts import DEFAULT, context_path
 from llamesh.client.profile import (
     DEFAULT_URL,
     NoMeshRunsError,
     Profile,
     home_of,
     load_profile,
-    profile_path,
     save_profile,
     stored_profile,
 )
@@ -182,7 +182,7 @@ def test_an_address_without_a_scheme_is_one_of_http(environment: dict[str, str],
 
 @pytest.mark.parametrize("content", [b"\xff", b"\0", b"[" * 100_000], ids=["no text", "NUL", "nested"])
 def test_a_damaged_profile_is_none(tmp_path: Path, content: bytes) -> None:
-    file = profile_path({"XDG_CONFIG_HOME": str(tmp_path)})
+    file = context_path(DEFAULT, {"XDG_CONFIG_HOME": str(tmp_path)})
     file.parent.mkdir()
     file.write_bytes(content)
     assert stored_profile({"XDG_CONFIG_HOME": str(tmp_path)}) is None

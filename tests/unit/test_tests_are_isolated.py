@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from llamesh.client.profile import profile_path
+from llamesh.client.contexts import config_folder
 from llamesh.kit.config import Settings
 from llamesh.local_mesh import running_here
 from llamesh.locations import home_directory
@@ -25,5 +25,5 @@ def test_every_setting_is_taken_away_and_the_home_is_empty(tmp_path: Path) -> No
 def test_it_was_done_for_this_run() -> None:
     assert [name for name in os.environ if SETTINGS.fullmatch(name)] == []
     assert home_directory(os.environ).parent.name.startswith("home-")
-    assert profile_path().is_relative_to(os.environ["HOME"])
+    assert config_folder().is_relative_to(os.environ["HOME"])
     assert running_here(os.environ) is None

@@ -16,8 +16,9 @@ from llamesh.client.aio.quant import AsyncQuant
 from llamesh.client.aio.servers import AsyncServers
 from llamesh.client.aio.users import AsyncUsers
 from llamesh.client.aio.watching import is_full, watched
+from llamesh.client.contexts import NoMeshSelectedError
 from llamesh.client.parameters import Parameters, combined
-from llamesh.client.profile import InferencePortError, NoMeshRunsError, Profile, load_profile
+from llamesh.client.profile import Profile, load_profile
 from llamesh.client.references import Model, Server, model_uuid_of, server_uuid_of
 from llamesh.client.services import CONTRACT, GATEWAY
 from llamesh.client.transport import AsyncTransport
@@ -30,13 +31,13 @@ if TYPE_CHECKING:
 
 class AsyncClient:
     """One mesh. `async with AsyncClient() as mesh:`; address and token as given, else LLAMESH_URL and LLAMESH_TOKEN, else
-    the mesh of LLAMESH_HOME, else the profile. NoMeshRunsError if LLAMESH_HOME is given and no mesh runs there;
-    InferencePortError if LLAMESH_URL names the inference port of the mesh that runs here."""
+    the context of LLAMESH_CONTEXT, else the mesh of LLAMESH_HOME, else the selected context. NoMeshSelectedError if what they name
+    cannot be used, as `llamesh.client.profile.load_profile` says."""
 
     def __init__(self, url: str = "", token: str = "", *, inference_url: str = "") -> None:
         try:
             found = load_profile()
-        except (NoMeshRunsError, InferencePortError):
+        except NoMeshSelectedError:
             if not url:
                 raise
             found = Profile(url.rstrip("/"))
