@@ -78,7 +78,7 @@ class Transfers:
                     attempt=first,
                 )
                 session.add(row)
-            elif kept_parts.serve(row, request):
+            elif kept_parts.parts_are_usable(row, request):
                 await kept_parts.pass_on(session, row)
             self._renew(row, request)
             await check_no_alias(session, row.model_uuid, row.name)
