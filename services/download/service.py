@@ -34,6 +34,7 @@ from services.download.changes import Changes
 from services.download.checkpoint_servicer import CheckpointServicer
 from services.download.checkpoints import Checkpoints
 from services.download.delivery import SWEEP_SECONDS, Delivery
+from services.download.download_broadcasts import DownloadBroadcasts
 from services.download.fetches import Fetches
 from services.download.handed_over import SWEEP_SECONDS as HANDED_OVER_SECONDS
 from services.download.handed_over import remove_unused
@@ -73,7 +74,6 @@ from services.download.staging import Staging
 from services.download.starts import Starts
 from services.download.store_health import StoreHealth
 from services.download.tables import ModelRow, TransferRow
-from services.download.told_downloads import ToldDownloads
 from services.download.transfer_run import TransferRuns
 from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
@@ -146,8 +146,8 @@ async def run(member: Member) -> None:
         search = HubSearch(hub_of(settings), catalogue, fits)
         has_quant = settings.quant or bool(settings.quant_service_url)
         starts = Starts(transfers, integrity, sources, has_quant)
-        told = ToldDownloads(worker, changes)
-        downloads = DownloadServicer(starts, transfers, pauses, told, pages, store, search)
+        broadcasts = DownloadBroadcasts(worker, changes)
+        downloads = DownloadServicer(starts, transfers, pauses, broadcasts, pages, store, search)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
         models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
