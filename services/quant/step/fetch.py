@@ -6,7 +6,6 @@ On one machine it is a hard link: nothing is copied, and the bytes stay if the m
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 from collections.abc import Awaitable, Sequence
@@ -22,6 +21,7 @@ from llamesh.kit.logs import report_failure
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError, object_store
 from llamesh.kit.own_places import models_place
 from llamesh.names import DOWNLOAD, QUANT
+from llamesh.regular_files import must_be_copied
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest, LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
@@ -36,7 +36,6 @@ _LOCATE_SECONDS = 6 * 3600.0
 """Deadline of the download service, which may have to copy the model from an object store first."""
 _REPORT_SECONDS = 60.0
 _BLOCK = 1 << 22
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP)
 
 
 def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def _bring(parts: Sequence[tuple[StoredPart, Path]], workspace: Workspace) -> No
             # Parts are located by symbolic links: a link to one would not keep the bytes.
             os.link(path.resolve(), unfinished)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if not must_be_copied(error):
                 raise
             _copy(part, path, unfinished, done, total)
         finish(unfinished, target)
