@@ -25,7 +25,7 @@ from llamesh.regular_files import must_be_copied
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest, LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
-from services.quant.source_objects import SourceObjects
+from services.quant.source_objects import SourceObjects, check_same
 from services.quant.states import StepKind
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import JobSpec, StoredPart, Workspace, finish
@@ -79,12 +79,9 @@ def _located(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Pa
     """Return the parts of the source, and the files in which the download service keeps them."""
     try:
         found = asyncio.run(_locate(settings, spec.model_uuid))
+        check_same(found.model, spec.source_sha256)
     except MeshError as error:
         raise step_error(error) from error
-    if found.model.sha256 != spec.source_sha256:
-        raise StepRefusedError(
-            "CONTENT_MISMATCH", f"the model {spec.model_uuid} was replaced since the job was submitted"
-        )
     weights = [file for file in found.model.files if file.role == MODEL_FILE_ROLE_WEIGHTS]
     parts = (StoredPart("", file.size_bytes, file.sha256) for file in weights)
     return list(zip(parts, map(Path, found.file_paths), strict=False))
