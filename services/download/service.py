@@ -119,7 +119,8 @@ async def run(member: Member) -> None:
         integrity = Integrity(database, store, catalogue, utc_now, broadcast_transfer, broadcast_model)
         present = PresentObjects(database, store)
         publications = Publications(database, present, objects, utc_now, owner.id, broadcast_model)
-        sources = sources_of(settings, channels["quant"])
+        hub, files = hub_of(settings), files_of(settings)
+        sources = sources_of(settings, hub, files, channels["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryBackoffs(monotonic)
         partial_objects = PartialObjects(database, store.parts, objects) if store.parts is not None else None
@@ -143,7 +144,7 @@ async def run(member: Member) -> None:
             ContractServiceStub(channels["contract"]),
             settings.memory_reserve_bytes,
         )
-        search = HubSearch(hub_of(settings), catalogue, fits)
+        search = HubSearch(hub, catalogue, fits)
         has_quant = settings.quant or bool(settings.quant_service_url)
         starts = Starts(transfers, integrity, sources, has_quant)
         broadcasts = DownloadBroadcasts(worker, changes)
@@ -152,8 +153,8 @@ async def run(member: Member) -> None:
         delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
         models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
-        checkpoints = Checkpoints(hub_of(settings), files_of(settings), bandwidth, monotonic)
-        matrices = MatrixFiles(files_of(settings), bandwidth)
+        checkpoints = Checkpoints(hub, files, bandwidth, monotonic)
+        matrices = MatrixFiles(files, bandwidth)
         add_CheckpointServiceServicer_to_server(CheckpointServicer(checkpoints, matrices), member.server)
         member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService", "llamesh.v1.CheckpointService")
 
@@ -221,15 +222,13 @@ def _rules(settings: Settings) -> AddressRules:
     return AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
 
 
-def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
+def sources_of(settings: Settings, hub: HubSource, files: FileSource, quant_member: grpc.aio.Channel) -> Sources:
     """Return the sources that the settings allow. A new kind of source is one entry here and one module in `sources`.
 
     `quant_member` is the channel to the Quant service of this mesh, if it has one.
     """
     rules = _rules(settings)
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
-    file = files_of(settings)
-    hub = hub_of(settings)
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)
     bucket = S3Bucket(rules, place, place.settings) if place else None
@@ -243,7 +242,7 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     kinds: dict[str, Source] = {
         "https": https,
         "http": https,
-        "file": file,
+        "file": files,
         "hf": hub,
         "ollama": registry,
         "oci": registry,
