@@ -18,8 +18,8 @@ from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
 from llamesh.kit.member_lease import member_lease
 from llamesh.kit.objects import SWEEP_SECONDS as STORE_SWEEP_SECONDS
-from llamesh.kit.objects import ObjectStore, object_store
-from llamesh.kit.own_places import models_place, quant_place
+from llamesh.kit.objects import ObjectStore
+from llamesh.kit.own_places import models_store, quant_place
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
@@ -193,19 +193,12 @@ def _handed_over_files(settings: Settings, transfers: Transfers, quant: grpc.aio
 
 
 def store_of(settings: Settings, owner: Owner) -> ObjectStore:
-    """Return the object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set.
+    """Return the object store of the settings, to which this process writes.
 
     Another mesh of the bucket is taken to have the same LLAMESH_DOWNLOAD_PAUSED_HOURS. A day is the margin between
     the last part and the begin of a pause.
     """
-    return object_store(
-        settings.home / "objects",
-        models_place(settings),
-        cache_directory=settings.home / "cache",
-        cache_bytes=settings.cache_bytes,
-        writer=owner.id,
-        kept=timedelta(hours=settings.download_paused_hours, days=1),
-    )
+    return models_store(settings, writer=owner.id, kept=timedelta(hours=settings.download_paused_hours, days=1))
 
 
 def hub_of(settings: Settings) -> HubSource:

@@ -18,8 +18,8 @@ from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.kit.logs import report_failure
-from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError, object_store
-from llamesh.kit.own_places import models_place
+from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError
+from llamesh.kit.own_places import models_store
 from llamesh.names import DOWNLOAD, QUANT
 from llamesh.regular_files import must_be_copied
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest, LocateModelRequest, LocateModelResponse
@@ -108,12 +108,7 @@ def _objects(objects: Sequence[StoredPart], settings: Settings) -> Sequence[tupl
 
 
 async def _copied(objects: Sequence[StoredPart], settings: Settings) -> Sequence[Path]:
-    store = object_store(
-        settings.home / "objects",
-        models_place(settings),
-        cache_directory=settings.home / "cache",
-        cache_bytes=settings.cache_bytes,
-    )
+    store = models_store(settings)
     try:
         return [await _reported(store.local_path(each.key, size=each.size)) for each in objects]
     finally:
