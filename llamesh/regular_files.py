@@ -1,4 +1,4 @@
-"""Opens files that a person names, and checks those that are to be replaced.
+"""Opens files that a person names, and checks those that are to be replaced, or linked into another folder.
 
 Invariant: only regular files are read. A device such as /dev/zero has no end, and a pipe without a writer blocks. Only regular files are
 replaced: a new file in the place of a device, a pipe or a link would take it away from all who use it.
@@ -66,6 +66,11 @@ def open_regular(path: Path) -> IO[bytes]:
         return file
     file.close()
     raise NotRegularError(path, mode)
+
+
+def must_be_copied(error: OSError) -> bool:
+    """Whether a hard link failed because there can be none: to another file system, on one without links, or to a file of another user."""
+    return error.errno in (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP)
 
 
 def _without_waiting(path: str, flags: int) -> int:

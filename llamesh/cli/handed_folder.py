@@ -21,6 +21,7 @@ from llamesh.cli.output import size
 from llamesh.cli.printing import note
 from llamesh.disk_space import disk_space
 from llamesh.file_holds import RemovalLock
+from llamesh.regular_files import must_be_copied
 
 _LARGE = 256 * 2**20
 """Size in bytes from which a copy is announced, because it takes long."""
@@ -103,7 +104,7 @@ def _linked(path: Path, target: Path) -> bool:
     try:
         target.hardlink_to(path)
     except OSError as error:
-        if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES}:
+        if not must_be_copied(error):
             raise
         return False
     return True

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, MetaData, TypeDecorator, text
+from sqlalchemy import BigInteger, DateTime, MetaData, TypeDecorator, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase
 
@@ -198,6 +198,11 @@ class Database:
         """Close all connections."""
         await self._reader.engine.dispose()
         await self._writer.engine.dispose()
+
+    async def lock(self, session: AsyncSession, name: str) -> None:
+        """Make transactions that take the lock of this name run one at a time, to their ends. A SQLite file has a single writer anyway."""
+        if self.schema:
+            await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
 
     def _admit(self) -> None:
         self._check_file()

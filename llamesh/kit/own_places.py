@@ -1,14 +1,29 @@
-"""The buckets in which this mesh keeps models: that of the download service, and that of the Quant service."""
+"""The buckets in which this mesh keeps models: that of the download service, with its store, and that of the Quant service."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from llamesh.kit.config import Settings
+from llamesh.kit.objects import ObjectStore, object_store
 from llamesh.kit.source_places import StorePlace
 
 
 def models_place(settings: Settings) -> StorePlace | None:
     """Return the bucket of the download service, on MINIO_ENDPOINT; None if it is not set: models are kept in a directory then."""
     return _on_minio(settings, settings.minio_bucket, "MINIO_BUCKET")
+
+
+def models_store(settings: Settings, *, writer: str = "", kept: timedelta = timedelta()) -> ObjectStore:
+    """Return the store of the download service: its bucket, or a directory of LLAMESH_HOME. See `object_store`."""
+    return object_store(
+        settings.home / "objects",
+        models_place(settings),
+        cache_directory=settings.home / "cache",
+        cache_bytes=settings.cache_bytes,
+        kept=kept,
+        writer=writer,
+    )
 
 
 def quant_place(settings: Settings) -> StorePlace | None:

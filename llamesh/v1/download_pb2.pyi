@@ -90,8 +90,9 @@ class _DownloadStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     DOWNLOAD_STATE_SUCCEEDED: _DownloadState.ValueType  # 4
     """The model is in the catalogue."""
     DOWNLOAD_STATE_FAILED: _DownloadState.ValueType  # 5
-    """Ended with an error; nothing of it is left. Also after SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or
-    damaged.
+    """Ended with an error. After SOURCE_UNAVAILABLE, and after STORE_UNAVAILABLE unless its disk is full, the parts that have arrived are kept
+    for LLAMESH_DOWNLOAD_PAUSED_HOURS, and a new start with the same source goes on with them. Otherwise nothing of it is left. Also after
+    SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or damaged.
     """
     DOWNLOAD_STATE_CANCELLED: _DownloadState.ValueType  # 6
     """Stopped on request; nothing of it is left."""
@@ -112,8 +113,9 @@ DOWNLOAD_STATE_VERIFYING: DownloadState.ValueType  # 3
 DOWNLOAD_STATE_SUCCEEDED: DownloadState.ValueType  # 4
 """The model is in the catalogue."""
 DOWNLOAD_STATE_FAILED: DownloadState.ValueType  # 5
-"""Ended with an error; nothing of it is left. Also after SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or
-damaged.
+"""Ended with an error. After SOURCE_UNAVAILABLE, and after STORE_UNAVAILABLE unless its disk is full, the parts that have arrived are kept
+for LLAMESH_DOWNLOAD_PAUSED_HOURS, and a new start with the same source goes on with them. Otherwise nothing of it is left. Also after
+SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or damaged.
 """
 DOWNLOAD_STATE_CANCELLED: DownloadState.ValueType  # 6
 """Stopped on request; nothing of it is left."""

@@ -242,7 +242,7 @@ class EstimateQuantJobRequest(google.protobuf.message.Message):
     """Instead of model_uuid: a checkpoint, as in CreateQuantJobRequest."""
     @property
     def types(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """The types. Empty: all types that there are."""
+        """The types. Empty: all types that make a model smaller, so neither F16 nor BF16."""
 
     @property
     def options(self) -> Global___QuantOptions:
@@ -362,7 +362,7 @@ class ListQuantJobsRequest(google.protobuf.message.Message):
     PAGE_SIZE_FIELD_NUMBER: builtins.int
     PAGE_TOKEN_FIELD_NUMBER: builtins.int
     page_size: builtins.int
-    """At most so many. 0: 100. More than 1000 counts as 1000."""
+    """At most so many. 0: 100. More than 100 counts as 100."""
     page_token: builtins.str
     """From the previous page."""
     def __init__(
@@ -545,7 +545,9 @@ class QuantJob(google.protobuf.message.Message):
 
     @property
     def error(self) -> Global___QuantError:
-        """Why it is FAILED or PARTIAL: the error of the first step that failed. While QUEUED or RUNNING, what it waits for."""
+        """Why it is FAILED or PARTIAL, and while RUNNING, why a step failed or is to be tried again: the error of the first step that has one. If the
+        rights of its user have ended the job, that error instead. Not set while QUEUED.
+        """
 
     @property
     def steps(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___QuantStep]:

@@ -57,12 +57,8 @@ class Aliases:
 
 
 async def lock_names(database: Database, session: AsyncSession) -> None:
-    """Make transactions that give names run one at a time. A SQLite file has a single writer anyway.
-
-    It is taken before all other locks (see `lock_bytes`).
-    """
-    if database.schema:
-        await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("names of models", 0))))
+    """Make transactions that give names run one at a time. It is taken before all other locks (see `lock_bytes`)."""
+    await database.lock(session, "names of models")
 
 
 async def check_no_alias(session: AsyncSession, model_uuid: str, name: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import ColumnElement, Update, func, or_, select, update
+from sqlalchemy import ColumnElement, Update, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
@@ -59,8 +59,7 @@ class Claims:
 
     async def lock_begins(self, session: AsyncSession) -> None:
         """Make transactions in which transfers begin run one at a time. It is taken before the lock of a row."""
-        if self.shared:
-            await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("begins of transfers", 0))))
+        await self._database.lock(session, "begins of transfers")
 
     async def must_wait(self, session: AsyncSession, row: TransferRow) -> bool:
         """Return whether a transfer must wait for one of its source that another process runs."""

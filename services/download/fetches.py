@@ -180,10 +180,10 @@ class Fetches:
         for file in files:
             async with self._source.open(file.address) as found:
                 self._note_opened(row, file, found)
-                held = await self._held(file, found)
-                if held is not None:
-                    present += held.size
-                    header: Header | None = await staged_header(held)
+                stored = await self._present_object(file, found)
+                if stored is not None:
+                    present += stored.size
+                    header: Header | None = await staged_header(stored)
                 else:
                     header = await self._header(found)
                 found.end_stream()
@@ -209,7 +209,7 @@ class Fetches:
         # The time in which the store may stall counts from here, not from the end of the file before.
         fetch.received(0)
         expected = fetch.expected_sha256(number) or found.sha256
-        staged: StagedObject | None = await self._held(fetch.files[number - 1], found)
+        staged: StagedObject | None = await self._present_object(fetch.files[number - 1], found)
         if staged is not None:
             found.end_stream()
             fetch.present(staged.size)
@@ -226,7 +226,7 @@ class Fetches:
         if file.role is FileRole.WEIGHTS:
             self.holds.opened(row.model_uuid, file.address, found)
 
-    async def _held(self, file: SourceFile, found: SourceObject) -> PresentObject | None:
+    async def _present_object(self, file: SourceFile, found: SourceObject) -> PresentObject | None:
         """Return the object of the store with the bytes of an open file, also after an outage of the database."""
         return await until_written(
             partial(self._present.of_source, file.address, found), "look for the bytes of a file"

@@ -69,7 +69,7 @@ def objects_of(
     return PartialObjectRow.model_uuid == model_uuid, PartialObjectRow.attempt == attempt
 
 
-def serve(row: TransferRow, request: TransferRequest) -> bool:
+def parts_are_usable(row: TransferRow, request: TransferRequest) -> bool:
     """Return whether the parts of a transfer that has ended are of use for a request that starts it again."""
     outage = row.state == TransferState.FAILED and row.error_reason in _OUTAGES
     return outage and same_source(request.source, row.source) and request.sha256 in ("", row.expected_sha256)

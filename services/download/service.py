@@ -18,8 +18,8 @@ from llamesh.kit.database import open_database
 from llamesh.kit.logs import report_failure
 from llamesh.kit.member_lease import member_lease
 from llamesh.kit.objects import SWEEP_SECONDS as STORE_SWEEP_SECONDS
-from llamesh.kit.objects import ObjectStore, object_store
-from llamesh.kit.own_places import models_place, quant_place
+from llamesh.kit.objects import ObjectStore
+from llamesh.kit.own_places import models_store, quant_place
 from llamesh.kit.ownership import Owner, owner_of
 from llamesh.kit.pages import open_pages
 from llamesh.kit.serving import Member
@@ -34,6 +34,7 @@ from services.download.changes import Changes
 from services.download.checkpoint_servicer import CheckpointServicer
 from services.download.checkpoints import Checkpoints
 from services.download.delivery import SWEEP_SECONDS, Delivery
+from services.download.download_broadcasts import DownloadBroadcasts
 from services.download.fetches import Fetches
 from services.download.handed_over import SWEEP_SECONDS as HANDED_OVER_SECONDS
 from services.download.handed_over import remove_unused
@@ -73,7 +74,6 @@ from services.download.staging import Staging
 from services.download.starts import Starts
 from services.download.store_health import StoreHealth
 from services.download.tables import ModelRow, TransferRow
-from services.download.told_downloads import ToldDownloads
 from services.download.transfer_run import TransferRuns
 from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
@@ -119,7 +119,8 @@ async def run(member: Member) -> None:
         integrity = Integrity(database, store, catalogue, utc_now, broadcast_transfer, broadcast_model)
         present = PresentObjects(database, store)
         publications = Publications(database, present, objects, utc_now, owner.id, broadcast_model)
-        sources = sources_of(settings, channels["quant"])
+        hub, files = hub_of(settings), files_of(settings)
+        sources = sources_of(settings, hub, files, channels["quant"])
         health = StoreHealth(store, monotonic)
         waits = RetryBackoffs(monotonic)
         partial_objects = PartialObjects(database, store.parts, objects) if store.parts is not None else None
@@ -143,17 +144,17 @@ async def run(member: Member) -> None:
             ContractServiceStub(channels["contract"]),
             settings.memory_reserve_bytes,
         )
-        search = HubSearch(hub_of(settings), catalogue, fits)
+        search = HubSearch(hub, catalogue, fits)
         has_quant = settings.quant or bool(settings.quant_service_url)
         starts = Starts(transfers, integrity, sources, has_quant)
-        told = ToldDownloads(worker, changes)
-        downloads = DownloadServicer(starts, transfers, pauses, told, pages, store, search)
+        broadcasts = DownloadBroadcasts(worker, changes)
+        downloads = DownloadServicer(starts, transfers, pauses, broadcasts, pages, store, search)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
         models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
-        checkpoints = Checkpoints(hub_of(settings), files_of(settings), bandwidth, monotonic)
-        matrices = MatrixFiles(files_of(settings), bandwidth)
+        checkpoints = Checkpoints(hub, files, bandwidth, monotonic)
+        matrices = MatrixFiles(files, bandwidth)
         add_CheckpointServiceServicer_to_server(CheckpointServicer(checkpoints, matrices), member.server)
         member.announce("llamesh.v1.DownloadService", "llamesh.v1.CatalogueService", "llamesh.v1.CheckpointService")
 
@@ -192,19 +193,12 @@ def _handed_over_files(settings: Settings, transfers: Transfers, quant: grpc.aio
 
 
 def store_of(settings: Settings, owner: Owner) -> ObjectStore:
-    """Return the object store of the settings: a directory below LLAMESH_HOME unless an S3 server is set.
+    """Return the object store of the settings, to which this process writes.
 
     Another mesh of the bucket is taken to have the same LLAMESH_DOWNLOAD_PAUSED_HOURS. A day is the margin between
     the last part and the begin of a pause.
     """
-    return object_store(
-        settings.home / "objects",
-        models_place(settings),
-        cache_directory=settings.home / "cache",
-        cache_bytes=settings.cache_bytes,
-        writer=owner.id,
-        kept=timedelta(hours=settings.download_paused_hours, days=1),
-    )
+    return models_store(settings, writer=owner.id, kept=timedelta(hours=settings.download_paused_hours, days=1))
 
 
 def hub_of(settings: Settings) -> HubSource:
@@ -221,15 +215,13 @@ def _rules(settings: Settings) -> AddressRules:
     return AddressRules(private_hosts=frozenset(host.lower() for host in settings.source_hosts))
 
 
-def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
+def sources_of(settings: Settings, hub: HubSource, files: FileSource, quant_member: grpc.aio.Channel) -> Sources:
     """Return the sources that the settings allow. A new kind of source is one entry here and one module in `sources`.
 
     `quant_member` is the channel to the Quant service of this mesh, if it has one.
     """
     rules = _rules(settings)
     https = HttpsSource(rules, http_hosts=settings.http_source_hosts)
-    file = files_of(settings)
-    hub = hub_of(settings)
     s3 = S3Source(rules, settings.s3_sources)
     place = quant_place(settings)
     bucket = S3Bucket(rules, place, place.settings) if place else None
@@ -243,7 +235,7 @@ def sources_of(settings: Settings, quant_member: grpc.aio.Channel) -> Sources:
     kinds: dict[str, Source] = {
         "https": https,
         "http": https,
-        "file": file,
+        "file": files,
         "hf": hub,
         "ollama": registry,
         "oci": registry,

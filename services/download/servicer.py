@@ -43,11 +43,11 @@ from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.delivery import Delivery
+from services.download.download_broadcasts import DownloadBroadcasts
 from services.download.hub_search import HubSearch
 from services.download.messages import download_message, model_message, search_of
 from services.download.pauses import Pauses
 from services.download.starts import Starts
-from services.download.told_downloads import ToldDownloads
 from services.download.transfers import Transfers
 from services.download.worker import Worker
 
@@ -60,7 +60,7 @@ class DownloadServicer(DownloadServiceServicer):
         starts: Starts,
         transfers: Transfers,
         pauses: Pauses,
-        told: ToldDownloads,
+        broadcasts: DownloadBroadcasts,
         pages: Pages,
         store: ObjectStore,
         search: HubSearch,
@@ -68,39 +68,39 @@ class DownloadServicer(DownloadServiceServicer):
         self._starts = starts
         self._transfers = transfers
         self._pauses = pauses
-        self._told = told
+        self._broadcasts = broadcasts
         self._pages = pages
         self._store = store
         self._search = search
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._told.changed(await self._starts.start(request, caller().subject))
+        return self._broadcasts.changed(await self._starts.start(request, caller().subject))
 
     async def GetDownload(self, request: GetDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._told.message(await self._transfers.get(request.model_uuid))
+        return self._broadcasts.message(await self._transfers.get(request.model_uuid))
 
     async def ListDownloads(self, request: ListDownloadsRequest, context: Context) -> ListDownloadsResponse:
         """See download.proto."""
         rows, token = await self._transfers.page(self._pages.query(request))
-        return ListDownloadsResponse(downloads=map(self._told.message, rows), next_page_token=token)
+        return ListDownloadsResponse(downloads=map(self._broadcasts.message, rows), next_page_token=token)
 
     async def CancelDownload(self, request: CancelDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return await self._told.cancelled(request.model_uuid)
+        return await self._broadcasts.cancelled(request.model_uuid)
 
     async def PauseDownload(self, request: PauseDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._told.changed(await self._pauses.pause(request.model_uuid))
+        return self._broadcasts.changed(await self._pauses.pause(request.model_uuid))
 
     async def ResumeDownload(self, request: ResumeDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._told.changed(await self._pauses.resume(request.model_uuid))
+        return self._broadcasts.changed(await self._pauses.resume(request.model_uuid))
 
     async def DeleteDownload(self, request: DeleteDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._told.removed(await self._transfers.delete(request.model_uuid))
+        return self._broadcasts.removed(await self._transfers.delete(request.model_uuid))
 
     async def SearchHub(self, request: SearchHubRequest, context: Context) -> SearchHubResponse:
         """See download.proto."""

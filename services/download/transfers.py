@@ -78,7 +78,7 @@ class Transfers:
                     attempt=first,
                 )
                 session.add(row)
-            elif kept_parts.serve(row, request):
+            elif kept_parts.parts_are_usable(row, request):
                 await kept_parts.pass_on(session, row)
             self._renew(row, request)
             await check_no_alias(session, row.model_uuid, row.name)
@@ -175,11 +175,9 @@ class Transfers:
 
         Return None if it ended, was started again by a caller, is claimed by another process, or must wait for a transfer of one.
         """
-        same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
             await self.claims.lock_begins(session)
-            query = select(TransferRow).where(*same, *self.claims.workable()).with_for_update()
-            row = await session.scalar(query)
+            row = await self._workable_row(session, model_uuid, attempt)
             if row is not None and await self.claims.must_wait(session, row):
                 return None
             if row is not None:
@@ -195,9 +193,8 @@ class Transfers:
         self, model_uuid: str, attempt: int, error: MeshError, *, keep: bool = False
     ) -> TransferRow | None:
         """Queue a transfer again, with an error that has the reason to wait. With `keep`, only this process may begin it again."""
-        same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
-            row = await session.scalar(select(TransferRow).where(*same, *self.claims.workable()).with_for_update())
+            row = await self._workable_row(session, model_uuid, attempt)
             if row is not None:
                 row.resume_count += row.state != TransferState.QUEUED
                 row.state = TransferState.QUEUED
@@ -239,9 +236,8 @@ class Transfers:
         self, model_uuid: str, attempt: int, error: MeshError, *, keep_parts: bool = True
     ) -> TransferRow | None:
         """End a transfer as failed, with the reason of an error. Without `keep_parts`, it gets its next attempt, which has none."""
-        same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
         async with self._database.begin() as session:
-            row = await session.scalar(select(TransferRow).where(*same, *self.claims.workable()).with_for_update())
+            row = await self._workable_row(session, model_uuid, attempt)
             if row is not None:
                 if not keep_parts:
                     row.attempt += 1
@@ -251,6 +247,11 @@ class Transfers:
                 row.error_message = error.message[:_MAX_MESSAGE]
                 row.update_time = self._clock()
             return row
+
+    async def _workable_row(self, session: AsyncSession, model_uuid: str, attempt: int) -> TransferRow | None:
+        """Return the locked row of an attempt that this process runs or may claim; None if it is none of these."""
+        same = (TransferRow.model_uuid == model_uuid, TransferRow.attempt == attempt)
+        return await session.scalar(select(TransferRow).where(*same, *self.claims.workable()).with_for_update())
 
 
 async def shown_row(session: AsyncSession, model_uuid: str) -> TransferRow:

@@ -105,9 +105,9 @@ class UnownedObjects:
 
 
 async def lock_bytes(database: Database, session: AsyncSession, digests: Iterable[str]) -> None:
-    """Make transactions that decide about objects with these bytes run one at a time. A SQLite file has a single writer anyway.
+    """Make transactions that decide about objects with these bytes run one at a time.
 
     All callers lock in the same order: the names of models, the bytes by their digests, the transfer, the model.
     """
-    for sha256 in sorted(set(digests)) if database.schema else ():
-        await session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sha256, 0))))
+    for sha256 in sorted(set(digests)):
+        await database.lock(session, sha256)

@@ -69,7 +69,7 @@ class Worker:
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._stopped: set[str] = set()
         """Models whose task was cancelled; the state of their rows is still to be broadcast."""
-        self._held: set[tuple[str, int, str]] = set()
+        self._told_of_store: set[tuple[str, int, str]] = set()
         """Attempts whose rows already have the store's problem as their message."""
         self._held_by: dict[str, str] = {}
         """Models whose transfer waits for another one of its source, with the model of that one."""
@@ -160,7 +160,7 @@ class Worker:
         if not self._health.usable:
             await self._await_store(rows)
             return
-        self._held.clear()
+        self._told_of_store.clear()
         if not self._prepared:
             await self._objects.drop_holds()
             self._prepared = True
@@ -213,9 +213,9 @@ class Worker:
                 continue
             if hopeless and (row.claimed_by == self._transfers.claims.owner_id or not self._transfers.claims.shared):
                 await self._runs.fail(row, error)
-            elif (key := (row.model_uuid, row.attempt, str(error))) not in self._held:
+            elif (key := (row.model_uuid, row.attempt, str(error))) not in self._told_of_store:
                 await self._runs.requeue_for_store(row, error)
-                self._held.add(key)
+                self._told_of_store.add(key)
 
     async def _remove_ended(self) -> None:
         """Remove what ended transfers have left; the first time also what an earlier process has left."""

@@ -104,17 +104,17 @@ class JobRuns:
             new = await self._prepared(job, step, workspace)
         except MeshError as error:
             outcome = Outcome(OUTAGE, reason=name_of(error.reason), message=error.message)
-            return await self._settle(job, step, outcome, progress, tries)
+            return await self._write_outcome(job, step, outcome, progress, tries)
         except OSError as error:
             outcome = Outcome(OUTAGE, message=f"the folder of the job cannot be used: {error.strerror}")
-            return await self._settle(job, step, outcome, progress, tries)
+            return await self._write_outcome(job, step, outcome, progress, tries)
         if new and step.kind != StepKind.FETCH:
             log.warning("the folder of a job is gone: it starts again from its source", job_id=job.row.job_id)
             await _until_written(lambda: self._rows.restart(job))
             return 0
         log.info("step begins", job_id=job.row.job_id, step=step.kind, type=step.type)
         outcome = await self._outcome(job, step, progress)
-        wait = await self._settle(job, step, outcome, progress, tries)
+        wait = await self._write_outcome(job, step, outcome, progress, tries)
         if outcome.code == DONE and step.kind == StepKind.PUBLISH:
             # Its bytes are in the bucket now, and the row has their key.
             workspace.variant(step.type).unlink(missing_ok=True)
@@ -149,7 +149,7 @@ class JobRuns:
         finally:
             self._running = None
 
-    async def _settle(
+    async def _write_outcome(
         self, job: Job, step: QuantStepRow, outcome: Outcome, progress: StepProgress, tries: int
     ) -> float:
         """Write the result of a step. Return the seconds until its next try; 0 if it has none."""

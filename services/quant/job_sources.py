@@ -147,7 +147,7 @@ class JobSources:
 
         Without it the estimate is worse, so an outage of this read refuses no job: then it is empty.
         """
-        file = next(filter(_has_weights, checkpoint.files))
+        file = next(filter(has_weights, checkpoint.files))
         request = ReadCheckpointRequest(source=checkpoint.source, name=file.name, version=file.version)
         call, data = self._checkpoints.ReadCheckpoint(request, **call_options()), bytearray()
         try:
@@ -188,7 +188,7 @@ def _parsed_or_none(data: bytes) -> Any:
 
 def _converted(checkpoint: Checkpoint, config: Mapping[str, Any], types: Mapping[str, int]) -> Model:
     """Return the model that the conversion will give. `types` are the bytes of the weights in its first file by their type."""
-    first, *others = filter(_has_weights, checkpoint.files)
+    first, *others = filter(has_weights, checkpoint.files)
     kind, weights = weights_of(types, config, first.size_bytes, weight_bytes(others))
     return Model(
         model_uuid=id_of(checkpoint.name),
@@ -205,10 +205,11 @@ def _converted(checkpoint: Checkpoint, config: Mapping[str, Any], types: Mapping
 
 def weight_bytes(files: Iterable[CheckpointFile]) -> int:
     """Return the length of the weights of a checkpoint in bytes."""
-    return sum(file.size_bytes for file in filter(_has_weights, files))
+    return sum(file.size_bytes for file in filter(has_weights, files))
 
 
-def _has_weights(file: CheckpointFile) -> bool:
+def has_weights(file: CheckpointFile) -> bool:
+    """Whether a file of a checkpoint has its weights."""
     return file.name.endswith(".safetensors")
 
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -51,8 +52,12 @@ class Job:
         """Return the key of the object that a step publishes; empty if it publishes none, or the variant is not verified yet."""
         if step.kind != StepKind.PUBLISH:
             return ""
-        verified = next(each.result for each in self.steps if each.kind == StepKind.VERIFY and each.type == step.type)
+        verified = self.verified(step.type)
         return variant_key(self.row.job_id, step.type, verified["sha256"]) if verified else ""
+
+    def verified(self, of_type: str) -> dict[str, Any]:
+        """Return the result of the step `verify` of a type; empty if the variant is not verified yet."""
+        return next(each.result for each in self.steps if each.kind == StepKind.VERIFY and each.type == of_type)
 
 
 class Jobs:

@@ -28,14 +28,19 @@ class SourceObjects:
         with asking("download"):
             request = ListModelObjectsRequest(model_uuid=model_uuid)
             found = await self._catalogue.ListModelObjects(request, **call_options())
-        if found.model.sha256 != sha256:
-            raise MeshError(
-                Reason.ERROR_REASON_CONTENT_MISMATCH,
-                f"the model {model_uuid} was replaced since the job was submitted",
-                {"modelUuid": model_uuid},
-            )
+        check_same(found.model, sha256)
         return found.model, [
             StoredPart(key, file.size_bytes, file.sha256)
             for file, key in zip(found.model.files, found.object_keys, strict=True)
             if file.role == MODEL_FILE_ROLE_WEIGHTS
         ]
+
+
+def check_same(model: Model, sha256: str) -> None:
+    """Raise CONTENT_MISMATCH if a model of the catalogue is not the one that the job was submitted with."""
+    if model.sha256 != sha256:
+        raise MeshError(
+            Reason.ERROR_REASON_CONTENT_MISMATCH,
+            f"the model {model.model_uuid} was replaced since the job was submitted",
+            {"modelUuid": model.model_uuid},
+        )

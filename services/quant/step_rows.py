@@ -184,7 +184,7 @@ class StepRows:
                 row.state = StepState.SKIPPED
 
     def _model_of(self, job: Job, step: QuantStepRow) -> QuantModelRow:
-        verified = next(each.result for each in job.steps if each.kind == StepKind.VERIFY and each.type == step.type)
+        verified = job.verified(step.type)
         uuid = variant_uuid(job.row.name, step.type)
         return QuantModelRow(
             model_uuid=uuid,

@@ -81,7 +81,7 @@ class JobWorker:
         """The runs that wait for their next try; they leave their place to other jobs."""
         self._failures = Counter[tuple[str, int]]()
         """How often in a row a run has failed for a reason that is none of its steps."""
-        self._cleaned: set[str] = set()
+        self._being_cleaned: set[str] = set()
         """The jobs whose remains are being removed: they do not begin meanwhile."""
         self._begun: set[str] = set()
         self._served: dict[str, int] = {}
@@ -140,7 +140,7 @@ class JobWorker:
         await self._runs.clear([*(row.job_id for row in active), *stuck])
         self._begun &= {row.job_id for row in active}
         while len(self._running) < self._runs.at_once:
-            busy = {job_id for job_id, _ in (*self._running, *self._waiting)} | self._cleaned
+            busy = {job_id for job_id, _ in (*self._running, *self._waiting)} | self._being_cleaned
             row = next_job(active, busy, self._served, self._begun)
             if row is None:
                 break
@@ -226,13 +226,13 @@ class JobWorker:
         for step in await self._rows.unrecorded():
             if any(job_id == step.job_id for job_id, _ in self._running):
                 continue
-            self._cleaned.add(step.job_id)
+            self._being_cleaned.add(step.job_id)
             try:
                 await self._remove_object(step)
             except MeshError as error:
                 log.warning("object of an ended job is not removed", object=step.object_key, error=error.message)
             finally:
-                self._cleaned.discard(step.job_id)
+                self._being_cleaned.discard(step.job_id)
                 self._wake.set()
 
     async def _remove_object(self, step: QuantStepRow) -> None:

@@ -10,7 +10,7 @@ import pytest
 from llamesh.hub_addresses import read_hub_address
 from llamesh.kit.config import Settings
 from llamesh.model_addresses import SCHEMES, canonical, default_name, is_address, likely
-from services.download.service import sources_of
+from services.download.service import files_of, hub_of, sources_of
 
 HEX = "0123456789abcdef" * 4
 REPO = "hf:ggml-org/SmolLM2-GGUF"
@@ -199,6 +199,7 @@ def test_an_address_is_read_back_as_it_was() -> None:
 
 async def test_every_scheme_has_a_source_and_every_source_a_scheme(tmp_path: Path) -> None:
     async with grpc.aio.insecure_channel(f"unix:{tmp_path}/quant.sock") as channel:
-        sources = sources_of(Settings(home=tmp_path), channel)
+        settings = Settings(home=tmp_path)
+        sources = sources_of(settings, hub_of(settings), files_of(settings), channel)
     assert sources.by_scheme.keys() == set(SCHEMES)
     assert len(SCHEMES) == len(set(SCHEMES))

@@ -50,7 +50,8 @@ async def starts(settings: Settings) -> AsyncIterator[Starts]:
     """Starts that can only refuse."""
     nothing = cast("Any", None)
     async with grpc.aio.insecure_channel(f"unix:{settings.home}/quant.sock") as channel:
-        yield Starts(nothing, nothing, sources_of(settings, channel), has_quant=True)
+        sources = sources_of(settings, hub_of(settings), files_of(settings), channel)
+        yield Starts(nothing, nothing, sources, has_quant=True)
 
 
 @pytest.mark.parametrize("field", ["source", "projector", "adapters"])

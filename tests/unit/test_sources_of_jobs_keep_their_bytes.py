@@ -38,7 +38,7 @@ def test_a_source_is_read_from_the_bucket_if_the_download_service_may_be_on_anot
     monkeypatch.setattr(fetch, "channel", MagicMock())
     monkeypatch.setattr(fetch, "SourceObjects", lambda _: SimpleNamespace(find=found))
     store = SimpleNamespace(local_path=AsyncMock(return_value=copied), close=AsyncMock())
-    monkeypatch.setattr(fetch, "object_store", lambda *_, **__: store)
+    monkeypatch.setattr(fetch, "models_store", lambda *_, **__: store)
     place = {"minio_endpoint": "store:9000", "minio_access_key": "a", "minio_secret_key": "b"}
     spec = JobSpec("job_1", "m", "m", "digest", False, False, False, 0)
 

@@ -6,7 +6,6 @@ On one machine it is a hard link: nothing is copied, and the bytes stay if the m
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 from collections.abc import Awaitable, Sequence
@@ -19,13 +18,14 @@ from llamesh.kit.config import Settings
 from llamesh.kit.errors import MeshError
 from llamesh.kit.gguf import GgufError, read_gguf
 from llamesh.kit.logs import report_failure
-from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError, object_store
-from llamesh.kit.own_places import models_place
+from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, StoreError
+from llamesh.kit.own_places import models_store
 from llamesh.names import DOWNLOAD, QUANT
+from llamesh.regular_files import must_be_copied
 from llamesh.v1.download_pb2 import GetCatalogueModelRequest, LocateModelRequest, LocateModelResponse
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_WEIGHTS
-from services.quant.source_objects import SourceObjects
+from services.quant.source_objects import SourceObjects, check_same
 from services.quant.states import StepKind
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import JobSpec, StoredPart, Workspace, finish
@@ -36,7 +36,6 @@ _LOCATE_SECONDS = 6 * 3600.0
 """Deadline of the download service, which may have to copy the model from an object store first."""
 _REPORT_SECONDS = 60.0
 _BLOCK = 1 << 22
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP)
 
 
 def fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
@@ -80,12 +79,9 @@ def _located(spec: JobSpec, settings: Settings) -> Sequence[tuple[StoredPart, Pa
     """Return the parts of the source, and the files in which the download service keeps them."""
     try:
         found = asyncio.run(_locate(settings, spec.model_uuid))
+        check_same(found.model, spec.source_sha256)
     except MeshError as error:
         raise step_error(error) from error
-    if found.model.sha256 != spec.source_sha256:
-        raise StepRefusedError(
-            "CONTENT_MISMATCH", f"the model {spec.model_uuid} was replaced since the job was submitted"
-        )
     weights = [file for file in found.model.files if file.role == MODEL_FILE_ROLE_WEIGHTS]
     parts = (StoredPart("", file.size_bytes, file.sha256) for file in weights)
     return list(zip(parts, map(Path, found.file_paths), strict=False))
@@ -112,12 +108,7 @@ def _objects(objects: Sequence[StoredPart], settings: Settings) -> Sequence[tupl
 
 
 async def _copied(objects: Sequence[StoredPart], settings: Settings) -> Sequence[Path]:
-    store = object_store(
-        settings.home / "objects",
-        models_place(settings),
-        cache_directory=settings.home / "cache",
-        cache_bytes=settings.cache_bytes,
-    )
+    store = models_store(settings)
     try:
         return [await _reported(store.local_path(each.key, size=each.size)) for each in objects]
     finally:
@@ -149,7 +140,7 @@ def _bring(parts: Sequence[tuple[StoredPart, Path]], workspace: Workspace) -> No
             # Parts are located by symbolic links: a link to one would not keep the bytes.
             os.link(path.resolve(), unfinished)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if not must_be_copied(error):
                 raise
             _copy(part, path, unfinished, done, total)
         finish(unfinished, target)

@@ -20,7 +20,7 @@ from llamesh.kit.errors import MeshError
 from llamesh.names import DOWNLOAD, QUANT
 from llamesh.v1.checkpoint_pb2 import CheckpointFile, GetCheckpointRequest, ReadCheckpointRequest
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceStub
-from services.quant.job_sources import digest_of, weight_bytes
+from services.quant.job_sources import digest_of, has_weights, weight_bytes
 from services.quant.step.checkpoint_texts import converted_here, read_texts
 from services.quant.step.report import StepOutageError, StepRefusedError, report_progress, step_error
 from services.quant.workspace import Workspace, finish
@@ -53,7 +53,7 @@ async def _fetch(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         checked = False
         for file in found.files:
             target = workspace.checkpoint / file.name
-            if file.name.endswith(".safetensors") and not checked:
+            if has_weights(file) and not checked:
                 if converted_here(workspace.checkpoint, settings.llama_convert_bin):
                     read_texts(workspace.checkpoint)
                 checked = True

@@ -9,7 +9,7 @@ from services.download.tables import TransferRow
 from services.download.worker import Worker
 
 
-class ToldDownloads:
+class DownloadBroadcasts:
     """The downloads as callers and watchers see them."""
 
     def __init__(self, worker: Worker, changes: Changes) -> None:
