@@ -14,6 +14,10 @@ import signal
 import subprocess
 import tempfile
 import time
+
+# pytest imports it for its first warning about an object that was not closed. If the collector finds a second one meanwhile, that import
+# is half done, and the test that runs fails.
+import tracemalloc  # noqa: F401
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import grpc
 
@@ -82,10 +83,13 @@ class JobSources:
         self._catalogue = CatalogueServiceStub(channel)
         self._checkpoints = CheckpointServiceStub(channel)
         self._parsing = asyncio.Lock()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """The lock of each user who has a checkpoint read."""
 
-    async def find(self, model_uuid: str, source: str) -> JobSource:
+    async def find(self, model_uuid: str, source: str, requester_uid: str) -> JobSource:
         """Return the model of the catalogue, or the checkpoint at `source` if it is not empty.
 
+        The checkpoints of one user are read one after the other, so a user with many calls delays each other user by one text at most.
         Raises MODEL_NOT_FOUND, SOURCE_REFUSED, SOURCE_UNAVAILABLE, and QUANT_REFUSED for a checkpoint that cannot be converted.
         """
         if source and self._settings.quant_engine != "embedded":
@@ -97,14 +101,18 @@ class JobSources:
             if not source:
                 wanted = GetCatalogueModelRequest(model_uuid=model_uuid)
                 return JobSource(await self._catalogue.GetCatalogueModel(wanted, **call_options()))
-            checkpoint = await self._checkpoints.GetCheckpoint(GetCheckpointRequest(source=source), **call_options())
-            documents = {name: await self._document(checkpoint, name) for name in CODE_FILES}
-            try:
-                self._check(checkpoint, documents)
-            except CheckpointRefusedError as error:
-                words = f"{checkpoint.shown_source} cannot be converted: {error}"
-                raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": error.rule}) from error
-            types = await self._parsed(bytes_of_types, await self._header(checkpoint))
+            async with self._turns.setdefault(requester_uid, asyncio.Lock()):
+                return await self._find_checkpoint(source)
+
+    async def _find_checkpoint(self, source: str) -> JobSource:
+        checkpoint = await self._checkpoints.GetCheckpoint(GetCheckpointRequest(source=source), **call_options())
+        documents = {name: await self._document(checkpoint, name) for name in CODE_FILES}
+        try:
+            self._check(checkpoint, documents)
+        except CheckpointRefusedError as error:
+            words = f"{checkpoint.shown_source} cannot be converted: {error}"
+            raise MeshError(Reason.ERROR_REASON_QUANT_REFUSED, words, {"rule": error.rule}) from error
+        types = await self._parsed(bytes_of_types, await self._header(checkpoint))
         return JobSource(_converted(checkpoint, documents["config.json"], types), checkpoint)
 
     async def check_folder(self, source: str) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.logs import log
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.quant.job_changes import JobChanges
 from services.quant.plan import is_published, steps_of
@@ -31,6 +32,9 @@ from services.quant.variant_objects import variant_key, variant_uuid
 _LISTING = Listing("quant jobs", BY_TIME, largest=100)
 MAX_ACTIVE = 100
 """Maximum number of jobs of one user that have not ended."""
+MAX_KEPT = 200
+"""Maximum number of jobs of one user that are kept although they ended without all their types. Each may have a text of half a megabyte."""
+_REMOVED_AT_ONCE = 10
 RESUMABLE = timedelta(hours=24)
 """Time for which the files of the job that failed last are kept, unless another job begins or the disk is short."""
 _ORDER = (QuantJobRow.create_time, QuantJobRow.job_id)
@@ -229,6 +233,24 @@ class Jobs:
             await session.execute(delete(QuantStepRow).where(QuantStepRow.job_id == job_id))
             await session.execute(delete(QuantJobRow).where(QuantJobRow.job_id == job_id))
             return job
+
+    async def remove_surplus(self, owner_uid: str) -> None:
+        """Remove the oldest jobs of a user of those that ended without all their types, down to MAX_KEPT; at most ten in one call.
+
+        A job whose object is still to be removed stays until a later call.
+        """
+        ended_early = QuantJobRow.state.in_((JobState.FAILED, JobState.PARTIAL, JobState.CANCELLED))
+        newest_first = (column.desc() for column in _ORDER)
+        query = select(QuantJobRow.job_id).where(QuantJobRow.owner_uid == owner_uid, ended_early)
+        async with self._database.read() as session:
+            surplus = (
+                await session.scalars(query.order_by(*newest_first).offset(MAX_KEPT).limit(_REMOVED_AT_ONCE))
+            ).all()
+        for job_id in surplus:
+            try:
+                await self.delete(job_id)
+            except MeshError as error:
+                log.warning("an old job cannot be removed yet", job_id=job_id, error=str(error))
 
 
 async def _refuse_too_many(session: AsyncSession, requester_uid: str) -> None:

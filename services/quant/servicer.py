@@ -80,7 +80,7 @@ class QuantServicer(QuantServiceServicer):
             return self._message(repeated)
         submission.check_types(request.types, importance_matrix=submission.uses_matrix(options))
         submission.check_installation(options, settings)
-        source = await self._sources.find(request.model_uuid, request.source)
+        source = await self._sources.find(request.model_uuid, request.source, owner_uid)
         matrix = await self._sources.matrix(options.importance_matrix_source)
         model = source.model
         submission.check_source(model, allow_requantize=options.allow_requantize)
@@ -88,6 +88,7 @@ class QuantServicer(QuantServiceServicer):
             model, request.types, converted=source.converted, matrix_bytes=matrix.size_bytes
         )
         submission.check_space(needed, await self._space())
+        await self._jobs.remove_surplus(owner_uid)
         job = await self._jobs.create(
             QuantJobRow(
                 **source.recorded,
@@ -116,7 +117,7 @@ class QuantServicer(QuantServiceServicer):
     async def EstimateQuantJob(self, request: EstimateQuantJobRequest, context: Context) -> EstimateQuantJobResponse:
         """See quant.proto."""
         return estimate(
-            await self._sources.find(request.model_uuid, request.source),
+            await self._sources.find(request.model_uuid, request.source, caller().uid),
             request.types,
             request.options,
             self._settings,

@@ -149,6 +149,9 @@ class StepRows:
                 row = await session.get(QuantJobRow, job.row.job_id)
                 assert row is not None, "it is current"
                 row.state = state
+                if state == JobState.SUCCEEDED:
+                    # Only a retry would read it again.
+                    row.calibration_text = ""
 
     async def unrecorded(self) -> Sequence[QuantStepRow]:
         """Return the steps of ended jobs that may have left an object without a record. A workflow may still write one."""

@@ -56,10 +56,12 @@ class Checkpoints:
     def __init__(self, files: Mapping[str, bytes], sizes: Mapping[str, int]) -> None:
         self.files = dict(files)
         self.failing: dict[str, grpc.StatusCode] = {}
+        self.asked = 0
         each = [CheckpointFile(name=name, size_bytes=sizes.get(name, len(data))) for name, data in files.items()]
         self._checkpoint = Checkpoint(source="hf:a/b@c", shown_source="hf:a/b@c", name="b", files=each)
 
     async def GetCheckpoint(self, *_: object, **__: object) -> Checkpoint:
+        self.asked += 1
         return self._checkpoint
 
     def ReadCheckpoint(self, request: ReadCheckpointRequest, **_: object) -> Reading:
@@ -73,10 +75,10 @@ async def sources(tmp_path: Path) -> AsyncIterator[JobSources]:
         yield JobSources(Settings(home=tmp_path, llama_convert_bin="/bin/true"), channel)
 
 
-async def found(sources: JobSources, checkpoints: Checkpoints) -> GgufMetadata:
+async def found(sources: JobSources, checkpoints: Checkpoints, user: str = "usr_ada") -> GgufMetadata:
     """What the job sources say of the model that the conversion of a checkpoint gives."""
     sources._checkpoints = checkpoints  # type: ignore[assignment]
-    return (await sources.find("", "hf:a/b")).model.gguf
+    return (await sources.find("", "hf:a/b", user)).model.gguf
 
 
 def checkpoint(config: Any = CONFIG, header: bytes = tensors("F32"), rest: int = 0) -> Checkpoints:
@@ -120,12 +122,32 @@ async def test_what_a_stranger_wrote_is_parsed_beside_the_calls_one_text_at_a_ti
 
     monkeypatch.setattr(job_sources, "bytes_of_types", parse)
     checkpoints = checkpoint()
-    both = asyncio.gather(found(sources, checkpoints), found(sources, checkpoints))
+    both = asyncio.gather(found(sources, checkpoints), found(sources, checkpoints, "usr_ben"))
     while not parsing:
         await asyncio.sleep(0.01)
     gate.set()
     await both
     assert most == 1
+
+
+async def test_many_calls_of_one_user_have_one_text_before_that_of_another(
+    sources: JobSources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+
+    def parse(data: bytes) -> Any:
+        assert gate.wait(10), "the process serves nothing meanwhile"
+        return json.loads(data)
+
+    monkeypatch.setattr(job_sources, "_parsed_or_none", parse)
+    checkpoints = checkpoint()
+    calls = asyncio.gather(*(found(sources, checkpoints, user) for user in ("usr_ada",) * 5 + ("usr_ben",)))
+    while checkpoints.asked < 2:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    assert checkpoints.asked == 2
+    gate.set()
+    assert len(await calls) == 6
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE])

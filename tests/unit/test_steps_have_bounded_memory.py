@@ -118,6 +118,25 @@ async def test_a_step_beyond_its_memory_is_refused_in_words(tmp_path: Path, monk
     )
 
 
+def test_the_log_of_a_program_names_files_without_the_folder_of_the_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\necho "cannot read $PWD/source-00001-of-00001.gguf" >&2\nexit 1\n')
+    program.chmod(0o755)
+    with pytest.raises(StepRefusedError) as refused:
+        run_program(
+            "a program",
+            "services.quant.step.llama_program",
+            [str(program)],
+            ProgressMarks(re.compile("x(1)")),
+            folder=tmp_path,
+            variables={"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+        )
+    assert str(tmp_path) not in str(refused.value) + capsys.readouterr().err
+    assert "source-00001-of-00001.gguf" in str(refused.value)
+
+
 @pytest.mark.parametrize("end", ["exit 1", "kill -ABRT $$"])
 def test_a_program_of_llama_cpp_without_memory_is_not_tried_again(tmp_path: Path, end: str) -> None:
     program = tmp_path / "program"

@@ -61,6 +61,7 @@ def run_program(
     """Run `python -m module words` in a folder, to its end. `what` names it in messages.
 
     `usual_reason` is added to a failure that llama.cpp does not explain: its programs may end before their last lines are written.
+    Its lines are shown to callers, who may not know where this machine has the folder: they name the files in it without their folder.
     Raises StepRefusedError with llama.cpp's reason, or STORE_UNAVAILABLE if the disk is full; StepCrashedError if a signal ended it.
     """
     process = subprocess.Popen(
@@ -73,14 +74,15 @@ def run_program(
     )
     assert process.stdout is not None
     last: deque[str] = deque(maxlen=30)
-    for line in _lines(process.stdout.fileno(), progress):
-        stamp = _STAMP.match(line)
-        said = line[stamp.end() if stamp else 0 :][:_MAX_LINE].rstrip()
-        # The reason may be at the end of a line about a tensor.
-        if not _NOISE.match(said) or _REASON.search(said):
-            sys.stderr.write(f"{said}\n")
-            if not stamp or stamp[1] != "I":
-                last.append(said)
+    with process.stdout as output:
+        for line in _lines(output.fileno(), progress):
+            stamp = _STAMP.match(line)
+            said = line[stamp.end() if stamp else 0 :].replace(f"{folder}{os.sep}", "")[:_MAX_LINE].rstrip()
+            # The reason may be at the end of a line about a tensor.
+            if not _NOISE.match(said) or _REASON.search(said):
+                sys.stderr.write(f"{said}\n")
+                if not stamp or stamp[1] != "I":
+                    last.append(said)
     code = process.wait()
     if code == 0:
         return

@@ -47,7 +47,7 @@ def rows(database: Database) -> StepRows:
     return StepRows(database, lambda: NOW, JobChanges())
 
 
-async def submitted(jobs: Jobs, *types: str, name: str = "tiny") -> Job:
+async def submitted(jobs: Jobs, *types: str, name: str = "tiny", text: str = "") -> Job:
     return await jobs.create(
         QuantJobRow(
             model_uuid="tiny-f16",
@@ -56,7 +56,7 @@ async def submitted(jobs: Jobs, *types: str, name: str = "tiny") -> Job:
             types=list(types or ("Q8_0",)),
             allow_requantize=False,
             pure=False,
-            calibration_text="",
+            calibration_text=text,
             max_kl_divergence=0,
             state=JobState.QUEUED,
             attempt=1,
@@ -179,3 +179,37 @@ async def test_a_job_counts_for_the_user_who_has_retried_it(jobs: Jobs, monkeypa
     assert (await jobs.retry(first.row.job_id, "usr_ben")).row.attempt == 2
     with pytest.raises(MeshError, match="which is the most"):
         await jobs.retry(second.row.job_id, "usr_ben")
+
+
+async def test_the_oldest_jobs_that_ended_early_are_removed(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_module, "MAX_KEPT", 2)
+    made = [(await submitted(jobs, name=f"m{number}")).row.job_id for number in range(5)]
+    for job_id in made[:4]:
+        await jobs.cancel(job_id)
+    await jobs.remove_surplus("usr_ben")
+    assert len(await jobs.ids()) == 5
+    await jobs.remove_surplus("usr_ada")
+    assert sorted(await jobs.ids()) == made[2:]
+
+
+async def test_a_job_that_must_be_cleaned_up_is_removed_later(
+    jobs: Jobs, rows: StepRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "MAX_KEPT", 0)
+    job = await submitted(jobs)
+    publish = job.steps[-1]
+    await rows.begin(job, publish, object_key=KEY)
+    await jobs.cancel(job.row.job_id)
+    await jobs.remove_surplus("usr_ada")
+    assert len(await jobs.ids()) == 1
+    await rows.forget_object((await jobs.get(job.row.job_id)).steps[-1])
+    await jobs.remove_surplus("usr_ada")
+    assert not await jobs.ids()
+
+
+async def test_a_job_that_succeeded_drops_its_calibration_text(jobs: Jobs, rows: StepRows) -> None:
+    job = await submitted(jobs, text="words of the user")
+    await rows.begin(job, job.steps[0])
+    assert await jobs.calibration_text(job.row.job_id) == "words of the user"
+    await rows.end(job, JobState.SUCCEEDED)
+    assert await jobs.calibration_text(job.row.job_id) == ""
