@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from llamesh.kit.database import Database
@@ -22,16 +22,15 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.quant.job_changes import JobChanges
+from services.quant.job_limits import refuse_present, refuse_too_many
 from services.quant.plan import is_published, steps_of
 from services.quant.resets import go_on
 from services.quant.states import ACTIVE, JobState, StepKind, StepState
-from services.quant.tables import QuantJobRow, QuantModelRow, QuantStepRow
-from services.quant.variant_objects import variant_key, variant_uuid
+from services.quant.tables import QuantJobRow, QuantStepRow
+from services.quant.variant_objects import variant_key
 
 # A job may have 60 steps, and each takes time of the process that serves all callers.
 _LISTING = Listing("quant jobs", BY_TIME, largest=100)
-MAX_ACTIVE = 100
-"""Maximum number of jobs of one user that have not ended."""
 MAX_KEPT = 200
 """Maximum number of jobs of one user that are kept although they ended without all their types. Each may have a text of half a megabyte."""
 _REMOVED_AT_ONCE = 10
@@ -105,8 +104,8 @@ class Jobs:
 
     async def _insert(self, wanted: QuantJobRow) -> Job:
         async with self._changes.writing(self._database, wanted.job_id) as session:
-            await _refuse_present(session, wanted.name, wanted.types)
-            await _refuse_too_many(session, wanted.requester_uid)
+            await refuse_present(session, wanted.name, wanted.types)
+            await refuse_too_many(session, wanted.requester_uid)
             wanted.create_time = wanted.update_time = self._clock()
             session.add(wanted)
             steps = steps_of(wanted.types, checkpoint=bool(wanted.source), importance_matrix=wanted.importance_matrix)
@@ -200,11 +199,11 @@ class Jobs:
             job = await _whole(session, row)
             if row.state == JobState.SUCCEEDED or (job.active and row.requester_uid == requester_uid):
                 return job
-            await _refuse_too_many(session, requester_uid)
+            await refuse_too_many(session, requester_uid)
             if job.active:
                 row.requester_uid = requester_uid
                 return job
-            await _refuse_present(session, row.name, [each for each in row.types if not is_published(job.steps, each)])
+            await refuse_present(session, row.name, [each for each in row.types if not is_published(job.steps, each)])
             row.state = JobState.QUEUED
             row.attempt += 1
             row.requester_uid = requester_uid
@@ -251,44 +250,6 @@ class Jobs:
                 await self.delete(job_id)
             except MeshError as error:
                 log.warning("an old job cannot be removed yet", job_id=job_id, error=str(error))
-
-
-async def _refuse_too_many(session: AsyncSession, requester_uid: str) -> None:
-    """Raise TOO_MANY_JOBS if as many jobs that have not ended have the rights of a user as may."""
-    query = select(func.count()).where(QuantJobRow.state.in_(ACTIVE), QuantJobRow.requester_uid == requester_uid)
-    if (await session.scalar(query) or 0) >= MAX_ACTIVE:
-        raise MeshError(
-            Reason.ERROR_REASON_TOO_MANY_JOBS,
-            f"{MAX_ACTIVE} of your jobs have not ended, which is the most that one user may have",
-            {"limit": str(MAX_ACTIVE)},
-        )
-
-
-async def _refuse_present(session: AsyncSession, name: str, types: Sequence[str]) -> None:
-    """Raise QUANT_MODEL_EXISTS if one of these variants exists, or an active job makes it."""
-    for each in types:
-        uuid = variant_uuid(name, each)
-        model = await session.get(QuantModelRow, uuid)
-        if model is not None:
-            raise _exists(f"the model {uuid} exists already", uuid, model.job_id)
-    query = (
-        select(QuantStepRow)
-        .join(QuantJobRow, QuantJobRow.job_id == QuantStepRow.job_id)
-        .where(
-            QuantJobRow.state.in_(ACTIVE),
-            QuantJobRow.name == name,
-            QuantStepRow.kind == StepKind.PUBLISH,
-            QuantStepRow.type.in_(types),
-        )
-    )
-    step = (await session.scalars(query)).first()
-    if step is not None:
-        uuid = variant_uuid(name, step.type)
-        raise _exists(f"the job {step.job_id} is making the model {uuid}", uuid, step.job_id)
-
-
-def _exists(message: str, model_uuid: str, job_id: str) -> MeshError:
-    return MeshError(Reason.ERROR_REASON_QUANT_MODEL_EXISTS, message, {"modelUuid": model_uuid, "jobId": job_id})
 
 
 async def _locked(session: AsyncSession, job_id: str) -> QuantJobRow:

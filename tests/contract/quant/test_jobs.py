@@ -243,7 +243,7 @@ async def test_the_room_that_a_failed_job_keeps_is_free_for_the_next(
 async def test_one_user_has_a_limited_number_of_jobs_that_have_not_ended(
     quant: Quant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.quant.jobs.MAX_ACTIVE", 1)
+    monkeypatch.setattr("services.quant.job_limits.MAX_ACTIVE", 1)
     quant.fault.write_text("hang")
     first = await quant.create("Q8_0", request_id="r-1")
     assert await refused(quant.create("Q4_0")) == "TOO_MANY_JOBS"

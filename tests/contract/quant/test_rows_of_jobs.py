@@ -12,6 +12,7 @@ import pytest
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database, open_database
 from llamesh.kit.errors import MeshError, Reason, name_of
+from services.quant import job_limits
 from services.quant import jobs as jobs_module
 from services.quant.job_changes import JobChanges
 from services.quant.job_run import JobRuns
@@ -168,7 +169,7 @@ async def test_a_job_that_was_retried_since_the_rows_were_read_keeps_its_files(
 
 
 async def test_a_job_counts_for_the_user_who_has_retried_it(jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs_module, "MAX_ACTIVE", 1)
+    monkeypatch.setattr(job_limits, "MAX_ACTIVE", 1)
     first = await submitted(jobs)
     await jobs.cancel(first.row.job_id)
     await jobs.retry(first.row.job_id, "usr_ben")
