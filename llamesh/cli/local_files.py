@@ -22,6 +22,7 @@ from llamesh.cli.checkpoint_folder import PATH_BEGINNINGS, as_path, checkpoint_f
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.handed_folder import HandedFolder
 from llamesh.cli.printing import note
+from llamesh.cli.silence import is_silent
 from llamesh.client.profile import Profile, on_this_machine
 from llamesh.local_mesh import running_here
 from llamesh.locations import expanded, handed_over_directory, home_directory
@@ -219,7 +220,12 @@ class HandedOver:
             if not pull.ended and getattr(error, "reason", "") != "DOWNLOAD_NOT_FOUND":
                 model = pull.model_uuid
                 command = again or f"llamesh pull --uuid {model}"
-                if pull.paused:
+                if is_silent(pull.silence, error):
+                    note(
+                        f"it is not known whether the mesh goes on fetching {model}: `{command}` waits for it again if"
+                        " the mesh answers"
+                    )
+                elif pull.paused:
                     note(f"the download of {model} stays paused: `llamesh downloads resume {model}` lets it go on")
                 else:
                     note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
