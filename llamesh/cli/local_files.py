@@ -27,7 +27,7 @@ from llamesh.client.profile import Profile, on_this_machine
 from llamesh.local_mesh import running_here
 from llamesh.locations import expanded, handed_over_directory, home_directory
 from llamesh.nearest import nearest
-from llamesh.part_names import part_of, parts_of
+from llamesh.part_names import parts_of
 from llamesh.regular_files import NotRegularError
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def written_as_path(word: str) -> bool:
 
 
 def model_file(word: str) -> Path:
-    """The GGUF file that a path names, with symbolic links resolved. CommandError if there is none.
+    """The GGUF file that a path names. CommandError if there is none.
 
-    A part of a model keeps its name, and is a link if it was one: the name leads to the other parts.
+    A link keeps its own name (`own_name`): it names the model, and the name of a part leads to the other parts.
     """
     try:
         path = expanded(word).absolute()
@@ -78,8 +78,14 @@ def model_file(word: str) -> Path:
     if not found.is_file():
         words = str(NotRegularError(Path(word), found.stat().st_mode))
         raise CommandError(words, hint="name a GGUF file", code=Exit.USAGE)
-    _check_content(word, found)
-    return path.parent.resolve() / path.name if part_of(path.name)[1] > 1 else found
+    _check_content(word, path)
+    return own_name(path)
+
+
+def own_name(path: Path) -> Path:
+    """The absolute path with the links of its folders resolved. Its last name stays if it is a link: its user has chosen that name, while
+    the target's may mean nothing (a cache calls files by their digests)."""
+    return path.resolve() if path.name in {"", ".."} else path.parent.resolve() / path.name
 
 
 def _check_content(word: str, path: Path) -> None:
@@ -151,7 +157,8 @@ def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: st
     At the end they are removed, unless the mesh may still read them or another command has used the folder.
     """
     home = home_for(profile, path)
-    if path.is_relative_to((home / "import").resolve()):
+    # The mesh follows no link that leads out of the folder.
+    if all(place.is_relative_to((home / "import").resolve()) for place in (path, path.resolve())):
         yield HandedOver(path.as_uri())
         return
     stats = ((name, file.stat()) for name, file in files.items())

@@ -18,6 +18,7 @@ from llamesh.cli.local_files import (
     home_for,
     is_path,
     model_file,
+    own_name,
     parts_beside,
     written_as_path,
 )
@@ -56,7 +57,7 @@ def quantisable(word: str, mesh: Client, *, kept: bool) -> Iterator[str]:
     if is_address(word):
         yield word
     elif written_as_path(word):
-        path = expanded(word).absolute().resolve()
+        path = own_name(expanded(word).absolute())
         if not path.is_dir():
             what = "is a file" if path.exists() else "is not there"
             raise CommandError(f"{word} {what}; a checkpoint is a folder", hint=_instead(word, path), code=Exit.USAGE)
