@@ -22,7 +22,7 @@ from llamesh.cli.lookups import own_server, refuse_unfetched
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
-from llamesh.cli.served_names import warn_of_shared
+from llamesh.cli.served_names import say_name, warn_of_shared
 from llamesh.cli.sources import no_source
 from llamesh.client.names import names_of, resolve
 from llamesh.model_addresses import is_address
@@ -97,6 +97,7 @@ def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float)
         parameters = {} if ctx_size is None else {"ctx_size": ctx_size}
         server = mesh.servers.serve(uuid, idle_sleep=idle_sleep, parameters=parameters)
     note(text(f"serving {server.model_name or uuid}; `llamesh stop {server.server_uuid[:8]}` ends it"))
+    say_name(server, word)
     warn_of_shared(server, servers)
     return server
 
