@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 _MAX_LISTED = 5
+_LOOK_SECONDS = 2.0
+"""Deadline in seconds of a call that only shows what listens at an address."""
 
 
 def is_path(word: str) -> bool:
@@ -250,6 +252,7 @@ def home_for(profile: Profile, path: Path) -> Path:
     if on_this_machine(profile.url) and here and urlsplit(here.management).port == urlsplit(profile.url).port:
         return home_directory(os.environ)
     if on_this_machine(profile.url):
+        _refuse_other_service(profile)
         raise CommandError(
             f"the home of the mesh at {profile.url} is not known, so {path.name} cannot be handed over",
             hint="LLAMESH_HOME names its home, if this machine has it; else name a file that it can read: file:///folder/model.gguf",
@@ -260,6 +263,20 @@ def home_for(profile: Profile, path: Path) -> Path:
         hint="give an https address, or copy the file there and name it as that machine does: file:///folder/model.gguf",
         code=Exit.USAGE,
     )
+
+
+def _refuse_other_service(profile: Profile) -> None:
+    """Refuse the address of a port of another service, where no file can be handed over either."""
+    from llamesh.cli.connection import connected
+    from llamesh.client.errors import MeshError
+
+    with connected(profile.url) as mesh:
+        try:
+            # Any call that the gateway alone answers; there need not be such a model.
+            mesh.models.get("none", timeout=_LOOK_SECONDS)
+        except MeshError as error:
+            if error.reason == "NOT_IMPLEMENTED":
+                raise
 
 
 def _not_placed(path: Path, home: Path, error: OSError) -> CommandError:
