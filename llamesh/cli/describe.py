@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from llamesh.cli import described_model
+from llamesh.cli.absent_models import refuse_coming
 from llamesh.cli.connection import connected
 from llamesh.cli.context import model_context, model_of
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.lookups import ServerNotUniqueError, own_server, refuse_near, refuse_unfetched
+from llamesh.cli.lookups import ServerNotUniqueError, own_server, refuse_near
 from llamesh.cli.output import Output, show_one, size, text, when, word, wrapped
 from llamesh.cli.placement import options_of
 from llamesh.cli.printing import say
@@ -85,7 +86,6 @@ def describe(server: ServerOrModel, *, output: Output = "table") -> None:
 
 def _describe_model(mesh: Client, name: str, output: Output, servers: Sequence[Server]) -> None:
     """Show everything about the model that a name names. CommandError if it names neither a server nor a model."""
-    from llamesh.cli.downloads import refuse_undownloaded
     from llamesh.cli.models import MODEL
     from llamesh.client import errors
 
@@ -94,8 +94,7 @@ def _describe_model(mesh: Client, name: str, output: Output, servers: Sequence[S
     try:
         found = mesh.models.get(resolve(name, pairs))
     except errors.ModelNotFound:
-        refuse_unfetched(mesh, name)
-        refuse_undownloaded(mesh, name)
+        refuse_coming(mesh, name)
         pairs += [(item.server_uuid, item.model_name) for item in servers]
         refuse_near(name, pairs, "server and no model")
         hint = "`llamesh status` lists the servers, `llamesh models` the models"

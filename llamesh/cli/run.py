@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
+from llamesh.cli.absent_models import refuse_coming
 from llamesh.cli.addressee import Addressee
 from llamesh.cli.chat import converse
 from llamesh.cli.connection import connected
 from llamesh.cli.declaring import declaring
 from llamesh.cli.durations import Duration, IdleSleep
 from llamesh.cli.local_files import is_path
-from llamesh.cli.lookups import own_server, refuse_unfetched
+from llamesh.cli.lookups import own_server
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
@@ -129,7 +130,7 @@ def _model(mesh: Client, word: str, servers: Sequence[Server]) -> str:
     meant = resolve(word, models)
     if not any(meant == uuid for uuid, _ in models):
         known = [name for pair in models for name in pair] + [server.model_name for server in servers]
-        refuse_unfetched(mesh, word)
+        refuse_coming(mesh, word)
         raise no_source(word, known)
     return meant
 

@@ -86,11 +86,6 @@ def _model(word: str, mesh: Client) -> str:
     return find_model(mesh, word)
 
 
-def names_place(source: str) -> bool:
-    """Whether a source is an address or a path, and so no mere name."""
-    return is_address(source) or is_path(source) or source.endswith(".gguf")
-
-
 def check_source(source: str, profile: Profile) -> None:
     """CommandError if `fetchable` would refuse a source. Changes nothing."""
     path = _file(source)
@@ -124,7 +119,10 @@ def no_source(word: str, known: Sequence[str] | None = None) -> CommandError:
     elif local := _file_nearby(word):
         hint = f"did you mean {local}?"
     elif re.fullmatch(r"[\w.-]+", word):
-        hint = f"ollama:{word} is Ollama's model of this name, `llamesh search {quote_word(word)}` finds others; or give {FORMS}"
+        # No file of that name is here, see above. Ollama's names have no such end.
+        name = quote_word(word.removesuffix(".gguf"))
+        ollama = f"ollama:{word} is Ollama's model of this name, `llamesh search {name}` finds others"
+        hint = f"{f'`llamesh search {name}` finds models' if word.endswith('.gguf') else ollama}; or give {FORMS}"
     return CommandError(f"{shown} is {what}", parts=parts, hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
 
 
