@@ -75,9 +75,8 @@ logs: $(VENV)/run.stamp ## Follow the logs of every process of the mesh
 stop: ## Stop the mesh on this machine
 	@test ! -x $(BIN)/llamesh || $(BIN)/llamesh down
 
-restart: $(VENV)/run.stamp ## Stop the mesh and start it again in the background
-	@$(BIN)/llamesh down
-	@$(BIN)/llamesh up --detach
+restart: $(VENV)/run.stamp ## Stop the mesh and start it again in the background with the same members
+	@PYTHONPATH=. $(BIN)/python tools/restart.py
 
 clean: stop ## Stop the mesh and remove the environments of this checkout (LLAMESH_HOME stays)
 	@rm -rf $(VENV) .tools

@@ -140,6 +140,10 @@ def _likely_scheme(written: str, *, may_be_name: bool) -> str:
         return names[written]
     if written.startswith("llama"):
         return ""
+    # Letters in another order are like few others by the rates below, where a scheme has two letters.
+    candidates = _WITHOUT_SLASH if may_be_name else names
+    if turned := next((name for name in candidates if sorted(name) == sorted(written)), ""):
+        return names[turned]
     if not may_be_name:
         return names.get(nearest(written, names, 0.7), "")
     if any(sign.isdigit() for sign in written):

@@ -57,7 +57,8 @@ class Companions:
         for word in adapters:
             name, equals, source = word.partition("=")
             if not equals or not name or not source:
-                raise CommandError(f"--lora {word} is not NAME=SOURCE", hint=f"--lora style={word}", code=Exit.USAGE)
+                hint = f"--lora {name or 'NAME'}={source or 'SOURCE'}" if equals else f"--lora style={word}"
+                raise CommandError(f"--lora {word} is not NAME=SOURCE", hint=hint, code=Exit.USAGE)
             if name in found:
                 raise CommandError(f"--lora gives the name {name} twice", code=Exit.USAGE)
             found[name] = source

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from llamesh.cli.failure import CommandError, Exit
+from llamesh.cli.silence import bound
 from llamesh.client.contexts import DEFAULT, VARIABLE, ContextNotFoundError, NoMeshSelectedError
 from llamesh.client.profile import (
     DEFAULT_PORT,
@@ -58,6 +59,7 @@ def connected(url: str = "") -> Iterator[Client]:
     except ValueError as error:
         raise not_an_address(url or load_profile().url) from error
     check_token(client.transport.token)
+    bound(client)
     with client as mesh:
         yield mesh
 

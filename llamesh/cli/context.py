@@ -13,17 +13,23 @@ from llamesh.server_conditions import staying
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
+    from llamesh.v1.model_pb2 import Model
     from llamesh.v1.server_pb2 import Server
 
 
-def model_context(mesh: Client, server: Server) -> int:
-    """Tokens that the model of a server was trained for; 0 if the catalogue does not say."""
+def model_of(mesh: Client, server: Server) -> Model | None:
+    """Return the model of a server; None if the catalogue does not say."""
     from llamesh.client.errors import MeshError
 
     try:
-        return int(mesh.models.get(server.model_uuid).gguf.context_length)
+        return mesh.models.get(server.model_uuid)
     except MeshError:
-        return 0
+        return None
+
+
+def model_context(model: Model | None) -> int:
+    """Tokens that a model was trained for; 0 if the catalogue does not say."""
+    return int(model.gguf.context_length) if model is not None else 0
 
 
 def slot_context(model: str) -> int:
@@ -35,7 +41,7 @@ def slot_context(model: str) -> int:
         with connected() as mesh:
             present = staying(mesh.servers.list())
             servers = [server for server in present if model in {server.server_uuid, server.model_name}]
-            contexts = [context_of(server.spec.parameters, model_context(mesh, server)) for server in servers]
+            contexts = [context_of(server.spec.parameters, model_context(model_of(mesh, server))) for server in servers]
     except (CommandError, MeshError):
         return 0
     return min(contexts, default=0)

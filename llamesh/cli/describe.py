@@ -1,5 +1,5 @@
-"""`llamesh describe`: everything about one server: what is declared, what is in force, what it takes of memory, and each engine; or
-everything about one model.
+"""`llamesh describe`: everything about one server: what is declared, what is in force, what it takes of memory, each engine, and its
+model; or everything about one model.
 
 Invariant: a number that the mesh does not report is omitted or shown as unknown, never guessed.
 """
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from llamesh.cli import described_model
+from llamesh.cli.absent_models import refuse_coming
 from llamesh.cli.connection import connected
-from llamesh.cli.context import model_context
+from llamesh.cli.context import model_context, model_of
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.lookups import own_server, refuse_near, refuse_unfetched
+from llamesh.cli.lookups import ServerNotUniqueError, own_server, refuse_near
 from llamesh.cli.output import Output, show_one, size, text, when, word, wrapped
 from llamesh.cli.placement import options_of
 from llamesh.cli.printing import say
@@ -40,7 +42,7 @@ ServerOrModel = Annotated[
 
 
 def describe(server: ServerOrModel, *, output: Output = "table") -> None:
-    """Show everything about one server: what is wanted, what holds and why, each engine. Of a model: what its file says."""
+    """Show everything about one server: what is wanted, what holds and why, each engine, its model. Of a model: what its file says."""
     from llamesh.client import errors
     from llamesh.v1 import server_pb2
 
@@ -51,10 +53,17 @@ def describe(server: ServerOrModel, *, output: Output = "table") -> None:
         except errors.ServerNotFound:
             _describe_model(mesh, server, output, servers)
             return
+        except ServerNotUniqueError:
+            if not any(server in pair for model in mesh.models.list() for pair in names_of(model)):
+                raise
+            # Of a model that several servers serve under its name, the description lists them with their ids.
+            _describe_model(mesh, server, output, servers)
+            return
         if output != "table":
             show_one(found, output, SERVER)
             return
-        in_force = [*_in_force(found, model_context(mesh, found)), ("Memory", _memory(mesh, found))]
+        model = model_of(mesh, found)
+        in_force = [*_in_force(found, model_context(model)), ("Memory", _memory(mesh, found))]
     for column in SERVER:
         _say(f"{column.title.capitalize():<12}{text(column.value(found))}", 12)
     for title, shown in in_force:
@@ -69,11 +78,14 @@ def describe(server: ServerOrModel, *, output: Output = "table") -> None:
         state = word(server_pb2.ReplicaState, engine.state, "REPLICA_STATE_")
         words = f"  {engine.index}  {state:<10}{engine.instance:<10}{engine.restarts} restarts  {engine.message}"
         _say(text(words).rstrip(), 4)
+    if model is not None:
+        say("Model")
+        for line in described_model.lines(model):
+            _say(f"  {line}", described_model.WIDTH + 2)
 
 
 def _describe_model(mesh: Client, name: str, output: Output, servers: Sequence[Server]) -> None:
     """Show everything about the model that a name names. CommandError if it names neither a server nor a model."""
-    from llamesh.cli.downloads import refuse_undownloaded
     from llamesh.cli.models import MODEL
     from llamesh.client import errors
 
@@ -82,8 +94,7 @@ def _describe_model(mesh: Client, name: str, output: Output, servers: Sequence[S
     try:
         found = mesh.models.get(resolve(name, pairs))
     except errors.ModelNotFound:
-        refuse_unfetched(mesh, name)
-        refuse_undownloaded(mesh, name)
+        refuse_coming(mesh, name)
         pairs += [(item.server_uuid, item.model_name) for item in servers]
         refuse_near(name, pairs, "server and no model")
         hint = "`llamesh status` lists the servers, `llamesh models` the models"
@@ -91,14 +102,12 @@ def _describe_model(mesh: Client, name: str, output: Output, servers: Sequence[S
     if output != "table":
         show_one(found, output, MODEL)
         return
-    for column in MODEL:
-        _say(f"{column.title.capitalize():<14}{text(column.value(found))}", 14)
+    for line in described_model.lines(found):
+        _say(line, described_model.WIDTH)
     for server in servers:
         if server.model_uuid == found.model_uuid:
-            _say(
-                f"{'Served by':<14}{text(f'{server.server_uuid}  {server.model_name}  {server.runtime_params}').rstrip()}",
-                14,
-            )
+            words = f"{server.server_uuid}  {server.model_name}  {server.runtime_params}".rstrip()
+            _say(described_model.row("Served by", words), described_model.WIDTH)
 
 
 def _say(line: str, indent: int) -> None:

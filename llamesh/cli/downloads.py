@@ -22,6 +22,15 @@ app = App(name="downloads", help="Models on their way into the mesh.")
 ModelName = Annotated[str, Parameter(help="The id of the model, its name or an alias.")]
 
 
+_NEXT = {
+    "PAUSED": "`llamesh downloads resume {}` lets it go on",
+    "QUEUED": "`llamesh pull --uuid {}` waits for it",
+    "RUNNING": "`llamesh pull --uuid {}` waits for it",
+    "CANCELLED": "`llamesh downloads retry {}` fetches it again",
+}
+"""How to get a model whose download has not brought it, by the state of the download."""
+
+
 def _state(download: Download) -> str:
     from llamesh.v1 import download_pb2
 
@@ -173,10 +182,11 @@ def refuse_undownloaded(mesh: Client, name: str) -> None:
     except errors.ScopeMissing:
         # The caller may not list them.
         return
-    if found is not None:
+    if found is not None and _state(found) != "SUCCEEDED":
         raise CommandError(
             f"the model {text(name)} is not there: its download is {_state(found)}",
             parts=[text(found.error.message)] if found.error.message else (),
-            hint=remedy_of(found) or "`llamesh downloads` lists the downloads",
+            hint=remedy_of(found)
+            or _NEXT.get(_state(found), "`llamesh downloads` lists the downloads").format(found.model_uuid),
             code=Exit.NOT_FOUND,
         )

@@ -22,11 +22,12 @@ from llamesh.cli.checkpoint_folder import PATH_BEGINNINGS, as_path, checkpoint_f
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.handed_folder import HandedFolder
 from llamesh.cli.printing import note
+from llamesh.cli.silence import is_silent
 from llamesh.client.profile import Profile, on_this_machine
 from llamesh.local_mesh import running_here
 from llamesh.locations import expanded, handed_over_directory, home_directory
 from llamesh.nearest import nearest
-from llamesh.part_names import part_of, parts_of
+from llamesh.part_names import parts_of
 from llamesh.regular_files import NotRegularError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 MAGIC = b"GGUF"
 _MAX_LISTED = 5
+_LOOK_SECONDS = 2.0
+"""Deadline in seconds of a call that only shows what listens at an address."""
 
 
 def is_path(word: str) -> bool:
@@ -54,9 +57,9 @@ def written_as_path(word: str) -> bool:
 
 
 def model_file(word: str) -> Path:
-    """The GGUF file that a path names, with symbolic links resolved. CommandError if there is none.
+    """The GGUF file that a path names. CommandError if there is none.
 
-    A part of a model keeps its name, and is a link if it was one: the name leads to the other parts.
+    A link keeps its own name (`own_name`): it names the model, and the name of a part leads to the other parts.
     """
     try:
         path = expanded(word).absolute()
@@ -77,8 +80,14 @@ def model_file(word: str) -> Path:
     if not found.is_file():
         words = str(NotRegularError(Path(word), found.stat().st_mode))
         raise CommandError(words, hint="name a GGUF file", code=Exit.USAGE)
-    _check_content(word, found)
-    return path.parent.resolve() / path.name if part_of(path.name)[1] > 1 else found
+    _check_content(word, path)
+    return own_name(path)
+
+
+def own_name(path: Path) -> Path:
+    """The absolute path with the links of its folders resolved. Its last name stays if it is a link: its user has chosen that name, while
+    the target's may mean nothing (a cache calls files by their digests)."""
+    return path.resolve() if path.name in {"", ".."} else path.parent.resolve() / path.name
 
 
 def _check_content(word: str, path: Path) -> None:
@@ -150,7 +159,8 @@ def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: st
     At the end they are removed, unless the mesh may still read them or another command has used the folder.
     """
     home = home_for(profile, path)
-    if path.is_relative_to((home / "import").resolve()):
+    # The mesh follows no link that leads out of the folder.
+    if all(place.is_relative_to((home / "import").resolve()) for place in (path, path.resolve())):
         yield HandedOver(path.as_uri())
         return
     stats = ((name, file.stat()) for name, file in files.items())
@@ -219,7 +229,12 @@ class HandedOver:
             if not pull.ended and getattr(error, "reason", "") != "DOWNLOAD_NOT_FOUND":
                 model = pull.model_uuid
                 command = again or f"llamesh pull --uuid {model}"
-                if pull.paused:
+                if is_silent(pull.silence, error):
+                    note(
+                        f"it is not known whether the mesh goes on fetching {model}: `{command}` waits for it again if"
+                        " the mesh answers"
+                    )
+                elif pull.paused:
                     note(f"the download of {model} stays paused: `llamesh downloads resume {model}` lets it go on")
                 else:
                     note(f"the mesh goes on fetching {model}: `{command}` waits for it again,")
@@ -237,6 +252,7 @@ def home_for(profile: Profile, path: Path) -> Path:
     if on_this_machine(profile.url) and here and urlsplit(here.management).port == urlsplit(profile.url).port:
         return home_directory(os.environ)
     if on_this_machine(profile.url):
+        _refuse_other_service(profile)
         raise CommandError(
             f"the home of the mesh at {profile.url} is not known, so {path.name} cannot be handed over",
             hint="LLAMESH_HOME names its home, if this machine has it; else name a file that it can read: file:///folder/model.gguf",
@@ -247,6 +263,20 @@ def home_for(profile: Profile, path: Path) -> Path:
         hint="give an https address, or copy the file there and name it as that machine does: file:///folder/model.gguf",
         code=Exit.USAGE,
     )
+
+
+def _refuse_other_service(profile: Profile) -> None:
+    """Refuse the address of a port of another service, where no file can be handed over either."""
+    from llamesh.cli.connection import connected
+    from llamesh.client.errors import MeshError
+
+    with connected(profile.url) as mesh:
+        try:
+            # Any call that the gateway alone answers; there need not be such a model.
+            mesh.models.get("none", timeout=_LOOK_SECONDS)
+        except MeshError as error:
+            if error.reason == "NOT_IMPLEMENTED":
+                raise
 
 
 def _not_placed(path: Path, home: Path, error: OSError) -> CommandError:

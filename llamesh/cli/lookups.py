@@ -37,24 +37,14 @@ def find_id(word: str, known: Sequence[tuple[str, str]], kind: str) -> str:
 
 def find_model(mesh: Client, word: str) -> str:
     """The id of the model that a word names by its id, its name or an alias."""
-    known = [pair for model in mesh.models.list() for pair in names_of(model)]
+    from llamesh.cli.absent_models import refuse_coming, refuse_source
+
+    models = list(mesh.models.list())
+    known = [pair for model in models for pair in names_of(model)]
     if not any(word in pair for pair in known):
-        refuse_unfetched(mesh, word)
+        refuse_source(word, models)
+        refuse_coming(mesh, word)
     return find_id(word, known, "model")
-
-
-def refuse_unfetched(mesh: Client, word: str) -> None:
-    """Refuse the id of a variant that the Quant service of the mesh has published, because a model has to be fetched before its use."""
-    from llamesh.client.errors import MeshError
-
-    try:
-        variant = mesh.quant.variant(word).model_uuid
-    except MeshError:
-        # There is no such variant, or no Quant service.
-        return
-    address = quote(f"quant:{variant}")
-    hint = f"`llamesh pull {address}` fetches it, `llamesh run {address}` fetches it and talks to it"
-    raise CommandError(f"{text(word)} is a variant that is not fetched yet", hint=hint, code=Exit.NOT_FOUND)
 
 
 @contextmanager

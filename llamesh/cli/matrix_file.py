@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.local_files import handed_over_file
+from llamesh.cli.local_files import handed_over_file, own_name
 from llamesh.client.profile import Profile
 from llamesh.file_limits import MAX_MATRIX_BYTES
 from llamesh.locations import expanded
@@ -30,7 +30,7 @@ def matrix_source(word: str, profile: Profile, *, kept: bool) -> Iterator[str]:
 
 def _file(word: str) -> Path:
     try:
-        path = expanded(word).absolute().resolve(strict=True)
+        path = own_name(expanded(word).absolute())
         length = path.stat().st_size
     except (OSError, RuntimeError, ValueError) as error:
         words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

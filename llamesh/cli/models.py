@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from llamesh.cli.absent_models import refuse_known
 from llamesh.cli.companions import Companions
 from llamesh.cli.connection import connected
 from llamesh.cli.downloads import DOWNLOAD, ModelName
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.lookups import find_model, refuse_unfetched
+from llamesh.cli.local_files import is_path
+from llamesh.cli.lookups import find_model
 from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed
 from llamesh.cli.quality import quality
-from llamesh.cli.sources import fetchable, names_place
+from llamesh.cli.sources import fetchable
 from llamesh.client.profile import load_profile
-from llamesh.model_addresses import FORMS
+from llamesh.model_addresses import FORMS, is_address
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -138,8 +143,28 @@ def alias(
                 hint=text(f"llamesh alias {model}"),
                 code=Exit.NOT_FOUND,
             )
-        changed = mesh.models.change_aliases(uuid, add=add, remove=gone) if names else mesh.models.get(uuid)
+        with _in_words(names):
+            changed = mesh.models.change_aliases(uuid, add=add, remove=gone) if names else mesh.models.get(uuid)
         show_one(changed, output, NAMES)
+
+
+@contextmanager
+def _in_words(names: Sequence[str]) -> Iterator[None]:
+    """Say a refusal of the block with the names that were given in place of fields of the request."""
+    from llamesh.cli.refusals import translate
+    from llamesh.client.errors import MeshError
+
+    try:
+        yield
+    except MeshError as error:
+        failure = translate(error) if error.reason == "INVALID_FIELD" else None
+        if failure is None:
+            raise
+        cause, *parts = (
+            re.sub(r"\b(?:add|remove)\[(\d+)\](?=:)", lambda found: repr(names[int(found[1])]), words)
+            for words in (failure.cause, *failure.parts)
+        )
+        raise CommandError(cause, parts=parts, hint="`llamesh alias --help`", code=failure.code) from error
 
 
 def pull(
@@ -182,8 +207,8 @@ def pull(
         )
     others = Companions.read(mmproj, lora)
     with connected() as mesh:
-        if source and not names_place(source):
-            refuse_unfetched(mesh, source)
+        if source and not is_address(source) and not is_path(source):
+            refuse_known(mesh, source)
         if wait:
             show_one(pulled(mesh, source, name=name, uuid=uuid, sha256=sha256, others=others), output, MODEL)
             return

@@ -6,14 +6,18 @@ Invariant: a drawn line is narrower than the terminal, so it never wraps and can
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llamesh.cli.output import size, text
 from llamesh.cli.printing import note
 from llamesh.cli.remedies import of_failed_download
+from llamesh.cli.silence import announcement, tells
 
 if TYPE_CHECKING:
+    from llamesh.client.silence import Silence
     from llamesh.client.sync import Pull
     from llamesh.v1.download_pb2 import Download
     from llamesh.v1.model_pb2 import Model
@@ -79,7 +83,8 @@ def followed(pull: Pull) -> Model:
         seen = seen or bool(now.bytes_total)
 
     try:
-        return pull.wait(on_progress=look)
+        with shown.shows(pull.silence):
+            return pull.wait(on_progress=look)
     except MeshError as error:
         if pull.download.state == download_pb2.DOWNLOAD_STATE_FAILED:
             error.metadata |= of_failed_download(pull.download)
@@ -101,9 +106,11 @@ class ProgressLine:
         self._drawn = False
         self._told = ("", 0)
         self._said = ""
+        self._last: ProgressFigures | None = None
 
     def look(self, now: ProgressFigures) -> None:
         """Draw the progress; on a pipe, print it if its name or its tenth has changed."""
+        self._last = now
         if self._terminal:
             self._draw(now)
             return
@@ -118,6 +125,20 @@ class ProgressLine:
             self._said = words
             self.clear()
             note(text(words))
+
+    @contextmanager
+    def shows(self, silence: Silence) -> Iterator[None]:
+        """Say during the block that the mesh does not answer, and draw for how long in place of the facts, which are out of date."""
+        announce = announcement(self.say)
+
+        def told(seconds: float) -> None:
+            announce(seconds)
+            if self._terminal and self._last:
+                facts = f"no answer for {duration(seconds)}" if seconds else self._last.facts
+                self._draw(replace(self._last, facts=facts))
+
+        with tells(silence, told):
+            yield
 
     def clear(self) -> None:
         """Remove a drawn line."""

@@ -61,7 +61,7 @@ def waited(mesh: Client, job_id: str, output: Output) -> int:
     made = [model for model in mesh.quant.variants() if model.job_id == job_id]
     if made:
         show_list(made, output, VARIANT)
-        note(use_of(made[0].model_uuid))
+        note(use_of(made[0]))
     if state_of(job) == "SUCCEEDED":
         return Exit.OK
     failed = [f"{step_name(step)}: {text(step.error.message)}" for step in job.steps if step.error.reason]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from llamesh.cli.output import size, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import ProgressFigures, ProgressLine, duration, share
+from llamesh.cli.silence import is_silent
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -87,10 +88,16 @@ def followed_job(mesh: Client, job_id: str) -> QuantJob:
             shown.look(ProgressFigures(job_id, "waits for its turn", 0, 0))
 
     try:
-        return mesh.quant.wait(job_id, look)
-    except KeyboardInterrupt:
+        with shown.shows(mesh.silence):
+            return mesh.quant.wait(job_id, look)
+    except BaseException as error:
         shown.clear()
-        note(f"the job goes on: `llamesh jobs watch {job_id}` follows it, `llamesh jobs cancel {job_id}` ends it")
+        if is_silent(mesh.silence, error):
+            note(
+                f"it is not known whether the job goes on: `llamesh jobs watch {job_id}` follows it if the mesh answers"
+            )
+        elif isinstance(error, KeyboardInterrupt):
+            note(f"the job goes on: `llamesh jobs watch {job_id}` follows it, `llamesh jobs cancel {job_id}` ends it")
         raise
     finally:
         shown.clear()

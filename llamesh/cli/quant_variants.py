@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, show_list, size
+from llamesh.cli.output import Column, Output, show_list, size, text
 from llamesh.cli.printing import note
 from llamesh.cli.quality import divergence, same_top_token
 from llamesh.cli.quant_connection import calls_quant, quant_connected
+
+if TYPE_CHECKING:
+    from llamesh.v1.quant_pb2 import QuantModel
 
 app = App(name="variants", help="Quantised variants that jobs have published.")
 VariantId = Annotated[str, Parameter(help="The id of the variant.")]
@@ -27,9 +30,11 @@ VARIANT = (
 )
 
 
-def use_of(model_uuid: str) -> str:
+def use_of(variant: QuantModel) -> str:
     """Say how to use a published variant, which is not a model of the mesh yet."""
-    return f"`llamesh run quant:{model_uuid}` fetches it and talks to it, `llamesh pull quant:{model_uuid}` only fetches it"
+    address = f"quant:{variant.model_uuid}"
+    requests = f'; requests put "model": "{text(variant.name)}"' if variant.name else ""
+    return f"`llamesh run {address}` fetches it and talks to it, `llamesh pull {address}` only fetches it{requests}"
 
 
 @app.default

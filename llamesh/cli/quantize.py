@@ -28,7 +28,7 @@ ESTIMATE = (
     Column("SIZE", lambda item: size(item.size_bytes)),
     Column("BITS", lambda item: f"{item.bits_per_weight:.1f}"),
     Column("MAX KL", lambda item: f"{item.max_kl_divergence:g}"),
-    Column("WHY NOT", lambda item: item.refusal.message, below=True),
+    Column("WHY NOT", lambda item: _with_options(item.refusal.message), below=True),
 )
 _OPTIONS = {
     "model_uuid": "MODEL",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from urllib.parse import urlsplit
+
 from llamesh.cli.connection import (
     NEEDS_TLS,
     UNVERIFIED,
@@ -19,7 +22,8 @@ from llamesh.cli.remedies import remedy_for
 from llamesh.client.contexts import NoMeshSelectedError
 from llamesh.client.errors import MeshError
 from llamesh.client.names import AmbiguousNameError
-from llamesh.client.profile import load_profile
+from llamesh.client.profile import load_profile, on_this_machine
+from llamesh.local_mesh import running_here
 
 _INFERENCE_SHAPE = '{"error":'
 """Beginning of the body of an error at the inference port. No management call has such an answer."""
@@ -71,6 +75,11 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         hint = "llamesh login"
         if not _signed_in():
             cause = "you are not signed in"
+            here = running_here(os.environ)
+            asked = url or _selected()
+            if here and on_this_machine(asked) and urlsplit(asked).port != urlsplit(here.management).port:
+                cause += f" at {asked}"
+                hint += f"; the management address of the mesh that runs here is {here.management}"
     code = exit_of(error.code, error.reason)
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")

@@ -63,6 +63,14 @@ BY_RULE: Mapping[tuple[str, str], str] = {
     ("QUANT_REFUSED", "quantised"): "`llamesh search` finds unquantised models; --allow-requantize accepts this one",
     ("QUANT_REFUSED", "architecture"): "`llamesh search` finds models that are GGUF files already",
     ("QUANT_REFUSED", "code"): "`llamesh search` finds models that are GGUF files already",
+    (
+        "QUANT_MODEL_EXISTS",
+        "exists",
+    ): "`llamesh run quant:{modelUuid}` uses it; give another --name, or remove it: `llamesh variants rm {modelUuid}`",
+    (
+        "QUANT_MODEL_EXISTS",
+        "making",
+    ): "`llamesh jobs watch {jobId}` follows the job that makes it; give another --name, or end the job: `llamesh jobs cancel {jobId}`",
     ("SOURCE_REFUSED", "missing"): "check the name, and that the mesh may read it",
     ("SOURCE_REFUSED", "parts"): "complete the files of the model, or take another one",
     ("SOURCE_REFUSED", "pickle"): "`llamesh search` finds models that are GGUF files already",

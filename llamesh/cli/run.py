@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
+from llamesh.cli.absent_models import refuse_coming
 from llamesh.cli.addressee import Addressee
 from llamesh.cli.chat import converse
 from llamesh.cli.connection import connected
 from llamesh.cli.declaring import declaring
 from llamesh.cli.durations import Duration, IdleSleep
 from llamesh.cli.local_files import is_path
-from llamesh.cli.lookups import own_server, refuse_unfetched
+from llamesh.cli.lookups import own_server
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
-from llamesh.cli.served_names import warn_of_shared
+from llamesh.cli.served_names import say_name, warn_of_shared
 from llamesh.cli.sources import no_source
 from llamesh.client.names import names_of, resolve
 from llamesh.model_addresses import is_address
@@ -97,6 +98,7 @@ def _server(mesh: Client, word: str, *, ctx_size: int | None, idle_sleep: float)
         parameters = {} if ctx_size is None else {"ctx_size": ctx_size}
         server = mesh.servers.serve(uuid, idle_sleep=idle_sleep, parameters=parameters)
     note(text(f"serving {server.model_name or uuid}; `llamesh stop {server.server_uuid[:8]}` ends it"))
+    say_name(server, word)
     warn_of_shared(server, servers)
     return server
 
@@ -128,7 +130,7 @@ def _model(mesh: Client, word: str, servers: Sequence[Server]) -> str:
     meant = resolve(word, models)
     if not any(meant == uuid for uuid, _ in models):
         known = [name for pair in models for name in pair] + [server.model_name for server in servers]
-        refuse_unfetched(mesh, word)
+        refuse_coming(mesh, word)
         raise no_source(word, known)
     return meant
 

@@ -23,7 +23,7 @@ from llamesh.cli.output import Column, Output, show_one, size
 from llamesh.cli.placement import Gpus, Image, NodeSelector, PriorityClass, Tolerations, read_placement
 from llamesh.cli.printing import note
 from llamesh.cli.remedies import remedy_for
-from llamesh.cli.served_names import warn_of_shared
+from llamesh.cli.served_names import say_name, warn_of_shared
 from llamesh.cli.servers import SERVER
 from llamesh.client.parameters import bounds, choices, kind, words
 from llamesh.server_conditions import staying
@@ -174,6 +174,7 @@ def serve(
             placement=placement,
             **given,
         )
+        say_name(server, model)
         warn_of_others(server, list(mesh.servers.list()))
         if wait:
             server = mesh.servers.wait_ready(server)

@@ -89,6 +89,12 @@ def _unknown(name: str, known: set[str]) -> str:
     return f"no model and no server is named {text(name)}; {then}"
 
 
+def say_name(server: Server, word: str) -> None:
+    """Say which name requests put into "model", if it is neither the word that was given nor the name of its file."""
+    if server.model_name and server.model_name not in {word, word.rpartition("/")[2]}:
+        note(f'requests put "model": "{text(server.model_name)}"')
+
+
 def warn_of_shared(server: Server, servers: Sequence[Server]) -> None:
     """Say if other servers have the name of a server: requests by this name are shared among all of them."""
     others = [

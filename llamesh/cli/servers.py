@@ -14,6 +14,7 @@ from llamesh.cli.durations import Duration
 from llamesh.cli.lookups import find_server
 from llamesh.cli.output import Column, Output, fitting, show_json_line, show_list, show_one, table, text, when, word
 from llamesh.cli.printing import note, say
+from llamesh.cli.silence import announcement, tells
 
 if TYPE_CHECKING:
     from llamesh.client.sync import Client
@@ -147,7 +148,7 @@ def _live(mesh: Client) -> None:
 
     columns = [column for column in SERVER if not column.wide]
     known: dict[str, Server] = {}
-    with Live(auto_refresh=False) as live:
+    with Live(auto_refresh=False) as live, tells(mesh.silence, announcement(live.console.print)):
         for event in mesh.watch(kinds=["SERVERS"]):
             if event.WhichOneof("event") == "server":
                 known[event.server.server_uuid] = event.server

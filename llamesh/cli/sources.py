@@ -18,6 +18,7 @@ from llamesh.cli.local_files import (
     home_for,
     is_path,
     model_file,
+    own_name,
     parts_beside,
     written_as_path,
 )
@@ -56,7 +57,7 @@ def quantisable(word: str, mesh: Client, *, kept: bool) -> Iterator[str]:
     if is_address(word):
         yield word
     elif written_as_path(word):
-        path = expanded(word).absolute().resolve()
+        path = own_name(expanded(word).absolute())
         if not path.is_dir():
             what = "is a file" if path.exists() else "is not there"
             raise CommandError(f"{word} {what}; a checkpoint is a folder", hint=_instead(word, path), code=Exit.USAGE)
@@ -83,11 +84,6 @@ def _model(word: str, mesh: Client) -> str:
             hint = f"`llamesh quantize {quote_word(meant)} --types Q4_K_M` converts a checkpoint"
             raise CommandError(f"there is no model {word}", hint=hint, code=Exit.NOT_FOUND)
     return find_model(mesh, word)
-
-
-def names_place(source: str) -> bool:
-    """Whether a source is an address or a path, and so no mere name."""
-    return is_address(source) or is_path(source) or source.endswith(".gguf")
 
 
 def check_source(source: str, profile: Profile) -> None:
@@ -123,7 +119,10 @@ def no_source(word: str, known: Sequence[str] | None = None) -> CommandError:
     elif local := _file_nearby(word):
         hint = f"did you mean {local}?"
     elif re.fullmatch(r"[\w.-]+", word):
-        hint = f"ollama:{word} is Ollama's model of this name, `llamesh search {quote_word(word)}` finds others; or give {FORMS}"
+        # No file of that name is here, see above. Ollama's names have no such end.
+        name = quote_word(word.removesuffix(".gguf"))
+        ollama = f"ollama:{word} is Ollama's model of this name, `llamesh search {name}` finds others"
+        hint = f"{f'`llamesh search {name}` finds models' if word.endswith('.gguf') else ollama}; or give {FORMS}"
     return CommandError(f"{shown} is {what}", parts=parts, hint=hint, code=Exit.NOT_FOUND if known else Exit.USAGE)
 
 

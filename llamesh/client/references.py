@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from llamesh.locations import expanded
-from llamesh.model_addresses import canonical, is_address
+from llamesh.model_addresses import canonical, is_address, shown_address
 from llamesh.v1 import download_pb2, model_pb2, server_pb2
 
 if TYPE_CHECKING:
@@ -46,6 +46,14 @@ def name_way_of_file(refused: errors.MeshError, address: str) -> None:
 def default_uuid(name: str) -> str:
     """Return the id of a model of this name, if none is given."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:128]
+
+
+def uuid_for(address: str, name: str) -> str:
+    """Return the id of a model from an address if none is given: made from the name, which is empty if the address has none.
+
+    Then the address makes it, so that the mesh judges the address and says what is wrong with it.
+    """
+    return default_uuid(name) or (default_uuid(shown_address(address)) or "model" if address else "")
 
 
 def model_uuid_of(model: Model) -> str:

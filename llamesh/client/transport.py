@@ -14,6 +14,7 @@ import grpc
 from google.protobuf.message import Message
 
 from llamesh.client import errors, retries
+from llamesh.client.silence import Silence
 from llamesh.client.trust import root_certificates
 
 Answer = TypeVar("Answer", bound=Message)
@@ -54,6 +55,7 @@ class _Caller:
 
     def __init__(self, token: str) -> None:
         self.token = token
+        self.silence = Silence()
 
     def _metadata(self) -> list[tuple[str, str]]:
         return [("authorization", f"Bearer {self.token}")] if self.token else []

@@ -36,7 +36,7 @@ async def refuse_present(session: AsyncSession, name: str, types: Sequence[str])
         uuid = variant_uuid(name, each)
         model = await session.get(QuantModelRow, uuid)
         if model is not None:
-            raise _exists(f"the model {uuid} exists already", uuid, model.job_id)
+            raise _exists(f"the model {uuid} exists already", uuid, model.job_id, "exists")
     query = (
         select(QuantStepRow)
         .join(QuantJobRow, QuantJobRow.job_id == QuantStepRow.job_id)
@@ -50,8 +50,9 @@ async def refuse_present(session: AsyncSession, name: str, types: Sequence[str])
     step = (await session.scalars(query)).first()
     if step is not None:
         uuid = variant_uuid(name, step.type)
-        raise _exists(f"the job {step.job_id} is making the model {uuid}", uuid, step.job_id)
+        raise _exists(f"the job {step.job_id} is making the model {uuid}", uuid, step.job_id, "making")
 
 
-def _exists(message: str, model_uuid: str, job_id: str) -> MeshError:
-    return MeshError(Reason.ERROR_REASON_QUANT_MODEL_EXISTS, message, {"modelUuid": model_uuid, "jobId": job_id})
+def _exists(message: str, model_uuid: str, job_id: str, rule: str) -> MeshError:
+    known = {"modelUuid": model_uuid, "jobId": job_id, "rule": rule}
+    return MeshError(Reason.ERROR_REASON_QUANT_MODEL_EXISTS, message, known)

@@ -11,7 +11,7 @@ import pytest
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
-from tests.contract.fakes import FakeContracts, FakeGateway
+from tests.contract.fakes import FakeContracts, FakeDownloads, FakeGateway
 
 Capture = pytest.CaptureFixture[str]
 
@@ -286,6 +286,20 @@ def test_ctrl_c_while_a_model_comes_says_that_it_still_comes(capsys: Capture, mo
     monkeypatch.setattr("llamesh.client.sync.Pull.wait", interrupted)
     assert run(["pull", "https://models.example/x.gguf"]) == Exit.INTERRUPTED
     assert "the mesh goes on fetching x.gguf" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "uuid"),
+    [
+        ("hf:Qwen3-0.6B-GGUF", "hf-Qwen3-0.6B-GGUF"),
+        ("https://models.example/", "https-models.example"),
+        ("https://ada:secret@models.example/", "model"),
+        ("hf:o/m:Q8_0", "m-Q8_0"),
+    ],
+)
+def test_the_mesh_judges_an_address_without_a_name(downloads: FakeDownloads, source: str, uuid: str) -> None:
+    run(["pull", source, "--no-wait"])
+    assert [(item.source, item.model_uuid) for item in downloads.requests] == [(source, uuid)]
 
 
 @pytest.mark.parametrize("terminal", [False, True])

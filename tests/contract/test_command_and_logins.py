@@ -107,6 +107,48 @@ def test_every_command_names_the_right_address_at_the_port_of_another_service(
     assert "LLAMESH_URL=http://127.0.0.1:18200" in said
 
 
+def test_a_file_at_the_port_of_another_service_names_the_right_address(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class OtherPort(FakeGateway):
+        def GetModel(self, request: Any, context: Any) -> Any:
+            where = {"service": "download", "port": "18200"}
+            refuse(context, grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED", "There is no such call here.", where)
+
+    (tmp_path / "words.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path))
+    with (
+        fake_mesh(OtherPort(), FakeDownloads()) as url,
+        held(tmp_path, Addresses("http://localhost:18200", "http://localhost:18080")),
+    ):
+        monkeypatch.setenv("LLAMESH_URL", url)
+        assert run(["pull", str(tmp_path / "words.gguf")]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert f"{url} is the port of the download service" in said
+    assert "LLAMESH_URL=http://localhost:18200" in said
+
+
+def test_who_is_not_signed_in_at_another_port_is_told_the_management_address(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class OtherPort(FakeGateway):
+        def ListServers(self, request: Any, context: Any) -> Any:
+            refuse(context, grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED", "a token is needed")
+
+    monkeypatch.setenv("LLAMESH_HOME", str(tmp_path))
+    monkeypatch.delenv("LLAMESH_TOKEN", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with (
+        fake_mesh(OtherPort(), FakeDownloads()) as url,
+        held(tmp_path, Addresses("http://localhost:18200", "http://localhost:18080")),
+    ):
+        monkeypatch.setenv("LLAMESH_URL", url)
+        assert run(["status"]) == Exit.NOT_SIGNED_IN
+    said = capsys.readouterr().err
+    assert f"you are not signed in at {url}" in said
+    assert "the management address of the mesh that runs here is http://localhost:18200" in said
+
+
 @pytest.mark.parametrize("command", [["status"], ["describe", "smol"]], ids=" ".join)
 def test_the_inference_port_of_another_machine_is_named(
     command: list[str], gateway: FakeGateway, url: str, capsys: Capture

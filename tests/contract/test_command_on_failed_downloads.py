@@ -102,4 +102,4 @@ def test_a_download_that_waits_shows_the_reason_and_no_remedy(downloads: Downloa
     assert run(["describe", "none"]) == Exit.NOT_FOUND
     shown = capsys.readouterr().err
     assert "its download is QUEUED" in shown
-    assert "`llamesh downloads` lists the downloads" in shown
+    assert "`llamesh pull --uuid none` waits for it" in shown

@@ -96,6 +96,12 @@ def test_a_refusal_names_options_of_the_command(
             "`llamesh pull hf:a/b-GGUF@1` comes first",
         ),
         ("QUANT_MODEL_EXISTS", {"jobId": "job_7", "modelUuid": "m"}, "`llamesh jobs cancel job_7`"),
+        ("QUANT_MODEL_EXISTS", {"jobId": "job_7", "modelUuid": "m", "rule": "making"}, "`llamesh jobs watch job_7`"),
+        (
+            "QUANT_MODEL_EXISTS",
+            {"jobId": "job_7", "modelUuid": "m", "rule": "exists"},
+            "hint: `llamesh run quant:m` uses it; give another --name, or remove it: `llamesh variants rm m`\n",
+        ),
     ],
 )
 def test_a_rule_has_a_remedy_of_its_own(

@@ -16,6 +16,7 @@ from llamesh.cli.local_files import HandedOver, handed_over, handed_over_folder,
 from llamesh.cli.sources import no_source
 from llamesh.client import errors
 from llamesh.client.profile import Profile
+from llamesh.client.silence import Silence
 from llamesh.disk_space import RESERVE_BYTES, DiskSpace
 from llamesh.local_mesh import Addresses
 from llamesh.locations import handed_over_directory
@@ -94,7 +95,7 @@ def test_a_file_stays_if_the_mesh_may_have_accepted_the_fetch(home: Path, model:
 def test_a_file_stays_while_the_mesh_fetches_it(
     home: Path, model: Path, error: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pull = SimpleNamespace(model_uuid="m", ended=False, paused=False)
+    pull = SimpleNamespace(model_uuid="m", silence=Silence(), ended=False, paused=False)
     with (
         pytest.raises(type(error)),
         handed_over(model, LOCAL, purpose="") as file,
@@ -108,7 +109,7 @@ def test_a_file_stays_while_the_mesh_fetches_it(
 def test_a_fetch_that_is_paused_is_not_said_to_go_on(
     home: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pull = SimpleNamespace(model_uuid="m", ended=False, paused=True)
+    pull = SimpleNamespace(model_uuid="m", silence=Silence(), ended=False, paused=True)
     with (
         pytest.raises(KeyboardInterrupt),
         handed_over(model, LOCAL, purpose="") as file,
@@ -127,7 +128,7 @@ def test_a_fetch_that_is_paused_is_not_said_to_go_on(
 def test_a_fetch_that_has_ended_is_not_said_to_go_on(
     home: Path, model: Path, ended: bool, error: Exception, folders: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pull = SimpleNamespace(model_uuid="m", ended=ended, paused=False)
+    pull = SimpleNamespace(model_uuid="m", silence=Silence(), ended=ended, paused=False)
     with (
         pytest.raises(type(error)),
         handed_over(model, LOCAL, purpose="") as file,

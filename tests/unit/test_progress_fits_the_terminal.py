@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llamesh.cli.progress import duration, followed, line, of_download
+from llamesh.client.silence import Silence
 from llamesh.v1.download_pb2 import DOWNLOAD_STATE_QUEUED, DOWNLOAD_STATE_RUNNING, DOWNLOAD_STATE_SUCCEEDED, Download
 
 RUNNING = Download(
@@ -58,6 +59,7 @@ class _Pull:
 
     def __init__(self, *states: Download) -> None:
         self._states = states
+        self.silence = Silence()
 
     def wait(self, on_progress: object) -> None:
         for state in self._states:

@@ -16,6 +16,7 @@ from llamesh.cli.talk import Talk
 from llamesh.client.errors import of_reason
 from llamesh.client.profile import Profile
 from llamesh.client.references import name_way_of_file
+from llamesh.client.silence import Silence
 
 Capture = pytest.CaptureFixture[str]
 
@@ -60,7 +61,7 @@ def test_an_interrupted_fetch_names_the_command_that_goes_on(
 ) -> None:
     monkeypatch.setattr(models, "followed", MagicMock(side_effect=KeyboardInterrupt))
     mesh = MagicMock()
-    mesh.models.pull.return_value = SimpleNamespace(model_uuid="a", ended=False, paused=False)
+    mesh.models.pull.return_value = SimpleNamespace(model_uuid="a", silence=Silence(), ended=False, paused=False)
     with pytest.raises(KeyboardInterrupt):
         models.pulled(mesh, "https://models.example/a.gguf", again=again)
     assert f"`{again or 'llamesh pull --uuid a'}` waits for it again" in capsys.readouterr().err

@@ -48,6 +48,8 @@ class AsyncClient:
             inference_url=inference_url or (found.inference_url if same else ""),
         )
         self.transport = AsyncTransport(self.profile.url, self.profile.token)
+        self.silence = self.transport.silence
+        """For how long the mesh has not answered a watch or a wait, who is told of it, and after how long each of them gives up."""
         self.models = AsyncModels(self)
         self.servers = AsyncServers(self)
         self.keys = AsyncKeys(self.transport)
@@ -142,7 +144,8 @@ class AsyncClient:
         """Yield all objects, then each change; the kinds are SERVERS, DOWNLOADS and MODELS.
 
         After a lost connection the watch reconnects and continues from its last position. It ends only if its reader stops, if an
-        error occurs that a retry cannot cure, or with DeadlineExceeded after `timeout` seconds.
+        error occurs that a retry cannot cure, with DeadlineExceeded after `timeout` seconds, or with the error of its last try if the
+        mesh has not answered for `silence.max_seconds` of this client, which has no such bound by default.
         With `patient` a watch waits for room if this user has as many open as one may have; else it raises TooManyWatches.
         """
         request = gateway_pb2.WatchRequest(
@@ -160,7 +163,7 @@ class AsyncClient:
             request.resume_token = ""
             return True
 
-        async for event in watched(begin, timeout, starts_over):
+        async for event in watched(begin, timeout, self.silence, starts_over):
             request.resume_token = event.resume_token or request.resume_token
             if event.WhichOneof("event") != "heartbeat":
                 yield event

@@ -11,7 +11,7 @@ from llamesh.client import errors
 from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.pull import AsyncPull
 from llamesh.client.names import names_of, resolve
-from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file
+from llamesh.client.references import Model, address_of, model_uuid_of, name_way_of_file, uuid_for
 from llamesh.client.services import DOWNLOAD, GATEWAY
 from llamesh.model_addresses import default_name
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2
@@ -96,7 +96,7 @@ class AsyncModels(AsyncPart):
         address = address_of(source)
         file = name or default_name(address)
         request = download_pb2.StartDownloadRequest(
-            model_uuid=uuid or default_uuid(file),
+            model_uuid=uuid or uuid_for(address, file),
             source=address,
             name=name,
             sha256=sha256,

@@ -29,6 +29,8 @@ class AsyncPull:
         self.download = download
         """Last observed state of the download."""
         self.model_uuid = download.model_uuid
+        self.silence = mesh.silence
+        """For how long the mesh has not answered: if it does not, `download` may be out of date."""
 
     @property
     def ended(self) -> bool:

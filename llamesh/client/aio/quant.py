@@ -114,7 +114,8 @@ class AsyncQuant(AsyncPart):
     ) -> AsyncIterator[quant_pb2.WatchQuantJobsResponse]:
         """Yield all jobs, then each change; with a `job_id` only that job, until its end or the removal of its record.
 
-        After a lost connection the watch reconnects and begins with the present state. Raises DeadlineExceeded after `timeout` seconds.
+        After a lost connection the watch reconnects and begins with the present state. Raises DeadlineExceeded after `timeout` seconds,
+        and the error of its last try if the mesh has not answered for `silence.max_seconds` of the client.
         With `patient` a watch waits for room if this user has as many open as one may have; else it raises TooManyWatches.
         """
         request = quant_pb2.WatchQuantJobsRequest(job_id=job_id)
@@ -124,7 +125,7 @@ class AsyncQuant(AsyncPart):
                 f"{QUANT}/WatchQuantJobs", request, quant_pb2.WatchQuantJobsResponse, deadline
             )
 
-        async for event in watched(begin, timeout, lambda error: patient and is_full(error)):
+        async for event in watched(begin, timeout, self._transport.silence, lambda error: patient and is_full(error)):
             kind = event.WhichOneof("event")
             if kind != "heartbeat":
                 yield event

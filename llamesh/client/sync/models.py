@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llamesh.client import errors
 from llamesh.client.names import names_of, resolve
-from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file
+from llamesh.client.references import Model, address_of, model_uuid_of, name_way_of_file, uuid_for
 from llamesh.client.services import DOWNLOAD, GATEWAY
 from llamesh.client.sync.part import Part
 from llamesh.client.sync.pull import Pull
@@ -96,7 +96,7 @@ class Models(Part):
         address = address_of(source)
         file = name or default_name(address)
         request = download_pb2.StartDownloadRequest(
-            model_uuid=uuid or default_uuid(file),
+            model_uuid=uuid or uuid_for(address, file),
             source=address,
             name=name,
             sha256=sha256,

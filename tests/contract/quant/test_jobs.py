@@ -27,6 +27,12 @@ async def refused(call: object) -> str:
     return read_refusal(raised.value).reason
 
 
+async def rule_of(call: object) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await call  # type: ignore[misc]
+    return read_refusal(raised.value).metadata["rule"]
+
+
 async def test_a_job_publishes_each_type_with_the_results_of_its_checks(quant: Quant) -> None:
     job = await quant.create("Q8_0", "Q4_0")
     job = await quant.ended(job.job_id)
@@ -137,9 +143,11 @@ async def test_a_job_that_cannot_run_is_refused_when_it_is_submitted(quant: Quan
     assert (await quant.create("Q8_0", request_id="one")).job_id == first.job_id
     assert await refused(quant.create("Q4_0", request_id="one")) == "REQUEST_ID_REUSED"
     assert await refused(quant.create("Q4_0", "Q8_0")) == "QUANT_MODEL_EXISTS"
+    assert await rule_of(quant.create("Q4_0", "Q8_0")) == "making"
     quant.fault.unlink()
     await quant.ended(first.job_id)
     assert await refused(quant.create("Q8_0")) == "QUANT_MODEL_EXISTS"
+    assert await rule_of(quant.create("Q8_0")) == "exists"
     await quant.tidy(1)
 
 
