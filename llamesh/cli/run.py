@@ -22,6 +22,7 @@ from llamesh.cli.lookups import own_server, refuse_unfetched
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
+from llamesh.cli.readiness import awaited
 from llamesh.cli.served_names import warn_of_shared
 from llamesh.cli.sources import no_source
 from llamesh.client.names import names_of, resolve
@@ -138,7 +139,7 @@ def _await(mesh: Client, server: Server, timeout: float) -> None:
     from llamesh.v1 import server_pb2
 
     if server.state not in {server_pb2.SERVER_STATE_SLEEPING, server_pb2.SERVER_STATE_READY}:
-        mesh.servers.wait_ready(server, timeout=timeout)
+        awaited(mesh, server, timeout)
 
 
 def _address(server: Server, servers: Sequence[Server]) -> str:
