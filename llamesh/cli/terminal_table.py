@@ -1,8 +1,8 @@
 """Lays a table out for the width of a terminal.
 
-A table that is too wide first gives up its `below` columns, whose values are printed below it, then its `spare` columns, from the right
-those that have no room. Then its cells are broken between words. If a word would not fit, or a list with all columns (`-o wide`) is too
-wide, each item is a block: one line for each value.
+A table that is too wide first gives up its `below` columns, whose values are printed below it, then its `spare` columns, the widest first.
+Then its cells are broken between words. If a word would not fit, or a list with all columns (`-o wide`) is too wide, each item is a block:
+one line for each value.
 
 Invariant: no word is broken, and what is not shown is named.
 """
@@ -56,11 +56,11 @@ def table(items: Sequence[object], columns: Sequence[Column], width: int) -> Any
 
 
 def fitting(items: Sequence[object], columns: Sequence[Column], width: int) -> list[Column]:
-    """Return the columns that a table of a width has: all, or those that it must have and, from the left, spare ones that have room."""
+    """Return the columns that a table of a width has: all, or those that it must have and the narrowest spare ones that have room."""
     if _natural(items, columns) <= width:
         return list(columns)
     shown = [column for column in columns if not (column.spare or column.below)]
-    for spare in (column for column in columns if column.spare):
+    for spare in sorted((column for column in columns if column.spare), key=lambda column: _natural(items, [column])):
         with_it = [column for column in columns if column in shown or column is spare]
         if _natural(items, with_it) <= width:
             shown = with_it
@@ -108,12 +108,17 @@ def wrapped(line: str, width: int, indent: int = 2) -> str:
 
 def _has_room(items: Sequence[object], columns: Sequence[Column], width: int, *, whole: bool) -> bool:
     """Return whether a table needs to break no word, or, with `whole`, no cell. One without items is its titles."""
-    needed = _natural(items, columns) if whole else sum(_least(items, columns)) + GAP * len(columns)
+    needed = _natural(items, columns) if whole else sum(_least(items, columns)) + _between(columns)
     return not items or needed <= width
 
 
 def _natural(items: Sequence[object], columns: Sequence[Column]) -> int:
-    return sum(max(map(cell_len, cells)) for cells in cells_of(items, columns)) + GAP * len(columns)
+    return sum(max(map(cell_len, cells)) for cells in cells_of(items, columns)) + _between(columns)
+
+
+def _between(columns: Sequence[Column]) -> int:
+    """Return the characters that are not of a column: between them, and one at each edge."""
+    return GAP * (len(columns) - 1) + 2
 
 
 def _least(items: Sequence[object], columns: Sequence[Column]) -> list[int]:
@@ -128,7 +133,7 @@ def _widths(items: Sequence[object], columns: Sequence[Column], width: int) -> l
     least, titles = _least(items, columns), [len(column.title) for column in columns]
     widths = [max(map(cell_len, cells)) for cells in cells_of(items, columns)]
     for floors in (least, [least[0], *titles[1:]], titles):
-        while sum(widths) + GAP * len(columns) > width:
+        while sum(widths) + _between(columns) > width:
             wider = [number for number, room in enumerate(widths) if room > floors[number]]
             if not wider:
                 break
