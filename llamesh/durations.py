@@ -19,3 +19,14 @@ def seconds(words: str) -> float:
     if length > MAX_SECONDS:
         raise ValueError(f"{words!r} is longer than a hundred years")
     return length
+
+
+def written(length: float) -> str:
+    """Return a length in seconds in the form that `seconds` reads: 600 is 10m. Fractions of a second are kept."""
+    words, rest = [], length
+    for unit, worth in _UNITS.items():
+        count = rest if unit == "s" else rest // worth
+        rest -= count * worth
+        if count:
+            words.append(f"{count:g}{unit}")
+    return "".join(words) or "0s"

@@ -1,4 +1,4 @@
-"""Generate the pages of docs/reference from the code: settings, errors, runtime parameters, options, limits. `make docs`."""
+"""Generate the pages of docs/reference from the code: settings, errors, parameters, options, limits, exit codes. `make docs`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import grpc
 from pydantic import AliasChoices
 from pydantic_core import PydanticUndefined
 
+from llamesh.cli.failure import BY_CODE, MEANINGS, REFUSALS, Exit
 from llamesh.kit import limits
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import name_of, spec_of
@@ -132,12 +133,42 @@ def request_limits() -> str:
     return head + "\n".join(rows) + "\n"
 
 
+def exit_codes() -> str:
+    """Return the page of exit codes with their meaning and the errors that give them."""
+    rows = ["| code | errors of a mesh | meaning |", "|---|---|---|"]
+    for code in Exit:
+        errors_of = [name for name, given in BY_CODE.items() if given is code]
+        if code is Exit.REFUSED:
+            errors_of += sorted(REFUSALS)
+        rows.append(f"| `{code.value}` | {', '.join(f'`{name}`' for name in errors_of)} | {MEANINGS[code]} |")
+    head = (
+        "# Exit codes\n\nEvery command of `llamesh` ends with one of these codes. Data goes to standard output, everything else to "
+        "standard error: `error: CAUSE`, then `hint: WHAT TO DO`. An error of a mesh gives the exit code of its gRPC code, "
+        "or of its reason ([errors](errors.md)), which comes first.\n\n"
+    )
+    foot = (
+        "\nCommands that use a code for an answer: `llamesh diff` ends with 1 if the mesh differs from the files, and its failures "
+        "have codes from 2. `llamesh doctor` ends with 1 if it has found a problem. `llamesh up` ends with 2 if a person must act, "
+        "with 1 if a later start may succeed. `llamesh wait` ends with 6 if its time is over. A command that SIGTERM or SIGHUP ends "
+        "dies of the signal: a shell shows 143 or 129.\n\n```sh\n"
+        "llamesh wait words --timeout 5m\n"
+        "case $? in\n"
+        "  0) echo ready ;;\n"
+        "  3) llamesh serve words --wait ;;\n"
+        "  4) llamesh login ;;\n"
+        "  6) echo 'not yet' ;;\n"
+        "esac\n```\n"
+    )
+    return head + "\n".join(rows) + "\n" + foot
+
+
 PAGES = {
     "settings.md": settings,
     "errors.md": errors,
     "parameters.md": parameters,
     "llama-server-options.md": llama_options,
     "limits.md": request_limits,
+    "exit-codes.md": exit_codes,
 }
 
 

@@ -13,6 +13,7 @@ from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import text
 from llamesh.cli.printing import note, put, say
+from llamesh.cli.readiness import awaited
 
 if TYPE_CHECKING:
     from llamesh.cli.manifest.document import Document
@@ -269,7 +270,7 @@ def _wait(mesh: Client, documents: Sequence[Document]) -> None:
         if document.kind == "ModelServe":
             server: Any = find(document, held)
             if server is not None and server.state != asleep:
-                mesh.servers.wait_ready(server)
+                awaited(mesh, server)
                 say(text(f"{document.label} is ready"))
 
 

@@ -15,6 +15,7 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.lookups import find_server
 from llamesh.cli.output import Output, show_one, text
 from llamesh.cli.printing import note
+from llamesh.cli.readiness import awaited
 from llamesh.cli.serve import Flags, find_models, given_parameters, with_runtime_parameters
 from llamesh.cli.served_names import warn_of_shared
 from llamesh.cli.servers import SERVER, ServerName
@@ -91,7 +92,7 @@ def change(
         if changed.model_name != present.model_name:
             warn_of_shared(changed, list(mesh.servers.list()))
         if wait and changed.state != server_pb2.SERVER_STATE_SLEEPING:
-            changed = mesh.servers.wait_ready(changed)
+            changed = awaited(mesh, changed)
     show_one(changed, output, SERVER)
 
 

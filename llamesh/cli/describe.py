@@ -18,7 +18,7 @@ from llamesh.cli.connection import connected
 from llamesh.cli.context import model_context, model_of
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.lookups import ServerNotUniqueError, own_server, refuse_near
-from llamesh.cli.output import Output, show_one, size, text, when, word, wrapped
+from llamesh.cli.output import Output, show_one, size, text, when, word
 from llamesh.cli.placement import options_of
 from llamesh.cli.printing import say
 from llamesh.cli.servers import SERVER
@@ -116,6 +116,8 @@ def _say(line: str, indent: int) -> None:
         say(line)
         return
     from shutil import get_terminal_size
+
+    from llamesh.cli.terminal_table import wrapped
 
     say(wrapped(line, get_terminal_size().columns, indent))
 

@@ -5,15 +5,14 @@ Invariant: bytes are those of objects: one for each file of a model. Files with 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from llamesh.cli.confirmation import confirmed
 from llamesh.cli.connection import connected
-from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.output import Column, document, show_table, size
 from llamesh.cli.printing import note, say
 
@@ -117,9 +116,5 @@ def agreed(models: Sequence[Model], yes: bool) -> bool:
         note(f"{model.model_uuid}  {model.name}  {size(model.size_bytes)}")
     if yes:
         return True
-    if not sys.stdin.isatty():
-        raise CommandError("there is no terminal to ask in", hint="llamesh rm --unused --yes", code=Exit.USAGE)
     freed = {file.sha256: file.size_bytes for model in models for file in model.files}
-    sys.stderr.write(f"Remove {len(models)} models, at most {size(sum(freed.values()))}? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return confirmed(f"Remove {len(models)} models, at most {size(sum(freed.values()))}?", "llamesh rm --unused --yes")

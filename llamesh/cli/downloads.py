@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from llamesh.cli.confirmation import confirmed
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, show_list, show_one, size, text, when, word
+from llamesh.cli.output import MAX_REASON, Column, Output, show_list, show_one, size, text, when, word
 from llamesh.cli.printing import note
 from llamesh.cli.progress import followed, left, percent
 from llamesh.cli.remedies import of_failed_download, remedy_for
@@ -54,26 +56,51 @@ DOWNLOAD = (
     Column("MODEL", lambda download: download.model_uuid),
     Column("STATE", _state),
     Column("DONE", _done),
-    Column("RATE", lambda download: f"{size(download.bytes_per_second)}/s" if download.bytes_per_second else ""),
-    Column("LEFT", left),
-    Column("WHY", lambda download: download.error.message, below=True),
-    Column("HINT", remedy_of, below=True),
+    Column(
+        "RATE", lambda download: f"{size(download.bytes_per_second)}/s" if download.bytes_per_second else "", spare=True
+    ),
+    Column("LEFT", left, spare=True),
+    Column("WHY", lambda download: download.error.message, below=True, most=MAX_REASON),
+    Column("HINT", remedy_of, wide=True),
     Column("SOURCE", lambda download: download.source, wide=True),
     Column("STARTED", lambda download: when(download.create_time), wide=True),
 )
 
 
+State = Literal["queued", "running", "verifying", "paused", "succeeded", "failed", "cancelled"]
+"""What `--state` takes: the states of the contract."""
+
+
 @app.default
-def show(*, output: Output = "table") -> None:
-    """List the downloads, newest first."""
-    list_(output=output)
+def show(*, state: State | None = None, output: Output = "table") -> None:
+    """List the downloads, newest first.
+
+    Parameters
+    ----------
+    state
+        Only downloads in this state.
+    """
+    list_(state=state, output=output)
 
 
 @app.command(name="ls", alias="list")
-def list_(*, output: Output = "table") -> None:
-    """List the downloads, newest first."""
+def list_(*, state: State | None = None, output: Output = "table") -> None:
+    """List the downloads, newest first.
+
+    Parameters
+    ----------
+    state
+        Only downloads in this state.
+    """
     with connected() as mesh:
-        show_list(mesh.models.downloads(), output, DOWNLOAD)
+        found = [download for download in mesh.models.downloads() if state in (None, _state(download).lower())]
+    show_list(found, output, DOWNLOAD)
+    if state and not found and output in {"table", "wide"}:
+        note(f"no download is {state.upper()}; `llamesh downloads` lists all")
+    if output == "table" and any(_state(download) == "FAILED" for download in found):
+        note(
+            "`llamesh downloads -o wide` says all of why they failed, and what to do; `llamesh downloads rm --failed` removes their records"
+        )
 
 
 @app.command
@@ -142,20 +169,49 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
 
 
 @app.command
-def rm(model: ModelName, /, *models: ModelName, output: Output = "table") -> int:
-    """Remove downloads that have ended from the list; a model that one brought stays. A name that fails leaves no other undone."""
-    from llamesh.cli.several import for_each
+def rm(
+    *models: ModelName,
+    failed: Annotated[bool, Parameter(negative="")] = False,
+    yes: Annotated[bool, Parameter(name=("--yes", "-y"), negative="")] = False,
+    output: Output = "table",
+) -> int:
+    """Remove downloads that have ended from the list; a model that one brought stays. A name that fails leaves no other undone.
 
+    Parameters
+    ----------
+    failed
+        Remove all downloads that have failed, after showing them and asking.
+    yes
+        Do not ask.
+    """
+    from llamesh.cli.several import for_each, names_or_all
+
+    names_or_all("llamesh downloads rm", models, "--failed", every=failed)
     with connected() as mesh:
 
-        def remove(name: str) -> None:
-            gone = mesh.models.delete_download(_meant(mesh, name))
+        def remove(uuid: str) -> None:
+            gone = mesh.models.delete_download(uuid)
             if output == "table":
                 note(f"removed the download of {gone.model_uuid}")
             else:
                 show_one(gone, output, DOWNLOAD)
 
-        return for_each([model, *models], remove)
+        if not failed:
+            return for_each(models, lambda name: remove(_meant(mesh, name)))
+        found = [download.model_uuid for download in mesh.models.downloads() if _state(download) == "FAILED"]
+        return for_each(found, remove) if _agreed(found, yes) else Exit.OK
+
+
+def _agreed(models: Sequence[str], yes: bool) -> bool:
+    """Show the models whose failed downloads are about to be removed, and ask unless `yes`."""
+    if not models:
+        note("no download has failed")
+        return False
+    for model in models:
+        note(text(model))
+    return yes or confirmed(
+        f"Remove the records of {len(models)} failed downloads?", "llamesh downloads rm --failed --yes"
+    )
 
 
 def _meant(mesh: Client, name: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from llamesh.durations import seconds
+from llamesh.durations import seconds, written
 
 if TYPE_CHECKING:
     from cyclopts import Token
@@ -25,9 +25,9 @@ def _or_zero(word: str) -> Callable[[object, Sequence[Token]], float]:
     return lambda _, tokens: 0.0 if tokens[0].value.strip().lower() == word else seconds(tokens[0].value)
 
 
-Duration = Annotated[float, Parameter(converter=_converted, metavar="TIME")]
+Duration = Annotated[float, Parameter(converter=_converted, metavar="TIME", show_default=written)]
 """An option that is a length of time."""
-IdleSleep = Annotated[float, Parameter(converter=_or_zero(NEVER), metavar="TIME")]
+IdleSleep = Annotated[float, Parameter(converter=_or_zero(NEVER), metavar="TIME", show_default=written)]
 """The option --idle-sleep: a length of time, or `never`."""
 MaybeIdleSleep = Annotated[float | None, Parameter(converter=_or_zero(NEVER), metavar="TIME")]
 """The same option, which may be absent."""

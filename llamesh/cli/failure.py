@@ -1,4 +1,7 @@
-"""Failures of commands: what they print, and the exit code. An error has a cause, parts and a hint; exit codes are a contract (docs)."""
+"""Failures of commands: what they print, and the exit code. An error has a cause, parts and a hint.
+
+Exit codes are a contract: docs/reference/exit-codes.md, which is generated from this module.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,18 @@ class Exit(enum.IntEnum):
     INTERRUPTED = 130
 
 
-_BY_CODE = {
+MEANINGS = {
+    Exit.OK: "The command did what was asked, or nothing had to be done.",
+    Exit.FAILED: "The command failed for another reason than those below, or several names failed for different reasons.",
+    Exit.USAGE: "The command line, a file or a setting is wrong: a person must correct it.",
+    Exit.NOT_FOUND: "What was named is not there: a model, a server, a download, a job, a file.",
+    Exit.NOT_SIGNED_IN: "There is no valid token: `llamesh login`.",
+    Exit.REFUSED: "A right, a limit or a rule forbids it.",
+    Exit.UNAVAILABLE: "The mesh, one of its parts or a source does not answer, or a wait took too long. A repeat may succeed.",
+    Exit.INTERRUPTED: "Ctrl-C ended the command.",
+}
+"""What each exit code says, for docs/reference."""
+BY_CODE = {
     "INVALID_ARGUMENT": Exit.USAGE,
     "NOT_FOUND": Exit.NOT_FOUND,
     "UNAUTHENTICATED": Exit.NOT_SIGNED_IN,
@@ -28,7 +42,8 @@ _BY_CODE = {
     "UNAVAILABLE": Exit.UNAVAILABLE,
     "DEADLINE_EXCEEDED": Exit.UNAVAILABLE,
 }
-_REFUSALS = {
+"""Exit codes of gRPC codes; all others have FAILED."""
+REFUSALS = {
     "DOES_NOT_FIT",
     "DOWNLOAD_ENDED",
     "DOWNLOAD_NOT_ENDED",
@@ -52,7 +67,7 @@ _CODE_OF_HTTP = {
 
 def exit_of(code: str, reason: str = "") -> Exit:
     """The exit code for a gRPC code and a reason of the contract."""
-    return Exit.REFUSED if reason in _REFUSALS else _BY_CODE.get(code, Exit.FAILED)
+    return Exit.REFUSED if reason in REFUSALS else BY_CODE.get(code, Exit.FAILED)
 
 
 def exit_of_http(status: int) -> Exit:

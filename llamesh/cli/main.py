@@ -127,13 +127,17 @@ def application() -> App:
     """Register the commands with cyclopts without importing their modules."""
     from cyclopts import App, Group, Parameter
 
+    from llamesh.cli.help_formatter import HelpFormatter
+
     app = App(
         name="llamesh",
         help="Serve llama.cpp models on your own hardware.",
         version=__version__,
         # Markdown would take the asterisk of `infer:*` for emphasis.
         help_format="plaintext",
-        default_parameter=Parameter(show_default=_shown_default),
+        help_formatter=HelpFormatter(),
+        # No option --empty-NAME: it would say the same as leaving the option out.
+        default_parameter=Parameter(show_default=_shown_default, negative_iterable=()),
         result_action="return_value",
         exit_on_error=False,
         suppress_keyboard_interrupt=False,

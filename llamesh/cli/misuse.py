@@ -34,6 +34,22 @@ _OF_OLLAMA = {
     "launch": "`llamesh env` prints the addresses and a key as variables, for any program that speaks OpenAI's or Anthropic's API",
 }
 """Commands of Ollama that have no equal here, and what to do."""
+_REMOVALS = (
+    "`llamesh rm MODEL` removes a model, `llamesh stop SERVER` a server, `llamesh delete -f FILE` what a file declares"
+)
+_FETCHES = "`llamesh pull SOURCE` fetches a model, or takes a file of this machine; `llamesh search QUERY` finds one"
+_OF_OTHERS = {
+    "remove": _REMOVALS,
+    "kill": "`llamesh stop SERVER` stops a server, `llamesh down` the mesh of this machine",
+    "import": _FETCHES,
+    "download": _FETCHES,
+    "install": _FETCHES,
+    "update": "`llamesh set SERVER` changes a server, `llamesh apply -f FILE` what a file declares; `llamesh pull SOURCE` fetches a model",
+    "get": "`llamesh models` lists the models, `llamesh status` the servers; `llamesh describe NAME` shows one",
+}
+"""Words of other tools for which there are several commands here."""
+_FILES = (".yaml", ".yml", ".json", "-")
+"""How the name of a manifest ends; - is standard input."""
 _SHOWN = "`llamesh describe NAME -o json` shows what a model's file says and what a server was given"
 _SLEEPS = "--idle-sleep is the time without a request after which the server sleeps: --idle-sleep 5m"
 _THINKS = "in a conversation, /set think and /set nothink switch it"
@@ -55,6 +71,7 @@ _OPTIONS_OF_OTHERS = {
 """Options of Ollama's commands and of llama.cpp's programs, and what to do."""
 _SERVE = ("serve",)
 _QUANTIZE = ("quantize",)
+_DELETE = ("delete",)
 _TLS_INIT = ("tls", "init")
 _MIN_LIKENESS = 0.75
 """Minimum share of equal letters of an option that was probably meant: options are short, and a distant one misleads."""
@@ -71,12 +88,14 @@ def misuse(error: CycloptsError) -> CommandError:
         cause, hint = f"{command} takes no further argument: {words}", _usage(command, error.target)
         if error.command_chain == _QUANTIZE:
             hint = "types have commas between them: --types Q4_K_M,Q8_0"
+        if len(error.command_chain or ()) == 1 and error.unused_tokens:
+            cause, hint = _no_subcommand(command, error.unused_tokens[0]) or (cause, hint)
         if error.command_chain == _TLS_INIT:
             hint = " ".join([command, *(f"--name {shlex.quote(word)}" for word in error.unused_tokens or ())])
     elif isinstance(error, UnknownCommandError) and not error.command_chain and error.unused_tokens:
         word = error.unused_tokens[0]
-        if word in _OF_OLLAMA:
-            cause, hint = f"there is no command {word}", _OF_OLLAMA[word]
+        if other := _OF_OLLAMA.get(word) or _OF_OTHERS.get(word):
+            cause, hint = f"there is no command {word}", other
     elif isinstance(error, MissingArgumentError) and error.argument is not None:
         cause, hint = _missing(error, command)
     elif isinstance(error, UnknownOptionError):
@@ -90,6 +109,19 @@ def misuse(error: CycloptsError) -> CommandError:
             name = error.token.keyword or (error.argument.name.lstrip("-").upper() if error.argument else "")
             cause = f"{name}: {error.token.value!r} is not {_KINDS[kind]}"
     return CommandError(cause, hint=hint, code=Exit.USAGE)
+
+
+def _no_subcommand(command: str, word: str) -> tuple[str, str] | None:
+    """Return the cause and the hint for a word after a command that has subcommands; None if it has none."""
+    from llamesh.cli.options import subcommands
+
+    known = subcommands(command.rpartition(" ")[2])
+    if not known:
+        return None
+    meant = nearest(word, known)
+    cause = f"{command} has no subcommand {shlex.quote(word)}"
+    listed = f"{command} has {', '.join(known)}; `{command} --help` explains them"
+    return (f"{cause}. Did you mean {meant}?", f"{command} {meant} --help") if meant else (cause, listed)
 
 
 def _missing(error: MissingArgumentError, command: str) -> tuple[str, str]:
@@ -107,6 +139,8 @@ def _missing(error: MissingArgumentError, command: str) -> tuple[str, str]:
     # A word that no option takes is most likely the missing value.
     given = (error.root_input_tokens or [])[len(error.command_chain or ()) :]
     value = shlex.quote(given[0]) if given and not given[0].startswith("-") else _shown(parameter.name)
+    if error.command_chain == _DELETE and given and not given[0].endswith(_FILES):
+        return f"{command}: {' or '.join(reversed(names))} is missing", _REMOVALS
     return f"{command}: {' or '.join(reversed(names))} is missing", f"{command} {names[0]} {value}"
 
 

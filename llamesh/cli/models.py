@@ -44,11 +44,11 @@ def _chat(model: Model) -> str:
 
 MODEL = (
     Column("MODEL", lambda model: model.model_uuid),
-    Column("NAME", lambda model: model.name),
+    Column("NAME", lambda model: model.name, spare=True),
     Column("SIZE", lambda model: size(model.size_bytes)),
     Column("QUANT", lambda model: model.gguf.quantisation),
     Column("STATE", lambda model: "damaged" if model.problem else "ready"),
-    Column("CONTEXT", lambda model: model.gguf.context_length or ""),
+    Column("CONTEXT", lambda model: model.gguf.context_length or "", spare=True),
     Column("ARCHITECTURE", lambda model: model.gguf.architecture, wide=True),
     Column("FOR", _modalities, wide=True),
     Column("CHAT", _chat, wide=True),
@@ -66,7 +66,7 @@ MODEL = (
 )
 
 
-NAMES = (*MODEL[:2], Column("ALIASES", lambda model: ",".join(model.aliases)))
+NAMES = (MODEL[0], Column("NAME", lambda model: model.name), Column("ALIASES", lambda model: ",".join(model.aliases)))
 
 SourceKind = Literal["hub", "http", "registry", "s3", "quant", "file"]
 """What `--source` takes: the kinds of the contract."""
@@ -104,16 +104,21 @@ def models(
         Last first.
     """
     with connected() as mesh:
-        found = mesh.models.list(
-            query,
-            architecture=architecture,
-            quantisation=quantisation,
-            tag=tag,
-            source_kind=(source or "").upper(),
-            order_by=_ORDERS[order],
-            descending=reverse,
+        filters = {
+            "architecture": architecture,
+            "quantisation": quantisation,
+            "tag": tag,
+            "source_kind": (source or "").upper(),
+        }
+        found = list(mesh.models.list(query, **filters, order_by=_ORDERS[order], descending=reverse))
+    show_list(found, output, MODEL)
+    if not found and output in {"table", "wide"}:
+        filtered = query or any(filters.values())
+        note(
+            "no model was found by these filters; `llamesh models` lists all"
+            if filtered
+            else "there is no model yet; `llamesh pull` fetches one, `llamesh search` finds some"
         )
-        show_list(found, output, MODEL)
 
 
 def alias(
@@ -261,11 +266,9 @@ def rm(
     yes
         Do not ask.
     """
-    from llamesh.cli.several import for_each
+    from llamesh.cli.several import for_each, names_or_all
 
-    if bool(models) == unused:
-        cause = "llamesh rm takes no MODEL with --unused" if unused else "llamesh rm: MODEL is missing"
-        raise CommandError(cause, hint=f"llamesh rm {'--unused' if unused else 'MODEL [MODELS...]'}", code=Exit.USAGE)
+    names_or_all("llamesh rm", models, "--unused", every=unused)
     with connected() as mesh:
 
         def remove(model_uuid: str) -> None:

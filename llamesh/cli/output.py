@@ -1,5 +1,6 @@
 """Prints results: tables for people; JSON, YAML or names for programs. Standard output gets data only.
 
+In a terminal, `llamesh.cli.terminal_table` lays a table out.
 JSON: see `llamesh.cli.json_shape`; a list is an array, `[]` if it is empty. YAML of what a manifest can declare is a
 manifest, which `llamesh apply -f` takes; all other YAML has the shape of the JSON. On a pipe a table is plain text.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -19,11 +20,16 @@ from llamesh.cli.printing import say
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-GAP = 3
-"""Characters between two columns in a terminal."""
-
 Format = Literal["table", "wide", "json", "yaml", "name"]
-Output = Annotated[Format, Parameter(name=("--output", "-o"), help="How to print.")]
+Output = Annotated[
+    Format,
+    Parameter(
+        name=("--output", "-o"),
+        help="How to print. wide has all columns; in a terminal that is too narrow for them, one block of lines for each item.",
+    ),
+]
+MAX_REASON = 60
+"""Maximum number of characters of a reason in a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +41,35 @@ class Column:
     wide: bool = False
     """Only in `--output wide`."""
     spare: bool = False
-    """Omitted if the terminal is too narrow for the whole table."""
+    """Omitted if the terminal has no room for it; the command says so."""
     below: bool = False
     """Printed below the table if the terminal is too narrow for the whole table: a line for each value that is not empty."""
+    most: int = 0
+    """Maximum number of characters of a value in a list, 0 for no limit; `--output wide` and a single item have the whole value."""
+
+    def cell(self, item: object) -> str:
+        """Return the text of a cell."""
+        return text(self.value(item))
+
+    def shortened(self) -> Column:
+        """Return the column with values of `most` characters."""
+        return replace(self, value=lambda item: shortened(text(self.value(item)), self.most)) if self.most else self
 
 
 def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column]) -> None:
     """Print a list. The first column is what `--output name` prints."""
+    _show(items, output, columns if output == "wide" else [column.shortened() for column in columns])
+
+
+def show_one(item: Message, output: Format, columns: Sequence[Column]) -> None:
+    """Print one resource."""
+    if output in {"json", "yaml"} and not (output == "yaml" and is_declared(item)):
+        say(document(plain(item), output))
+    else:
+        _show([item], output, columns)
+
+
+def _show(items: Iterable[Message], output: Format, columns: Sequence[Column]) -> None:
     found = list(items)
     if output == "yaml" and all(is_declared(item) for item in found):
         for item in found:
@@ -53,16 +81,6 @@ def show_list(items: Iterable[Message], output: Format, columns: Sequence[Column
             say(str(columns[0].value(item)))
     else:
         show_table(found, [column for column in columns if output == "wide" or not column.wide], keep=output == "wide")
-
-
-def show_one(item: Message, output: Format, columns: Sequence[Column]) -> None:
-    """Print one resource."""
-    if output == "yaml" and is_declared(item):
-        say(manifest(item))
-    elif output in {"json", "yaml"}:
-        say(document(plain(item), output))
-    else:
-        show_list([item], output, columns)
 
 
 def is_declared(item: Message) -> bool:
@@ -80,69 +98,19 @@ def manifest(item: Message) -> str:
 
 
 def show_table(items: Sequence[object], columns: Sequence[Column], *, keep: bool = False) -> None:
-    """Print a table: with lines in a terminal, in plain columns elsewhere. `keep` leaves no column out."""
+    """Print a table: as `terminal_table` lays it out in a terminal, in plain columns elsewhere. `keep` leaves no column out."""
     if sys.stdout.isatty():
-        from shutil import get_terminal_size
+        from llamesh.cli.terminal_table import show_in_terminal
 
-        from rich.console import Console
-
-        width = get_terminal_size().columns
-        shown = columns if keep else fitting(items, columns, width)
-        Console().print(table(items, shown, width))
-        for words in below(items, columns, shown):
-            say(wrapped(words, width))
+        show_in_terminal(items, columns, keep=keep)
         return
-    for line in zip(*(_padded(cells) for cells in _cells(items, columns)), strict=True):
+    for line in zip(*(_padded(cells) for cells in cells_of(items, columns)), strict=True):
         say("  ".join(line).rstrip())
 
 
-def table(items: Sequence[object], columns: Sequence[Column], width: int) -> Any:
-    """The table as rich draws it. Titles are never broken, nor is what people copy, the first column, where it has room."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    cells = _cells(items, columns)
-    rest = sum(len(column.title) for column in columns[1:]) + GAP * len(columns)
-    whole = max(map(len, cells[0])) + rest <= width
-    for number, column in enumerate(columns):
-        drawn.add_column(column.title, overflow="fold", no_wrap=whole and number == 0, min_width=len(column.title))
-    for row in items:
-        # Names come from users: they are text, never markup.
-        drawn.add_row(*(Text(text(column.value(row))) for column in columns))
-    return drawn
-
-
-def fitting(items: Sequence[object], columns: Sequence[Column], width: int) -> list[Column]:
-    """Return the columns that fit the terminal; spare columns are omitted if the table is too wide."""
-    whole = _width(items, columns)
-    return [column for column in columns if whole <= width or not (column.spare or column.below)]
-
-
-def below(items: Sequence[object], columns: Sequence[Column], shown: Sequence[Column]) -> list[str]:
-    """Return the lines below a table that shows some of its columns: the first cell of a row and a value that has no room."""
-    omitted = [column for column in columns if column.below and column not in shown]
-    found = [(row, column.value(row)) for row in items for column in omitted]
-    return [f"{text(columns[0].value(row))}: {text(value)}" for row, value in found if value]
-
-
-def wrapped(line: str, width: int, indent: int = 2) -> str:
-    """Return a line broken between words at a width, its further lines indented."""
-    from llamesh.cli.wrapping import Wrapper
-
-    wrapper = Wrapper(width)
-    wrapper.hang(" " * indent)
-    return wrapper.feed(line) + wrapper.flush()
-
-
-def _width(items: Sequence[object], columns: Sequence[Column]) -> int:
-    return sum(max(map(len, cells)) for cells in _cells(items, columns)) + GAP * len(columns)
-
-
-def _cells(items: Sequence[object], columns: Sequence[Column]) -> list[list[str]]:
-    """Each column's title and cells."""
-    return [[column.title, *(text(column.value(item)) for item in items)] for column in columns]
+def cells_of(items: Sequence[object], columns: Sequence[Column]) -> list[list[str]]:
+    """Return each column's title and cells."""
+    return [[column.title, *(column.cell(item) for item in items)] for column in columns]
 
 
 def _padded(cells: Sequence[str]) -> list[str]:
@@ -166,6 +134,16 @@ def text(value: object) -> str:
     """Return the text of a cell, without characters that control the terminal."""
     shown = "-" if value in ("", None) else str(value)
     return "".join(letter if letter.isprintable() else " " for letter in shown)
+
+
+def shortened(words: str, most: int) -> str:
+    """Return a text of at most so many characters; one that was longer is cut between words and ends in three dots."""
+    if len(words) <= most:
+        return words
+    cut = words[: most - 3]
+    whole = cut.rpartition(" ")[0]
+    # A word that is half of the text, such as an address, is cut itself.
+    return (whole if len(whole) > most // 2 else cut).rstrip(" ,;:.") + "..."
 
 
 def size(count: int) -> str:

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 
 from llamesh.cli.connection import connected
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.output import Column, Output, show_list, show_one, text, when
+from llamesh.cli.output import MAX_REASON, Column, Output, show_list, show_one, text, when
 from llamesh.cli.printing import note, note_all
 from llamesh.cli.quant_connection import calls_quant, quant_connected
 from llamesh.cli.quant_progress import (
@@ -22,7 +22,7 @@ from llamesh.cli.quant_progress import (
     step_state,
     step_took,
 )
-from llamesh.cli.quant_variants import VARIANT, use_of
+from llamesh.cli.quant_variants import VARIANT, short_source, use_of
 from llamesh.cli.remedies import remedy_for
 
 if TYPE_CHECKING:
@@ -35,11 +35,12 @@ JobId = Annotated[str, Parameter(help="The id of the job.")]
 
 JOB = (
     Column("JOB", lambda job: job.job_id),
-    Column("MODEL", lambda job: job.model_uuid or job.source),
+    Column("MODEL", lambda job: job.model_uuid or short_source(job.source)),
     Column("TYPES", lambda job: ", ".join(job.types)),
     Column("STATE", state_of),
-    Column("NOW", current),
-    Column("WHY", lambda job: job.error.message, below=True),
+    Column("NOW", current, below=True),
+    Column("WHY", lambda job: job.error.message, below=True, most=MAX_REASON),
+    Column("SOURCE", lambda job: job.source, wide=True),
     Column("STARTED", lambda job: when(job.create_time), wide=True),
     Column("OWNER", lambda job: job.owner, wide=True),
 )
@@ -49,10 +50,14 @@ STEP = (
     Column("STATE", step_state),
     Column("DONE", step_done),
     Column("TRIES", lambda step: step.tries),
-    Column("STARTED", lambda step: when(step.start_time), spare=True),
     Column("TOOK", step_took, spare=True),
+    Column("STARTED", lambda step: when(step.start_time), spare=True),
     Column("WHY", lambda step: step.error.message, below=True),
 )
+
+
+_FOUND_BY_CHECKS = ("VARIANT_UNSOUND",)
+"""Reasons that a check of a step gives: its program has worked, and its log has no cause."""
 
 
 def waited(mesh: Client, job_id: str, output: Output) -> int:
@@ -93,12 +98,15 @@ def show(job: JobId, *, output: Output = "table") -> None:
     """Show a job and its steps, and what a failed step wrote last."""
     with quant_connected() as mesh:
         found = mesh.quant.job(job)
-    show_one(found, output, JOB)
     if output not in {"table", "wide"}:
+        show_one(found, output, JOB)
         return
+    # The error of a job is that of its step, which has its own line.
+    of_steps = any(step.error.message for step in found.steps)
+    show_one(found, output, [column for column in JOB if not (of_steps and column.title == "WHY")])
     show_list(found.steps, output, STEP)
     for step in found.steps:
-        if step.error.reason and step.log:
+        if step.error.reason not in {"", *_FOUND_BY_CHECKS} and step.log:
             note(f"\nthe last lines of {step_name(step)}:")
             note_all(text(line) for line in step.log.splitlines())
     if state_of(found) in {"FAILED", "PARTIAL"} and (hint := _what_to_do(found)):

@@ -18,14 +18,27 @@ if TYPE_CHECKING:
 
 app = App(name="variants", help="Quantised variants that jobs have published.")
 VariantId = Annotated[str, Parameter(help="The id of the variant.")]
+_REVISION = 40
+"""Hexadecimal digits of a commit."""
+
+
+def short_source(address: str) -> str:
+    """Return the address that a job reads, for a column: a commit has its first 12 digits, and of a folder only the name is left."""
+    place, at, revision = address.rpartition("@")
+    if at and len(revision) == _REVISION:
+        return f"{place}@{revision[:12]}"
+    return address.rstrip("/").rpartition("/")[2] if address.startswith("file:") else address
+
+
 VARIANT = (
     Column("MODEL", lambda model: model.model_uuid),
     Column("SIZE", lambda model: size(model.size_bytes)),
-    Column("BITS", lambda model: f"{model.report.bits_per_weight:.2f}"),
+    Column("BITS", lambda model: f"{model.report.bits_per_weight:.2f}", spare=True),
     Column("KL", lambda model: divergence(model.report)),
-    Column("SAME TOP", lambda model: same_top_token(model.report)),
-    Column("FROM", lambda model: model.source_model_uuid or model.source),
+    Column("SAME TOP", lambda model: same_top_token(model.report), spare=True),
+    Column("FROM", lambda model: model.source_model_uuid or short_source(model.source), spare=True),
     Column("JOB", lambda model: model.job_id, wide=True),
+    Column("SOURCE", lambda model: model.source, wide=True),
     Column("SHA256", lambda model: model.sha256, wide=True),
 )
 

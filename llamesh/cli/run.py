@@ -23,6 +23,7 @@ from llamesh.cli.lookups import own_server
 from llamesh.cli.models import pulled
 from llamesh.cli.output import text
 from llamesh.cli.printing import note
+from llamesh.cli.readiness import awaited
 from llamesh.cli.served_names import say_name, warn_of_shared
 from llamesh.cli.sources import no_source
 from llamesh.client.names import names_of, resolve
@@ -140,7 +141,7 @@ def _await(mesh: Client, server: Server, timeout: float) -> None:
     from llamesh.v1 import server_pb2
 
     if server.state not in {server_pb2.SERVER_STATE_SLEEPING, server_pb2.SERVER_STATE_READY}:
-        mesh.servers.wait_ready(server, timeout=timeout)
+        awaited(mesh, server, timeout)
 
 
 def _address(server: Server, servers: Sequence[Server]) -> str:

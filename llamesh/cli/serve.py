@@ -22,6 +22,7 @@ from llamesh.cli.lookups import find_model
 from llamesh.cli.output import Column, Output, show_one, size
 from llamesh.cli.placement import Gpus, Image, NodeSelector, PriorityClass, Tolerations, read_placement
 from llamesh.cli.printing import note
+from llamesh.cli.readiness import awaited
 from llamesh.cli.remedies import remedy_for
 from llamesh.cli.served_names import say_name, warn_of_shared
 from llamesh.cli.servers import SERVER
@@ -177,7 +178,7 @@ def serve(
         say_name(server, model)
         warn_of_others(server, list(mesh.servers.list()))
         if wait:
-            server = mesh.servers.wait_ready(server)
+            server = awaited(mesh, server)
     show_one(server, output, SERVER)
 
 

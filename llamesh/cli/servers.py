@@ -12,7 +12,7 @@ from cyclopts.types import PositiveInt
 from llamesh.cli.connection import connected
 from llamesh.cli.durations import Duration
 from llamesh.cli.lookups import find_server
-from llamesh.cli.output import Column, Output, fitting, show_json_line, show_list, show_one, table, text, when, word
+from llamesh.cli.output import Column, Output, show_json_line, show_list, show_one, text, when, word
 from llamesh.cli.printing import note, say
 from llamesh.cli.silence import announcement, tells
 
@@ -145,6 +145,8 @@ def _watch(mesh: Client, output: str) -> None:
 
 def _live(mesh: Client) -> None:
     from rich.live import Live
+
+    from llamesh.cli.terminal_table import fitting, table
 
     columns = [column for column in SERVER if not column.wide]
     known: dict[str, Server] = {}

@@ -39,6 +39,13 @@ def for_each(names: Sequence[str], act: Callable[[str], None]) -> Exit:
     return codes.pop() if len(codes) == 1 else Exit.FAILED
 
 
+def names_or_all(command: str, names: Sequence[str], option: str, *, every: bool) -> None:
+    """CommandError unless either names are given or the option that stands for all of them, `every`."""
+    if bool(names) == every:
+        cause = f"{command} takes no MODEL with {option}" if every else f"{command}: MODEL is missing"
+        raise CommandError(cause, hint=f"{command} {option if every else 'MODEL [MODELS...]'}", code=Exit.USAGE)
+
+
 def _failure(error: Exception) -> CommandError | None:
     """Return the failure of a name; None if the error is another one. A name that cannot be sent, such as one that is no UTF-8, fails."""
     if isinstance(error, CommandError):

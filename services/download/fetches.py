@@ -35,8 +35,8 @@ from services.download.verification import check_digest, staged_header
 MAX_NAME = 1024
 """Maximum length of the recorded name of a file."""
 
-Opened = Callable[[TransferRow, SourceObject], Awaitable[None]]
-"""Records what the first file of a transfer says once it is open."""
+Opened = Callable[[TransferRow, SourceObject, int], Awaitable[None]]
+"""Records what the first file of a transfer says once it is open, and the bytes of all files, 0 if they are unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +150,9 @@ class Fetches:
                     check_digest(found.sha256, fetch.expected_sha256(number))
                     self._note_opened(row, file, found)
                     if number == 1:
-                        await opened(row, found)
-                        fetch.begin((found.size or 0) if total is None else total)
+                        whole = (found.size or 0) if total is None else total
+                        await opened(row, found, whole)
+                        fetch.begin(whole)
                         self.running[row.model_uuid] = fetch
                     await self._stage(fetch, number, found)
         except BaseException:

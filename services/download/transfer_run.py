@@ -251,11 +251,14 @@ class TransferRuns:
         self.broadcast(transfer)
         return True
 
-    async def _opened(self, row: TransferRow, found: SourceObject) -> None:
-        """Record what the open source reports: its revision, and the file's name if the caller gave no name."""
-        if not row.name or found.revision != row.revision:
+    async def _opened(self, row: TransferRow, found: SourceObject, total: int) -> None:
+        """Record what the open source reports: its revision, its bytes, and the file's name if the caller gave no name.
+
+        The bytes are recorded here, not with the first progress: a transfer that is paused before has them, too.
+        """
+        if not row.name or (found.revision, total) != (row.revision, row.bytes_total):
             name = default_name(whole_name(found.name), row.model_uuid)
-            opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
+            opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision, total=total)
             self.broadcast(await _until_written(opened))
 
 

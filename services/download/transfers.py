@@ -78,9 +78,12 @@ class Transfers:
                     attempt=first,
                 )
                 session.add(row)
-            elif kept_parts.parts_are_usable(row, request):
+            total = 0
+            if kept_parts.parts_are_usable(row, request):
                 await kept_parts.pass_on(session, row)
+                total = row.bytes_total
             self._renew(row, request)
+            row.bytes_total = total
             await check_no_alias(session, row.model_uuid, row.name)
             return row
 
@@ -95,7 +98,7 @@ class Transfers:
             row.source, row.shown_source = request.source, request.shown_source
         row.state = TransferState.QUEUED
         row.attempt += 1
-        row.resume_count = row.bytes_done = row.bytes_total = 0
+        row.resume_count = row.bytes_done = 0
         row.sha256 = row.revision = row.error_reason = row.error_message = ""
         row.drop_claim()
         row.hidden = False
@@ -208,8 +211,13 @@ class Transfers:
                 row.update_time = self._clock()
             return row
 
-    async def opened(self, model_uuid: str, attempt: int, *, name: str, revision: str) -> TransferRow | None:
-        """Write the revision of the opened source, and the name of the model unless it has one. Raises MODEL_NAME_TAKEN."""
+    async def opened(
+        self, model_uuid: str, attempt: int, *, name: str, revision: str, total: int
+    ) -> TransferRow | None:
+        """Write the revision and the bytes of the opened source, and the name of the model unless it has one.
+
+        Raises MODEL_NAME_TAKEN.
+        """
         async with self._database.begin() as session:
             await lock_names(self._database, session)
             row = await current(session, model_uuid, attempt, self.claims.owner_id)
@@ -217,7 +225,7 @@ class Transfers:
                 if not row.name:
                     await check_no_alias(session, model_uuid, name)
                 row.name = row.name or name
-                row.revision = revision
+                row.revision, row.bytes_total = revision, total
             return row
 
     async def progress(

@@ -124,6 +124,27 @@ def test_a_job_is_shown_with_figures_durations_and_the_lines_of_its_log(
     assert "GET" not in shown.err
 
 
+def test_a_variant_that_a_check_refuses_is_shown_with_the_reason_once_and_without_a_log(
+    quant: FakeQuantService, capsys: Capture
+) -> None:
+    job = failed()
+    for error in (job.error, job.steps[0].error):
+        error.reason, error.message = "VARIANT_UNSOUND", "the mean KL divergence is 0.9, at most 0.5 is allowed"
+    quant.states.append(job)
+    assert run(["jobs", "show", "job_1"]) == Exit.OK
+    shown = "".join(capsys.readouterr())
+    assert shown.count("the mean KL divergence is 0.9") == 1
+    assert "last lines" not in shown
+
+
+def test_the_reason_of_a_job_that_no_step_has_is_shown(quant: FakeQuantService, capsys: Capture) -> None:
+    job = failed()
+    del job.steps[:]
+    quant.states.append(job)
+    assert run(["jobs", "show", "job_1"]) == Exit.OK
+    assert "it ended" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("verb", ["show", "watch"])
 def test_a_job_whose_message_says_what_to_do_has_no_empty_hint(
     quant: FakeQuantService, capsys: Capture, verb: str

@@ -46,12 +46,16 @@ def downloads() -> Downloads:
 
 
 @pytest.mark.parametrize(
-    "words", [["downloads"], ["downloads", "retry", "none"], ["describe", "none"], ["pull", "https://a/gone.gguf"]]
+    "words",
+    [
+        ["downloads", "-o", "wide"],
+        ["downloads", "retry", "none"],
+        ["describe", "none"],
+        ["pull", "https://a/gone.gguf"],
+    ],
 )
 def test_a_failed_download_shows_its_reason_and_its_remedy(capsys: Capture, words: list[str]) -> None:
-    assert run(words) == (
-        Exit.OK if words == ["downloads"] else Exit.NOT_FOUND if "describe" in words else Exit.UNAVAILABLE
-    )
+    assert run(words) == (Exit.OK if "wide" in words else Exit.NOT_FOUND if "describe" in words else Exit.UNAVAILABLE)
     shown = "".join(capsys.readouterr())
     assert MESSAGE in shown
     assert f"{REMEDIES['SOURCE_UNAVAILABLE']}; `llamesh downloads retry none` fetches it again" in shown
@@ -59,13 +63,13 @@ def test_a_failed_download_shows_its_reason_and_its_remedy(capsys: Capture, word
 
 def test_the_file_of_a_download_that_has_failed_is_given_again(downloads: Downloads, capsys: Capture) -> None:
     downloads.source = "m.gguf"
-    assert run(["downloads"]) == Exit.OK
+    assert run(["downloads", "-o", "wide"]) == Exit.OK
     assert "; `llamesh pull PATH --uuid none` takes its file again" in capsys.readouterr().out
 
 
 def test_a_damaged_model_has_one_command_that_repairs_it(downloads: Downloads, capsys: Capture) -> None:
     downloads.reason = "MODEL_CORRUPT"
-    assert run(["downloads"]) == Exit.OK
+    assert run(["downloads", "-o", "wide"]) == Exit.OK
     shown = capsys.readouterr().out
     assert "`llamesh pull --uuid none` downloads it again" in shown
     assert "retry" not in shown
@@ -73,7 +77,7 @@ def test_a_damaged_model_has_one_command_that_repairs_it(downloads: Downloads, c
 
 def test_a_reason_without_a_command_has_the_remedy_of_the_contract(downloads: Downloads, capsys: Capture) -> None:
     downloads.reason = "CONTENT_MISMATCH"
-    assert run(["downloads"]) == Exit.OK
+    assert run(["downloads", "-o", "wide"]) == Exit.OK
     assert f"{CONTRACTS} `llamesh downloads retry none` fetches it again" in capsys.readouterr().out
 
 

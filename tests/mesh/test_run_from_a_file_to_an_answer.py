@@ -20,17 +20,16 @@ from tests.terminal import terminal
 
 PULLED = {
     60: [
-        "MODEL       NAME        SIZE       QUANT   STATE   CONTEXT",
-        "─" * 58,
-        "Small-Wor   Small-Wor   845.3      Q8_0    ready   8192",
-        "ds-60.ggu   ds-60.ggu   KiB",
-        "f           f",
+        "MODEL                 SIZE        QUANT   STATE   CONTEXT",
+        "─" * 57,
+        "Small-Words-60.gguf   845.3 KiB   Q8_0    ready   8192",
+        "no room for NAME: `-o wide` has all columns",
     ],
     80: [
-        "MODEL                 NAME                 SIZE        QUANT   STATE   CONTEXT",
-        "─" * 78,
-        "Small-Words-80.gguf   Small-Words-80.ggu   845.3 KiB   Q8_0    ready   8192",
-        "f",
+        "MODEL                 SIZE        QUANT   STATE   CONTEXT",
+        "─" * 57,
+        "Small-Words-80.gguf   845.3 KiB   Q8_0    ready   8192",
+        "no room for NAME: `-o wide` has all columns",
     ],
     120: [
         "MODEL                  NAME                   SIZE        QUANT   STATE   CONTEXT",

@@ -10,6 +10,7 @@ import pytest
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
+from llamesh.cli.misuse import _FETCHES, _OF_OTHERS, _REMOVALS
 from llamesh.cli.option_names import in_options
 from llamesh.client.errors import FieldViolation, of_reason
 
@@ -34,6 +35,21 @@ Capture = pytest.CaptureFixture[str]
         ("set x --ctx-size 7x", "--ctx-size: '7x' is not a whole number", "llamesh set --help"),
         ("scale x y", "REPLICAS: 'y' is not a whole number", "llamesh scale --help"),
         ("chat x y --temperature warm", "--temperature: 'warm' is not a number", "llamesh chat --help"),
+        ("jobs shwo", "llamesh jobs has no subcommand shwo. Did you mean show?", "llamesh jobs show --help"),
+        (
+            "downloads resum big",
+            "llamesh downloads has no subcommand resum. Did you mean resume?",
+            "llamesh downloads resume --help",
+        ),
+        (
+            "variants zzz",
+            "llamesh variants has no subcommand zzz",
+            "llamesh variants has ls, list, rm; `llamesh variants --help` explains them",
+        ),
+        ("delete words", "llamesh delete: --filename or -f is missing", _REMOVALS),
+        ("remove words", "there is no command remove", _REMOVALS),
+        ("import ./m.gguf", "there is no command import", _FETCHES),
+        ("update words", "there is no command update", _OF_OTHERS["update"]),
         ("models --json", "Unknown option: --json.", "llamesh models -o json"),
     ],
 )

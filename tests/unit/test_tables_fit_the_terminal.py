@@ -9,8 +9,8 @@ from rich.console import Console
 
 from llamesh.cli.downloads import DOWNLOAD
 from llamesh.cli.keys import KEY
-from llamesh.cli.output import below, fitting, table, wrapped
 from llamesh.cli.servers import SERVER
+from llamesh.cli.terminal_table import below, fitting, table, wrapped
 from llamesh.v1 import contract_pb2, download_pb2, server_pb2
 
 UUID = "3c44fe7d-6294-4375-8238-2ec086bec7fa"

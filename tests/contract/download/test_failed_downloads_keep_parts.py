@@ -45,7 +45,7 @@ async def lose_source(service: Service, source: RangedServer) -> None:
 async def goes_on(service: Service, source: RangedServer, journal: Database) -> None:
     objects, parts = await counted(journal)
     assert (objects, parts >= PARTS // 2 - PARALLEL) == (1, True)
-    await service.start("m1", source.url)
+    assert (await service.start("m1", source.url)).bytes_total == len(DATA)
     found = await service.state("m1")
     assert (found.state, found.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, DIGEST)
     assert source.sent <= len(DATA) + HEADER + 2 * AGAIN
