@@ -187,11 +187,11 @@ class CatalogueServicer(CatalogueServiceServicer):
             for transfer in await self._transfers.all():
                 # Skip it if a change is unread: that is sent below, and its older progress would go backwards after the present one.
                 if not watcher.has_unread_download(transfer.model_uuid):
-                    progress, waits_for = (
+                    progress, wait_words = (
                         self._worker.progress(transfer.model_uuid),
-                        self._worker.waits_for(transfer.model_uuid),
+                        self._worker.wait_words(transfer.model_uuid),
                     )
-                    yield WatchCatalogueResponse(download=download_message(transfer, progress, waits_for))
+                    yield WatchCatalogueResponse(download=download_message(transfer, progress, wait_words))
             for model in await self._catalogue.all():
                 yield WatchCatalogueResponse(model=model_message(model))
             for change in watcher.read():

@@ -141,13 +141,13 @@ class TransferRuns:
         if row is None:
             self._changes.removed_download(model_uuid)
 
-    async def broadcast_waits(self, models: Set[str], held: Mapping[str, str]) -> None:
-        """Broadcast the transfers of models, of which those in `held` wait for that of another model."""
+    async def broadcast_waits(self, models: Set[str], words: Mapping[str, str]) -> None:
+        """Broadcast the transfers of models, with the words for what some of them wait."""
         with self._changes.watch() as meanwhile:
             rows = await self._transfers.workable()
         for row in rows:
             if row.model_uuid in models - meanwhile.unread_models():
-                self._changes.download(download_message(row, waits_for=held.get(row.model_uuid, "")))
+                self._changes.download(download_message(row, wait_words=words.get(row.model_uuid, "")))
 
     async def broadcast_progress(self) -> None:
         """Broadcast the progress of the running transfers."""
