@@ -39,7 +39,7 @@ from services.download.publications import PublicationLostError, Publications, P
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
 from services.download.room import RoomTakenError
 from services.download.source_retries import MAX_TRIES, SourceRetries
-from services.download.sources import SourceError, SourceObject
+from services.download.sources import SourceError, SourceGoneError, SourceObject
 from services.download.sources.shown_texts import shown_text
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
@@ -103,8 +103,8 @@ class TransferRuns:
         else:
             self._waits.forget(attempt)
 
-    async def fail(self, row: TransferRow, error: Exception) -> None:
-        """End a transfer as failed, with the reason of an error."""
+    async def fail(self, row: TransferRow, error: Exception, *, keep_parts: bool = True) -> None:
+        """End a transfer as failed, with the reason of an error. Without `keep_parts`, no later start needs its parts."""
         reason = transfer_error(error, row.shown_source)
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=row.model_uuid, error=str(reason), exc_info=unexpected)
@@ -113,7 +113,10 @@ class TransferRuns:
         if full and self._partial is not None:
             # Before the row is written: the database may be on the same disk.
             await self._partial.free(row)
-        failed = await _until_written(partial(self._transfers.fail, *attempt_of(row), reason, keep_parts=not full))
+        progress = row.bytes_done, row.bytes_total
+        failed = await _until_written(
+            partial(self._transfers.fail, *attempt_of(row), reason, progress, keep_parts=keep_parts and not full)
+        )
         self.broadcast(failed)
 
     async def requeue(self, row: TransferRow, reason: MeshError, *, keep: bool = False) -> None:
@@ -163,7 +166,9 @@ class TransferRuns:
     async def _retry_source(self, row: TransferRow, error: SourceError) -> None:
         """Queue the transfer again if another try of the source may help and is allowed; otherwise fail it."""
         reason = transfer_error(error, row.shown_source)
-        if error.transient:
+        # A source that has answered before is away for a time; the address of one that never has is more likely wrong.
+        answered = bool(row.bytes_total) or attempt_of(row) in self._waits.of_source
+        if error.transient or (error.unreachable and answered):
             retries = self._waits.of_source.setdefault(attempt_of(row), SourceRetries(self._waits.clock))
             wait = retries.next_wait(error.retry_after)
             if wait is not None:
@@ -174,7 +179,7 @@ class TransferRuns:
                 await _until_written(partial(self.requeue, row, reason, keep=True))
                 return
             reason.message += f" (given up after {retries.failed} tries)"
-        await self.fail(row, reason)
+        await self.fail(row, reason, keep_parts=not isinstance(error, SourceGoneError))
 
     async def _wait_for_room(self, row: TransferRow, error: RoomTakenError) -> None:
         """Queue the transfer again until a transfer that has reserved room ends."""
@@ -252,10 +257,12 @@ class TransferRuns:
         return True
 
     async def _opened(self, row: TransferRow, found: SourceObject) -> None:
-        """Record what the open source reports: its revision, and the file's name if the caller gave no name."""
-        if not row.name or found.revision != row.revision:
+        """Record what the open source reports: its revision, and if they are not known the file's name and size."""
+        if not row.name or found.revision != row.revision or not row.bytes_total:
             name = default_name(whole_name(found.name), row.model_uuid)
-            opened = partial(self._transfers.opened, *attempt_of(row), name=name, revision=found.revision)
+            opened = partial(
+                self._transfers.opened, *attempt_of(row), name=name, revision=found.revision, size=found.size or 0
+            )
             self.broadcast(await _until_written(opened))
 
 

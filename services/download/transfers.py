@@ -208,8 +208,11 @@ class Transfers:
                 row.update_time = self._clock()
             return row
 
-    async def opened(self, model_uuid: str, attempt: int, *, name: str, revision: str) -> TransferRow | None:
-        """Write the revision of the opened source, and the name of the model unless it has one. Raises MODEL_NAME_TAKEN."""
+    async def opened(self, model_uuid: str, attempt: int, *, name: str, revision: str, size: int) -> TransferRow | None:
+        """Write the revision of the opened source, and name and size of the first file unless the transfer has a name and a size.
+
+        A size shows that the source has answered. Raises MODEL_NAME_TAKEN.
+        """
         async with self._database.begin() as session:
             await lock_names(self._database, session)
             row = await current(session, model_uuid, attempt, self.claims.owner_id)
@@ -218,6 +221,7 @@ class Transfers:
                     await check_no_alias(session, model_uuid, name)
                 row.name = row.name or name
                 row.revision = revision
+                row.bytes_total = row.bytes_total or size
             return row
 
     async def progress(
@@ -233,12 +237,16 @@ class Transfers:
             return row
 
     async def fail(
-        self, model_uuid: str, attempt: int, error: MeshError, *, keep_parts: bool = True
+        self, model_uuid: str, attempt: int, error: MeshError, progress: tuple[int, int], *, keep_parts: bool = True
     ) -> TransferRow | None:
-        """End a transfer as failed, with the reason of an error. Without `keep_parts`, it gets its next attempt, which has none."""
+        """End a transfer as failed, with the reason of an error and its last progress (bytes done and in all).
+
+        Without `keep_parts`, it gets its next attempt, which has none.
+        """
         async with self._database.begin() as session:
             row = await self._workable_row(session, model_uuid, attempt)
             if row is not None:
+                row.bytes_done, row.bytes_total = progress
                 if not keep_parts:
                     row.attempt += 1
                     row.bytes_done = 0

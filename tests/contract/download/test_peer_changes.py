@@ -90,12 +90,12 @@ async def test_a_change_of_a_process_whose_clock_is_behind_is_found(database: Da
     assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_QUEUED]
     await behind.begin("m1", asked.attempt)
     assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_RUNNING]
-    await behind.fail("m1", asked.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"))
+    await behind.fail("m1", asked.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"), (0, 0))
     assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_FAILED]
     # The same end of a new start is news too.
     again = await behind.start(WISH)
     behind = Transfers(database, lambda: NOW - timedelta(seconds=1), "behind")
-    await behind.fail("m1", again.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"))
+    await behind.fail("m1", again.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"), (0, 0))
     assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_FAILED]
     assert await told.compare() == []
 
