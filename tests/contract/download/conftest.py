@@ -18,7 +18,7 @@ from llamesh.v1 import controller_pb2, controller_pb2_grpc, server_pb2
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from services.download.service import run
-from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember, StartStandings
+from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember, StartStandings, standings_starter
 from tests.contract.download.in_parts import DATA, NEVER, PARALLEL, PART, PARTS, SIZE
 from tests.contract.download.journal import HEADER, counted, opened, until
 from tests.contract.model_source import ModelServer, model_bytes, model_server
@@ -64,18 +64,17 @@ def has_controller() -> bool:
 
 
 @pytest.fixture
-def start_standings(
-    start_standings: StartStandings, start_member: StartMember, servers: FakeServers, has_controller: bool
-) -> StartStandings:
+def start_standings(start_member: StartMember, servers: FakeServers, has_controller: bool) -> StartStandings:
     """Starts the fake users and the fake controller, once for each home."""
     started: set[Path] = set()
+    start_users = standings_starter(start_member)
 
     async def start(settings: Settings) -> FakeStandings:
         if has_controller and settings.home not in started:
             started.add(settings.home)
             add = controller_pb2_grpc.add_ControllerServiceServicer_to_server
             await start_member(settings, "controller", lambda member: add(servers, member.server))
-        return await start_standings(settings)
+        return await start_users(settings)
 
     return start
 
