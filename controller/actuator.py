@@ -11,11 +11,12 @@ from controller import launch
 from controller.actions import Action, Admit, Drain, FallAsleep, Forget, Locate, Resume, Scale, Start, Stop
 from controller.declared import DeclaredServer, RunState
 from controller.declared_store import DeclaredStore
-from controller.model_files import Availability, needed_models
+from controller.model_files import Availability
 from controller.runtimes import LaunchSpec, Place
 from controller.server_history import ServerHistory
 from llamesh.kit.config import Settings
 from llamesh.kit.logs import log
+from llamesh.runtime_parameters import needed_models
 
 
 class Actuator:

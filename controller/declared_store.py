@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from controller.declared import Declaration, DeclaredServer, EngineMemory, RunState, check_repeated, not_found
-from controller.model_files import needed_models
 from llamesh.kit.pages import BY_TIME, Listing, PageQuery
+from llamesh.runtime_parameters import needed_models
 from llamesh.v1.server_pb2 import ServerChanges
 
 
@@ -54,6 +54,10 @@ class DeclaredStore(ABC):
     @abstractmethod
     async def refresh(self) -> None:
         """Read everything again."""
+
+    async def catch_up(self) -> None:
+        """Make sure that the cache has everything that was written before this call, by whichever process."""
+        await self.refresh()
 
     @abstractmethod
     async def declare(self, wanted: Declaration) -> DeclaredServer:

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from google.protobuf import json_format
 
-from controller.model_files import ModelFile, needed_models
+from controller.model_files import ModelFile
 from controller.request_holder import DEFAULT_BUDGET
 from controller.runtimes import LaunchSpec
 from controller.xds.clusters import BUDGET_MARGIN_SECONDS, SILENCE_SECONDS
 from llamesh.kit.config import Settings
-from llamesh.runtime_parameters import adapters, loads_projector, models
+from llamesh.runtime_parameters import adapters, loads_projector, models, needed_models
 from llamesh.v1.server_pb2 import ServerSpec
 
 _SPARE_THREADS = 4

@@ -17,11 +17,9 @@ import grpc
 
 from llamesh.kit.channels import START_SECONDS, asking
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.runtime_parameters import models
 from llamesh.v1.download_pb2 import LocateModelRequest
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub
 from llamesh.v1.model_pb2 import MODEL_FILE_ROLE_ADAPTER, MODEL_FILE_ROLE_PROJECTOR
-from llamesh.v1.server_pb2 import ServerSpec
 
 LOCATE_SECONDS = 3600.0
 """Deadline of one request, in seconds: long enough to fetch a large model from a remote object store."""
@@ -206,11 +204,6 @@ class ModelFiles:
         """Return whether a failed request means that the download service is starting, as this process is."""
         self._answered = self._answered or error.reason != Reason.ERROR_REASON_COMPONENT_UNAVAILABLE
         return not self._answered and self._clock() - self._began < START_SECONDS
-
-
-def needed_models(spec: ServerSpec) -> tuple[str, ...]:
-    """Return the models that a server needs: the served model first, then those in its parameters."""
-    return spec.model_uuid, *models(spec.parameters).values()
 
 
 def _version(paths: Iterable[str]) -> Version | None:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from controller.declared import DeclaredServer
-from controller.model_files import Availability, ModelFile, needed_models
+from controller.model_files import Availability, ModelFile
 from controller.observed import Desired, ObservedState
 from controller.runtimes import Engine, EnginePhase, Place
 from controller.server_history import ServerHistory
+from llamesh.runtime_parameters import needed_models
 
 
 class Observer:

@@ -23,7 +23,7 @@ from controller.declared import DeclaredServer, RunState, engines_to_run, not_fo
 from controller.declared_store import DeclaredStore
 from controller.demand import Demand
 from controller.footprint import Claim
-from controller.model_files import RETRY_SECONDS, needed_models
+from controller.model_files import RETRY_SECONDS
 from controller.observed import Desired
 from controller.observer import Observer
 from controller.plan import plan
@@ -40,6 +40,7 @@ from controller.xds.serving import ControlPlane
 from llamesh.background import BackgroundTask
 from llamesh.kit.config import Settings
 from llamesh.kit.logs import report_failure
+from llamesh.runtime_parameters import needed_models
 from llamesh.v1.server_pb2 import Server
 
 RESYNC_SECONDS = 10.0

@@ -91,6 +91,9 @@ class ControllerServicer(ControllerServiceServicer):
         self, request: pb.ListDeclaredServersRequest, context: Context
     ) -> pb.ListDeclaredServersResponse:
         """List servers, one page at a time."""
+        if request.model_uuid:
+            # The caller deletes the model if there is no server.
+            await self._store.catch_up()
         servers, token = await self._store.page(self._pages.query(request), request.model_uuid)
         return pb.ListDeclaredServersResponse(servers=map(self._reconciler.view, servers), next_page_token=token)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from google.protobuf.descriptor import FieldDescriptor
 
 from llamesh.v1 import options_pb2
-from llamesh.v1.server_pb2 import RopeScaling, RuntimeParameters, SpeculativeType
+from llamesh.v1.server_pb2 import RopeScaling, RuntimeParameters, ServerSpec, SpeculativeType
 
 Value = bool | int | float | str
 """A value on llama.cpp's command line; that of an enum is a word."""
@@ -136,6 +136,11 @@ def refused_options() -> Mapping[str, str]:
 def models(message: RuntimeParameters) -> dict[str, str]:
     """Return the models that a server needs besides the one it serves: model_uuid by parameter."""
     return {field.name: value for field, value in message.ListFields() if all_parameters()[field.name].model}
+
+
+def needed_models(spec: ServerSpec) -> tuple[str, ...]:
+    """Return the models that a server needs: the served model first, then those in its parameters."""
+    return spec.model_uuid, *models(spec.parameters).values()
 
 
 def adapters(message: RuntimeParameters) -> dict[str, float]:

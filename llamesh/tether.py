@@ -1,8 +1,9 @@
 """Ties a process to its parent: the kernel kills it when the parent dies. Linux only; elsewhere nothing happens.
 
-`python -I -S tether.py PARENT PROGRAM ARGUMENTS...` becomes PROGRAM, tied to its parent and with SIGTERM blocked (llamesh/shutdown.py).
-It is for programs that do not know the lifeline (Envoy). PROGRAM inherits the signal mask and installs its own handler, so ignoring
-SIGTERM would not be enough. The kernel watches the thread that started the child: a supervisor starts everything from its main thread.
+`python -I -S tether.py PARENT PROGRAM ARGUMENTS...` becomes PROGRAM, tied to its parent and with SIGTERM blocked (llamesh/shutdown.py). It
+is for programs that do not know the lifeline (Envoy), and for those that must end even while they are stopped (SIGSTOP). PROGRAM inherits
+the signal mask and installs its own handler, so ignoring SIGTERM would not be enough. The kernel watches the thread that started the child:
+a supervisor starts everything from its main thread.
 """
 
 import ctypes
@@ -19,6 +20,11 @@ def kill_with_parent() -> None:
     """Let the kernel kill this process when its parent dies. Raises OSError. A parent that has already died is not detected."""
     if _LIBC is not None and _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def tethered(parent: int, *program: str) -> list[str]:
+    """Return the command that starts a program tied to its parent, which has this process id."""
+    return [sys.executable, "-I", "-S", __file__, str(parent), *program]
 
 
 def main() -> None:

@@ -76,6 +76,19 @@ class DeclaredObjects(DeclaredStore):
         for informer in self._informers.values():
             await informer.synced.wait()
 
+    async def catch_up(self) -> None:
+        """See DeclaredStore. Watches lag behind, also behind what another controller has just created."""
+        await self.refresh()
+        try:
+            for informer in self._informers.values():
+                await informer.catch_up()
+        except ClusterError as error:
+            raise MeshError(
+                Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+                f"the cluster's API does not list the servers: {error}",
+                {"component": "kubernetes"},
+            ) from error
+
     async def declare(self, wanted: Declaration) -> DeclaredServer:
         """See DeclaredStore. The estimate is not stored: the contract service is asked about every generation of an object."""
         manifest = modelserve.manifest(wanted, self._new_id())

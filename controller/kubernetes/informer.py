@@ -58,6 +58,14 @@ class Informer:
         """Take an object that a call has returned, because its event comes later."""
         self._put(found)
 
+    async def catch_up(self) -> None:
+        """Read the list now, beside the watch. A namespace that may not be read has no objects. Raises ClusterError."""
+        try:
+            await self._list()
+        except ClusterError as error:
+            if error.status not in _NOT_FOR_US:
+                raise
+
     async def _follow(self) -> None:
         if not self._version:
             self._version = await self._list()

@@ -66,7 +66,7 @@ CALLS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "ReadEngineLog",
         ),
         CONTRACT: ("GetDeclaredServer", "GetCapacity"),
-        DOWNLOAD: ("GetCapacity",),
+        DOWNLOAD: ("GetCapacity", "ListDeclaredServers"),
     },
     "llamesh.v1.QuantService": {ENVOY: (_ANY,), DOWNLOAD: ("ListQuantSources", "LocateQuantModel")},
     "llamesh.v1.MetricsService": {GATEWAY: (_ANY,)},

@@ -13,19 +13,17 @@ from sqlalchemy.orm import aliased
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.pages import PageQuery
-from services.download.aliases import Aliases, remove_aliases
-from services.download.model_search import ModelSearch, set_tags
+from services.download.aliases import Aliases
+from services.download.model_search import ModelSearch
 from services.download.sources.source import FileRole
 from services.download.tables import UNENDED, ModelFileRow, ModelRow, TransferRow, TransferState
-from services.download.unowned_objects import UnownedObjects, lock_bytes
 
 
 class Catalogue:
     """The models in SQL."""
 
-    def __init__(self, database: Database, objects: UnownedObjects) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._objects = objects
         self._aliases = Aliases(database)
 
     async def get(self, model_uuid: str) -> ModelRow:
@@ -41,7 +39,7 @@ class Catalogue:
         async with self._database.read() as session:
             model = await session.get(ModelRow, model_uuid)
         if model is None:
-            raise _absent(model_uuid, transfer)
+            raise absent(model_uuid, transfer)
         return model
 
     async def page(self, search: ModelSearch, page_query: PageQuery) -> tuple[Sequence[ModelRow], str]:
@@ -83,36 +81,9 @@ class Catalogue:
             query = select(ModelRow.model_uuid).where(ModelRow.model_uuid.in_(model_uuids))
             return set((await session.scalars(query)).all())
 
-    async def delete(self, model_uuid: str) -> ModelRow:
-        """Delete a model and its transfer, then each of its objects if no other model shares it. Raises the errors of `get`."""
-        while True:
-            known = await self.get(model_uuid)
-            async with self._database.begin() as session:
-                await lock_bytes(self._database, session, _digests(known))
-                transfer = await session.get(TransferRow, model_uuid, with_for_update=True)
-                model = await session.get(ModelRow, model_uuid, with_for_update=True)
-                if model is None:
-                    raise _absent(model_uuid, transfer)
-                if _digests(model) != _digests(known):
-                    continue  # the model has other bytes than those that were locked
-                await session.delete(model)
-                await set_tags(session, model_uuid, ())
-                await remove_aliases(session, model_uuid)
-                if transfer is not None:
-                    await session.delete(transfer)
-                await session.flush()
-                for file in model.files:
-                    await self._objects.disown(session, file.object_key)
-            for file in model.files:
-                await self._objects.try_remove(file.object_key)
-            return model
 
-
-def _digests(model: ModelRow) -> list[str]:
-    return [file.sha256 for file in model.files]
-
-
-def _absent(model_uuid: str, transfer: TransferRow | None) -> MeshError:
+def absent(model_uuid: str, transfer: TransferRow | None) -> MeshError:
+    """Return the error for a model that is not in the catalogue: MODEL_NOT_READY while it is fetched, else MODEL_NOT_FOUND."""
     if transfer is not None and transfer.state in UNENDED:
         why = "the download of {} is paused" if transfer.state == TransferState.PAUSED else "{} is still being fetched"
         return MeshError(Reason.ERROR_REASON_MODEL_NOT_READY, why.format(model_uuid), {"modelUuid": model_uuid})

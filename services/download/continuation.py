@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from llamesh.kit.logs import log
 from services.download.source_retries import SourceRetries
-from services.download.sources import SourceChangedError, SourceError, SourceObject
+from services.download.sources import SourceChangedError, SourceError, SourceObject, SourceSlowError
 from services.download.sources.shown_texts import shown_text
 
 MAX_CONTINUATIONS = 100
@@ -35,6 +35,8 @@ async def _continued(
     found: SourceObject, clock: Callable[[], float], chunks: AsyncIterator[bytes], start: int, end: int | None
 ) -> AsyncGenerator[bytes, None]:
     done, retries = start, SourceRetries(clock)
+    # Bytes that come too slowly are no progress that would end a series of failures.
+    slow = SourceRetries(clock)
     for _ in range(MAX_CONTINUATIONS):
         try:
             async for chunk in chunks:
@@ -42,9 +44,11 @@ async def _continued(
                 retries = SourceRetries(clock)
                 yield chunk
         except SourceError as error:
-            if found.read is None or end is None or not error.transient or isinstance(error, SourceChangedError):
+            # The source has answered, so a connection that cannot be made is an interruption.
+            interrupted = error.transient or error.unreachable
+            if found.read is None or end is None or not interrupted or isinstance(error, SourceChangedError):
                 raise
-            wait = retries.next_wait(error.retry_after)
+            wait = (slow if isinstance(error, SourceSlowError) else retries).next_wait(error.retry_after)
             if wait is None:
                 raise
             log.warning("read is continued", name=found.name, offset=done, error=shown_text(str(error)), seconds=wait)

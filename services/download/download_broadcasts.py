@@ -18,7 +18,7 @@ class DownloadBroadcasts:
 
     def message(self, row: TransferRow) -> Download:
         """Encode a transfer, with what this process knows of it: its progress, or for which other one it waits."""
-        return download_message(row, self._worker.progress(row.model_uuid), self._worker.waits_for(row.model_uuid))
+        return download_message(row, self._worker.progress(row.model_uuid), self._worker.wait_words(row.model_uuid))
 
     def changed(self, row: TransferRow) -> Download:
         """Tell the worker and the watchers that a call has changed a transfer, and encode it."""

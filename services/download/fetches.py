@@ -26,7 +26,7 @@ from services.download.present_objects import PresentObject, PresentObjects, sou
 from services.download.progress import Progress
 from services.download.room import FileRoom, Room
 from services.download.source_holds import SourceHolds
-from services.download.sources import FileRole, ModelFacts, Source, SourceFile, SourceObject
+from services.download.sources import FileRole, ModelFacts, Source, SourceError, SourceFile, SourceObject
 from services.download.staging import Staging
 from services.download.store_retries import StoreRetries
 from services.download.tables import NO_FILE, TransferRow
@@ -131,11 +131,13 @@ class Fetches:
         self.holds = SourceHolds(clock)
         self.running: dict[str, Fetch] = {}
         """The fetches whose bytes arrive, by model."""
+        self._answered: set[str] = set()
+        """The models of the fetches whose source has answered."""
 
     async def fetch(self, row: TransferRow, retries: StoreRetries, opened: Opened) -> list[StagedFile]:
         """Stage all files of a transfer. The caller discards them. `opened` gets the first file once it is open.
 
-        Raises SourceError, StoreError, GgufError and MeshError.
+        Also after an error, `row` has the last progress. Raises SourceError, StoreError, GgufError and MeshError.
         """
 
         def used(length: int) -> None:
@@ -155,12 +157,16 @@ class Fetches:
                         fetch.begin(whole)
                         self.running[row.model_uuid] = fetch
                     await self._stage(fetch, number, found)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, SourceError) and row.model_uuid in self._answered:
+                error.transient |= error.unreachable
             # The source's close can fail or be cancelled when all bytes are staged.
             await discard(fetch.staged)
             raise
         finally:
-            self.running.pop(row.model_uuid, None)
+            self._answered.discard(row.model_uuid)
+            if self.running.pop(row.model_uuid, None) is not None:
+                row.bytes_done, row.bytes_total = fetch.progress.done, fetch.progress.total
             self._room.release(row.model_uuid)
         return fetch.staged
 
@@ -224,6 +230,7 @@ class Fetches:
         check_digest(staged.sha256, expected)
 
     def _note_opened(self, row: TransferRow, file: SourceFile, found: SourceObject) -> None:
+        self._answered.add(row.model_uuid)
         if file.role is FileRole.WEIGHTS:
             self.holds.opened(row.model_uuid, file.address, found)
 

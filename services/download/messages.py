@@ -16,8 +16,8 @@ from services.download.source_names import shown_source
 from services.download.tables import ModelRow, TransferRow, TransferState
 
 
-def download_message(row: TransferRow, progress: Progress | None = None, waits_for: str = "") -> Download:
-    """Encode a transfer. `progress`, if given, is newer than the row. `waits_for` is the model for whose transfer a queued one waits."""
+def download_message(row: TransferRow, progress: Progress | None = None, wait_words: str = "") -> Download:
+    """Encode a transfer. `progress`, if given, is newer than the row. `wait_words`: for what a queued one waits."""
     message = Download(
         model_uuid=row.model_uuid,
         name=row.name,
@@ -35,10 +35,9 @@ def download_message(row: TransferRow, progress: Progress | None = None, waits_f
         message.bytes_done = progress.done
         message.bytes_total = progress.total
         message.bytes_per_second = progress.rate()
-    if waits_for and row.state == TransferState.QUEUED:
+    if wait_words and row.state == TransferState.QUEUED:
         # Instead of the reason of an earlier failure, whose wait has ended.
-        words = f"waits for the download of {waits_for}, which fetches the same source"
-        message.error.CopyFrom(DownloadError(message=words))
+        message.error.CopyFrom(DownloadError(message=wait_words))
     elif row.error_reason:
         reason = Reason.Value(f"ERROR_REASON_{row.error_reason}")
         message.error.CopyFrom(

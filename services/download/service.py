@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from time import monotonic
@@ -33,6 +34,7 @@ from services.download.catalogue import Catalogue
 from services.download.changes import Changes
 from services.download.checkpoint_servicer import CheckpointServicer
 from services.download.checkpoints import Checkpoints
+from services.download.deletions import Deletions, servers_of
 from services.download.delivery import SWEEP_SECONDS, Delivery
 from services.download.download_broadcasts import DownloadBroadcasts
 from services.download.fetches import Fetches
@@ -115,7 +117,9 @@ async def run(member: Member) -> None:
 
         transfers = Transfers(database, utc_now, owner.id)
         objects = UnownedObjects(database, store, owner.id)
-        catalogue = Catalogue(database, objects)
+        catalogue = Catalogue(database)
+        controller = ControllerServiceStub(channels["controller"])
+        deletions = Deletions(database, catalogue, objects, servers_of(controller), lambda: uuid.uuid4().hex)
         integrity = Integrity(database, store, catalogue, utc_now, broadcast_transfer, broadcast_model)
         present = PresentObjects(database, store)
         publications = Publications(database, present, objects, utc_now, owner.id, broadcast_model)
@@ -140,7 +144,7 @@ async def run(member: Member) -> None:
         health.on_change(show_store)
         pages = open_pages(settings)
         fits = MemoryFits(
-            ControllerServiceStub(channels["controller"]),
+            controller,
             ContractServiceStub(channels["contract"]),
             settings.memory_reserve_bytes,
         )
@@ -151,7 +155,7 @@ async def run(member: Member) -> None:
         downloads = DownloadServicer(starts, transfers, pauses, broadcasts, pages, store, search)
         add_DownloadServiceServicer_to_server(downloads, member.server)
         delivery = Delivery(integrity, catalogue, PartLinks(parts_directory(settings.home)))
-        models = CatalogueServicer(catalogue, delivery, transfers, worker, changes, pages)
+        models = CatalogueServicer(catalogue, deletions, delivery, transfers, worker, changes, pages)
         add_CatalogueServiceServicer_to_server(models, member.server)
         checkpoints = Checkpoints(hub, files, bandwidth, monotonic)
         matrices = MatrixFiles(files, bandwidth)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from llamesh.kit.calls import Context
+from llamesh.kit.completion import to_completion
 from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.identity import caller
 from llamesh.kit.objects import ObjectStore, StoreError
@@ -42,6 +43,7 @@ from llamesh.v1.download_pb2_grpc import CatalogueServiceServicer, DownloadServi
 from llamesh.v1.model_pb2 import Model
 from services.download.catalogue import Catalogue
 from services.download.changes import Changes
+from services.download.deletions import Deletions
 from services.download.delivery import Delivery
 from services.download.download_broadcasts import DownloadBroadcasts
 from services.download.hub_search import HubSearch
@@ -123,6 +125,7 @@ class CatalogueServicer(CatalogueServiceServicer):
     def __init__(
         self,
         catalogue: Catalogue,
+        deletions: Deletions,
         delivery: Delivery,
         transfers: Transfers,
         worker: Worker,
@@ -130,6 +133,7 @@ class CatalogueServicer(CatalogueServiceServicer):
         pages: Pages,
     ) -> None:
         self._catalogue = catalogue
+        self._deletions = deletions
         self._delivery = delivery
         self._pages = pages
         self._transfers = transfers
@@ -138,7 +142,7 @@ class CatalogueServicer(CatalogueServiceServicer):
 
     async def GetCatalogueModel(self, request: GetCatalogueModelRequest, context: Context) -> Model:
         """See download.proto."""
-        return model_message(await self._catalogue.get(request.model_uuid))
+        return model_message(await self._deletions.read(request.model_uuid))
 
     async def ListCatalogueModels(
         self, request: ListCatalogueModelsRequest, context: Context
@@ -155,8 +159,11 @@ class CatalogueServicer(CatalogueServiceServicer):
 
     async def DeleteCatalogueModel(self, request: DeleteCatalogueModelRequest, context: Context) -> Model:
         """See download.proto."""
-        model = await self._catalogue.delete(request.model_uuid)
-        self._changes.removed(model.model_uuid)
+        return await to_completion(self._deleted(request.model_uuid))
+
+    async def _deleted(self, model_uuid: str) -> Model:
+        model = await self._deletions.delete(model_uuid)
+        self._changes.removed(model_uuid)
         return model_message(model)
 
     async def LocateModel(self, request: LocateModelRequest, context: Context) -> LocateModelResponse:
@@ -180,11 +187,11 @@ class CatalogueServicer(CatalogueServiceServicer):
             for transfer in await self._transfers.all():
                 # Skip it if a change is unread: that is sent below, and its older progress would go backwards after the present one.
                 if not watcher.has_unread_download(transfer.model_uuid):
-                    progress, waits_for = (
+                    progress, wait_words = (
                         self._worker.progress(transfer.model_uuid),
-                        self._worker.waits_for(transfer.model_uuid),
+                        self._worker.wait_words(transfer.model_uuid),
                     )
-                    yield WatchCatalogueResponse(download=download_message(transfer, progress, waits_for))
+                    yield WatchCatalogueResponse(download=download_message(transfer, progress, wait_words))
             for model in await self._catalogue.all():
                 yield WatchCatalogueResponse(model=model_message(model))
             for change in watcher.read():

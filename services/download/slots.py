@@ -4,24 +4,86 @@ Of the transfers of one source one runs at a time, in all processes together, as
 it has succeeded, the store has the bytes, and the next one fetches nothing (`present_objects`); if it ends otherwise, the next one fetches
 them itself.
 
-Invariant: the transfers of one user never have all slots, so slow downloads of one user do not stop those of others. A free slot goes to
-the user who has the fewest, and among the transfers of equal users to the one that was requested first. At one source another user comes
-before the one whose transfer has begun there last, so transfers of one user that fail one after the other stop nobody. A transfer waits for
-another one of its source only if that one fetches no file that this one does not want, and makes progress (`source_holds`), or is of the
-same user and waits for its next try after a failure: never for one that waits for a slot or for room.
+Files of this machine have slots of their own: they need no network, so downloads that stand still do not stop them.
+
+Invariant: the transfers of one user never have all slots of a kind, so slow downloads of one user do not stop those of others. A free slot
+goes to the user who has the fewest, and among the transfers of equal users to the one that was requested first. At one source another user
+comes before the one whose transfer has begun there last, so transfers of one user that fail one after the other stop nobody. A transfer
+waits for another one of its source only if that one fetches no file that this one does not want, and makes progress (`source_holds`), or is
+of the same user and waits for its next try after a failure: never for one that waits for a slot or for room.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from services.download.tables import NO_FILE, TransferRow, TransferState
 
 MAX_RUNNING = 4
-"""Maximum number of transfers that run at the same time; more would only share the same network and disk."""
+"""Maximum number of transfers from other machines that run at the same time; more would only share the same network and disk."""
 MAX_OF_USER = MAX_RUNNING - 1
-"""Maximum number of transfers of one user that run at the same time."""
+"""Maximum number of transfers of one user from other machines that run at the same time."""
+MAX_LOCAL = 3
+"""Maximum number of transfers of files of this machine that run at the same time, beside those from other machines."""
+MAX_LOCAL_OF_USER = MAX_LOCAL - 1
+"""Maximum number of transfers of one user of files of this machine that run at the same time."""
+
+
+class Slots(NamedTuple):
+    """The slots of one kind of transfers, and how many of them one user may have."""
+
+    total: int
+    of_user: int
+
+
+NETWORK, LOCAL = Slots(MAX_RUNNING, MAX_OF_USER), Slots(MAX_LOCAL, MAX_LOCAL_OF_USER)
+
+
+def slots_of(row: TransferRow) -> Slots:
+    """Return the slots that a transfer takes one of. A local file does not wait for servers that send nothing."""
+    if not _is_file(row.source):
+        return NETWORK
+    others = (row.projector, *(address for _, address in row.adapters))
+    return LOCAL if all(address in ("", NO_FILE) or _is_file(address) for address in others) else NETWORK
+
+
+def _is_file(address: str) -> bool:
+    return address.startswith("file:")
+
+
+def begin_next(
+    waiting: Sequence[TransferRow], running: Sequence[TransferRow], last_turn: Callable[[TransferRow], int]
+) -> list[TransferRow]:
+    """Return the waiting transfers that get the free slots of their kinds, beside those that run (see `next_transfers`)."""
+    chosen = []
+    for slots in (NETWORK, LOCAL):
+        users = [row.requested_by for row in running if slots_of(row) is slots]
+        mine = [row for row in waiting if slots_of(row) is slots]
+        chosen += next_transfers(mine, users, slots.total - len(users), last_turn, slots.of_user)
+    return chosen
+
+
+def wait_words(
+    waiting: Iterable[TransferRow], running: Sequence[TransferRow], held: Mapping[str, str]
+) -> dict[str, str]:
+    """Return for what waiting transfers wait, for people, by model. `held`: see `holders`."""
+    words = {row.model_uuid: slot_words(row, running) for row in waiting} | {
+        model_uuid: f"waits for the download of {holder}, which fetches the same source"
+        for model_uuid, holder in held.items()
+    }
+    return {model_uuid: each for model_uuid, each in words.items() if each}
+
+
+def slot_words(row: TransferRow, running: Sequence[TransferRow]) -> str:
+    """Return for which slot a transfer waits, for people; "" if a slot is free."""
+    slots = slots_of(row)
+    users = [other.requested_by for other in running if slots_of(other) is slots]
+    what = "imports of files" if slots is LOCAL else "downloads"
+    if users.count(row.requested_by) >= slots.of_user:
+        return f"waits for its turn: at most {slots.of_user} {what} of one user run at the same time"
+    return f"waits for its turn: at most {slots.total} {what} run at the same time" if len(users) >= slots.total else ""
 
 
 class SourceTurns:
@@ -46,7 +108,11 @@ class SourceTurns:
 
 
 def next_transfers(
-    waiting: Sequence[TransferRow], running: Iterable[str], free: int, last_turn: Callable[[TransferRow], int]
+    waiting: Sequence[TransferRow],
+    running: Iterable[str],
+    free: int,
+    last_turn: Callable[[TransferRow], int],
+    most_of_user: int = MAX_OF_USER,
 ) -> list[TransferRow]:
     """Return the transfers that get the `free` slots, none of which holds another one of them.
 
@@ -55,11 +121,12 @@ def next_transfers(
         running: the user of each running transfer; transfers whose user is unknown count as those of one user.
         free: number of slots without a transfer.
         last_turn: the last turn of the user at the source of a transfer (see `SourceTurns`).
+        most_of_user: maximum number of running transfers of one user.
     """
     of_user = Counter(running)
     left, chosen = list(waiting), list[TransferRow]()
     while len(chosen) < free:
-        allowed = [row for row in left if of_user[row.requested_by] < MAX_OF_USER]
+        allowed = [row for row in left if of_user[row.requested_by] < most_of_user]
         if not allowed:
             break
         first_turn: dict[str, int] = {}

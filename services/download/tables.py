@@ -125,6 +125,10 @@ class ModelRow(Base):
     aliases: Mapped[list[str]] = mapped_column(JSON, default=list)
     """The further names, oldest first: those of the rows of `model_alias`."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)
+    deletion: Mapped[str] = mapped_column(String(32), default="")
+    """The mark of the deletion that is under way; empty if there is none (`deletions`)."""
+    deletion_expires: Mapped[datetime | None] = mapped_column(Timestamp, default=None)
+    """When the mark expires, by the clock of the database."""
     files: Mapped[list[ModelFileRow]] = relationship(
         primaryjoin="ModelRow.model_uuid == foreign(ModelFileRow.model_uuid)",
         order_by="ModelFileRow.number",

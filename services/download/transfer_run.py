@@ -39,7 +39,7 @@ from services.download.publications import PublicationLostError, Publications, P
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
 from services.download.room import RoomTakenError
 from services.download.source_retries import MAX_TRIES, SourceRetries
-from services.download.sources import SourceError, SourceObject
+from services.download.sources import SourceError, SourceGoneError, SourceObject
 from services.download.sources.shown_texts import shown_text
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
@@ -103,8 +103,8 @@ class TransferRuns:
         else:
             self._waits.forget(attempt)
 
-    async def fail(self, row: TransferRow, error: Exception) -> None:
-        """End a transfer as failed, with the reason of an error."""
+    async def fail(self, row: TransferRow, error: Exception, *, keep_parts: bool = True) -> None:
+        """End a transfer as failed, with the reason of an error. Without `keep_parts`, no later start needs its parts."""
         reason = transfer_error(error, row.shown_source)
         unexpected = error if reason is not error and reason.code.name == "INTERNAL" else None
         log.warning("transfer failed", model_uuid=row.model_uuid, error=str(reason), exc_info=unexpected)
@@ -113,7 +113,10 @@ class TransferRuns:
         if full and self._partial is not None:
             # Before the row is written: the database may be on the same disk.
             await self._partial.free(row)
-        failed = await _until_written(partial(self._transfers.fail, *attempt_of(row), reason, keep_parts=not full))
+        progress = row.bytes_done, row.bytes_total
+        failed = await _until_written(
+            partial(self._transfers.fail, *attempt_of(row), reason, progress, keep_parts=keep_parts and not full)
+        )
         self.broadcast(failed)
 
     async def requeue(self, row: TransferRow, reason: MeshError, *, keep: bool = False) -> None:
@@ -141,13 +144,13 @@ class TransferRuns:
         if row is None:
             self._changes.removed_download(model_uuid)
 
-    async def broadcast_waits(self, models: Set[str], held: Mapping[str, str]) -> None:
-        """Broadcast the transfers of models, of which those in `held` wait for that of another model."""
+    async def broadcast_waits(self, models: Set[str], words: Mapping[str, str]) -> None:
+        """Broadcast the transfers of models, with the words for what some of them wait."""
         with self._changes.watch() as meanwhile:
             rows = await self._transfers.workable()
         for row in rows:
             if row.model_uuid in models - meanwhile.unread_models():
-                self._changes.download(download_message(row, waits_for=held.get(row.model_uuid, "")))
+                self._changes.download(download_message(row, wait_words=words.get(row.model_uuid, "")))
 
     async def broadcast_progress(self) -> None:
         """Broadcast the progress of the running transfers."""
@@ -163,7 +166,9 @@ class TransferRuns:
     async def _retry_source(self, row: TransferRow, error: SourceError) -> None:
         """Queue the transfer again if another try of the source may help and is allowed; otherwise fail it."""
         reason = transfer_error(error, row.shown_source)
-        if error.transient:
+        # A source that has answered before is away for a time; the address of one that never has is more likely wrong.
+        answered = bool(row.bytes_total) or attempt_of(row) in self._waits.of_source
+        if error.transient or (error.unreachable and answered):
             retries = self._waits.of_source.setdefault(attempt_of(row), SourceRetries(self._waits.clock))
             wait = retries.next_wait(error.retry_after)
             if wait is not None:
@@ -174,7 +179,7 @@ class TransferRuns:
                 await _until_written(partial(self.requeue, row, reason, keep=True))
                 return
             reason.message += f" (given up after {retries.failed} tries)"
-        await self.fail(row, reason)
+        await self.fail(row, reason, keep_parts=not isinstance(error, SourceGoneError))
 
     async def _wait_for_room(self, row: TransferRow, error: RoomTakenError) -> None:
         """Queue the transfer again until a transfer that has reserved room ends."""

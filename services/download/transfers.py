@@ -216,7 +216,7 @@ class Transfers:
     ) -> TransferRow | None:
         """Write the revision and the bytes of the opened source, and the name of the model unless it has one.
 
-        Raises MODEL_NAME_TAKEN.
+        Bytes show that the source has answered. Raises MODEL_NAME_TAKEN.
         """
         async with self._database.begin() as session:
             await lock_names(self._database, session)
@@ -241,12 +241,16 @@ class Transfers:
             return row
 
     async def fail(
-        self, model_uuid: str, attempt: int, error: MeshError, *, keep_parts: bool = True
+        self, model_uuid: str, attempt: int, error: MeshError, progress: tuple[int, int], *, keep_parts: bool = True
     ) -> TransferRow | None:
-        """End a transfer as failed, with the reason of an error. Without `keep_parts`, it gets its next attempt, which has none."""
+        """End a transfer as failed, with the reason of an error and its last progress (bytes done and in all).
+
+        Without `keep_parts`, it gets its next attempt, which has none.
+        """
         async with self._database.begin() as session:
             row = await self._workable_row(session, model_uuid, attempt)
             if row is not None:
+                row.bytes_done, row.bytes_total = progress
                 if not keep_parts:
                     row.attempt += 1
                     row.bytes_done = 0

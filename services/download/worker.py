@@ -7,7 +7,7 @@ seconds. It runs one pass at a time, because two passes would start the same row
 others. What ended transfers have left is removed beside it (`cleanup`). Several processes on one database and store share the work: each
 claims the rows that it runs (see `claims`).
 
-Invariant: at most MAX_RUNNING transfers run in a process, of one source one in all processes, and those of one user leave a slot to others
+Invariant: a process runs no more transfers than it has slots, of one source all processes one, and those of one user leave a slot to others
 (see `slots`). A process whose own store fails does not fail a transfer that another process might run.
 """
 
@@ -27,7 +27,7 @@ from services.download.kept_parts import KeptParts
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
-from services.download.slots import MAX_RUNNING, SourceTurns, holders, next_transfers
+from services.download.slots import SourceTurns, begin_next, holders, wait_words
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
 from services.download.transfer_run import TransferRuns
@@ -71,8 +71,8 @@ class Worker:
         """Models whose task was cancelled; the state of their rows is still to be broadcast."""
         self._told_of_store: set[tuple[str, int, str]] = set()
         """Attempts whose rows already have the store's problem as their message."""
-        self._held_by: dict[str, str] = {}
-        """Models whose transfer waits for another one of its source, with the model of that one."""
+        self._wait_words: dict[str, str] = {}
+        """For what queued transfers wait that may begin otherwise, by model: for another one of their source, or for a slot."""
         self._cancelled: set[TransferAttempt] = set()
         """Attempts that were cancelled while the disk of the database was full; their rows are still to be written."""
         self._prepared = self._swept = False
@@ -100,9 +100,9 @@ class Worker:
         """Return the progress of a transfer that is being fetched; None if it is not."""
         return self._runs.progress(model_uuid)
 
-    def waits_for(self, model_uuid: str) -> str:
-        """Return the model for whose transfer, of the same source, a queued transfer waits; "" for none."""
-        return self._held_by.get(model_uuid, "")
+    def wait_words(self, model_uuid: str) -> str:
+        """Return for what a queued transfer waits, for people: another one of its source, or a slot; "" for neither."""
+        return self._wait_words.get(model_uuid, "")
 
     async def cancel(self, model_uuid: str) -> TransferRow:
         """Cancel a transfer. If the disk of the database is full, its run is ended and its bytes are removed before the row is written.
@@ -165,20 +165,21 @@ class Worker:
             await self._objects.drop_holds()
             self._prepared = True
         await self._cleanup.run()
-        running = [row.requested_by for row in rows if row.model_uuid in self._tasks]
+        running = [row for row in rows if row.model_uuid in self._tasks]
         self._turns.keep({row.source for row in rows})
         due = self._due(rows)
         elsewhere = await self._transfers.claims.held_elsewhere() if due else ()
         held = self._holders(due, rows, elsewhere)
         startable = [row for row in due if row.model_uuid not in held]
-        for row in next_transfers(startable, running, MAX_RUNNING - len(self._tasks), self._turns.last):
+        for row in begin_next(startable, running, self._turns.last):
             self._turns.begin(row)
             self._runs.holds.begin(row.model_uuid)
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
             self._tasks[row.model_uuid] = (row.attempt, task)
             task.add_done_callback(partial(self._end, row.model_uuid))
         due = [row for row in due if row.model_uuid not in self._tasks]
-        await self._show_holders(self._holders(due, rows, elsewhere))
+        running = [row for row in rows if row.model_uuid in self._tasks]
+        await self._show_waits(wait_words(due, running, self._holders(due, rows, elsewhere)))
 
     async def _write_cancellation(self, attempt: TransferAttempt) -> TransferRow:
         row = await self._transfers.cancel(*attempt)
@@ -204,7 +205,7 @@ class Worker:
 
     async def _await_store(self, rows: Rows) -> None:
         """While the store cannot be used: write the reason to each row that has no task, or fail it if waiting does not help."""
-        self._held_by.clear()
+        self._wait_words.clear()
         if (error := self._health.problem) is None or self._health.check_pending:
             return
         hopeless = self._health.denied or self._health.outage_seconds > transfer_run.STORE_PATIENCE_SECONDS
@@ -237,18 +238,17 @@ class Worker:
         others = [row for row in rows if row.model_uuid not in self._tasks]
         return holders(due, running, [row for row in others if self._waits.awaits_retry(attempt_of(row))], elsewhere)
 
-    async def _show_holders(self, held: dict[str, str]) -> None:
-        """Show for which transfers others wait, and tell the watchers what has changed of it."""
-        before = self._held_by
-        if held == before:
+    async def _show_waits(self, words: dict[str, str]) -> None:
+        """Show for what transfers wait, and tell the watchers what has changed of it."""
+        if words == (before := self._wait_words):
             return
         # Before the rows are read: what a call tells meanwhile is not told again.
-        self._held_by = held
-        changed = {uuid for uuid in before.keys() | held.keys() if before.get(uuid) != held.get(uuid)}
+        self._wait_words = words
+        changed = {uuid for uuid in before.keys() | words.keys() if before.get(uuid) != words.get(uuid)}
         try:
-            await self._runs.broadcast_waits(changed - self._tasks.keys(), held)
+            await self._runs.broadcast_waits(changed - self._tasks.keys(), words)
         except BaseException:
-            self._held_by = before
+            self._wait_words = before
             raise
 
     def _set_timer(self, seconds: float) -> None:

@@ -1,14 +1,10 @@
-"""Models, from the catalogue of the download service. Invariant: a model that a server uses is not deleted."""
+"""Models, from the catalogue of the download service, which also decides whether one may be deleted."""
 
 from __future__ import annotations
 
 from llamesh.kit.channels import asking, call_options
-from llamesh.kit.errors import MeshError, Reason
-from llamesh.v1 import controller_pb2, download_pb2, gateway_pb2, model_pb2
+from llamesh.v1 import download_pb2, gateway_pb2, model_pb2
 from services.gateway.members import Members
-
-MAX_NAMED_SERVERS = 10
-"""Maximum number of servers that the refusal of a deletion names."""
 
 
 class Models:
@@ -16,7 +12,6 @@ class Models:
 
     def __init__(self, members: Members) -> None:
         self._catalogue = members.catalogue
-        self._controller = members.controller
 
     async def page(self, request: gateway_pb2.ListModelsRequest) -> download_pb2.ListCatalogueModelsResponse:
         """Return a page of the models that a request asks for: the catalogue's request has the same fields."""
@@ -42,16 +37,6 @@ class Models:
 
     async def delete(self, model_uuid: str) -> model_pb2.Model:
         """Delete a model; MODEL_IN_USE names the servers that use it."""
-        users = controller_pb2.ListDeclaredServersRequest(model_uuid=model_uuid, page_size=MAX_NAMED_SERVERS)
-        with asking("controller"):
-            used_by = (await self._controller.ListDeclaredServers(users, **call_options())).servers
-        if used_by:
-            names = ",".join(server.server_uuid for server in used_by)
-            raise MeshError(
-                Reason.ERROR_REASON_MODEL_IN_USE,
-                f"model {model_uuid!r} is used by {names}",
-                {"modelUuid": model_uuid, "servers": names},
-            )
         request = download_pb2.DeleteCatalogueModelRequest(model_uuid=model_uuid)
         with asking("download"):
             return await self._catalogue.DeleteCatalogueModel(request, **call_options())

@@ -18,6 +18,7 @@ from llamesh.kit.spec_changes import apply_changes, check_etag, clear_defaults
 from llamesh.kit.validation import validate
 from llamesh.names import DEFAULT_NAMESPACE, served_name
 from llamesh.v1 import contract_pb2, controller_pb2, gateway_pb2, server_pb2
+from services.gateway.declarations import Declarations
 from services.gateway.members import Members
 
 STOP_MARGIN = 10.0
@@ -39,6 +40,7 @@ class Servers:
         self._namespace = namespace
         self._contract = members.contract
         self._controller = members.controller
+        self._declarations = Declarations(members, self._stop_deadline)
 
     async def serve(self, request: gateway_pb2.ServeRequest, subject: str, uid: str) -> server_pb2.Server:
         """Declare a server for a user. Each user (`uid`) has its own request_ids; `subject` is the name that is shown.
@@ -49,7 +51,7 @@ class Servers:
         digest = digest_of(request, self._namespace)
         first = await self._first_answer(subject, uid, request.request_id, digest)
         if first is not None:
-            return first
+            return await self._declarations.repeat(first)
         namespace = request.namespace or self._namespace
         checked = await self._check(
             contract_pb2.CheckRequest(
@@ -85,8 +87,7 @@ class Servers:
             shared_weights_bytes=checked.memory.shared_weights_bytes,
             request_digest=digest if request.request_id else "",
         )
-        with asking("controller"):
-            return await self._controller.DeclareServer(declaration, **call_options())
+        return await self._declarations.declare(declaration)
 
     async def update(self, server_uuid: str, changes: server_pb2.ServerChanges, etag: str) -> server_pb2.Server:
         """Check the changed server as a new one would be, then change it.
@@ -123,8 +124,7 @@ class Servers:
             update.changes.ClearField("runtime_params")
             update.changes.parameters.CopyFrom(checked.parameters)
         validate(apply_changes(present.spec, update.changes))
-        with asking("controller"):
-            return await self._controller.UpdateDeclaredServer(update, **call_options())
+        return await self._declarations.change(present, update)
 
     async def scale(self, server_uuid: str, replicas: int, etag: str) -> server_pb2.Server:
         """Change the number of engines; errors as in `update`."""

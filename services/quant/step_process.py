@@ -1,8 +1,8 @@
 """Runs the program of a step as a child process, and reads its progress and its outcome.
 
 The child has a session of its own, so that it can be killed with all its descendants. Its standard input is a pipe whose other end only
-this process has: the child ends when this process ends, even by SIGKILL. Its standard output has lines of JSON (see `step.report`); its
-standard error has the messages of llama.cpp.
+this process has: the child ends when this process ends, even by SIGKILL. On Linux the kernel kills it then, even if it is stopped. Its
+standard output has lines of JSON (see `step.report`); its standard error has the messages of llama.cpp.
 
 Invariant: when `run` returns or is cancelled, the child and all its descendants have ended. Memory for the child's output is bounded.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 from llamesh.kit.config import Settings
 from llamesh.processes import exit_words
+from llamesh.tether import tethered
 from services.quant.step_environment import step_environment
 from services.quant.workspace import Workspace
 
@@ -101,8 +102,9 @@ class StepProcess:
         """
         spec = self._workspace.spec()
         process = await asyncio.create_subprocess_exec(
+            # Tied to this process: a step that was stopped (SIGSTOP) before it has the lock of its step would stay if this process died.
             # -P: the folder in which the mesh was started may have a folder `services` of another project.
-            *(sys.executable, "-P", "-m", "services.quant.step", *self._words),
+            *tethered(os.getpid(), sys.executable, "-P", "-m", "services.quant.step", *self._words),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

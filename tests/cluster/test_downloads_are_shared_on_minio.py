@@ -6,7 +6,8 @@ import pytest
 from minio.error import S3Error
 
 from tests.cluster.minio_server import BUCKET, MinioServer, minio
-from tests.contract.conftest import as_caller, connect, start_main, start_member, start_standings
+from tests.contract.conftest import as_caller, connect, start_main, start_member
+from tests.contract.download.conftest import has_controller, servers, start_standings
 from tests.contract.download.test_shared_downloads import (
     ObjectServer,
     database,
@@ -22,8 +23,10 @@ __all__ = [
     "connect",
     "database",
     "database_url",
+    "has_controller",
     "minio",
     "new_replica",
+    "servers",
     "start_main",
     "start_member",
     "start_standings",

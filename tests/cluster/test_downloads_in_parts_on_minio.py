@@ -8,7 +8,8 @@ import pytest
 
 from tests.cluster.minio_server import MinioServer, minio
 from tests.cluster.test_downloads_are_shared_on_minio import Bucket
-from tests.contract.conftest import as_caller, connect, start_main, start_member, start_standings
+from tests.contract.conftest import as_caller, connect, start_main, start_member
+from tests.contract.download.conftest import has_controller, servers, start_standings
 from tests.contract.download.test_durable_transfers_to_s3 import (
     new_replica,
     source,
@@ -20,8 +21,10 @@ from tests.contract.download.test_durable_transfers_to_s3 import (
 __all__ = [
     "as_caller",
     "connect",
+    "has_controller",
     "minio",
     "new_replica",
+    "servers",
     "source",
     "start_main",
     "start_member",

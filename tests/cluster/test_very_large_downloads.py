@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.conftest import as_caller, connect, start_main, start_member, start_standings
+from tests.contract.conftest import as_caller, connect, start_main, start_member
 from tests.contract.download import replica
+from tests.contract.download.conftest import has_controller, servers, start_standings
 from tests.contract.download.test_many_and_large_downloads import (
     source,
     test_a_large_model_takes_no_more_memory_than_its_parts_at_once,
@@ -14,6 +15,8 @@ from tests.contract.download.test_many_and_large_downloads import (
 __all__ = [
     "as_caller",
     "connect",
+    "has_controller",
+    "servers",
     "source",
     "start_main",
     "start_member",

@@ -122,9 +122,8 @@ def start_member(start_main: StartMain) -> StartMember:
     return start
 
 
-@pytest.fixture
-def start_standings(start_member: StartMember) -> StartStandings:
-    """`await start_standings(settings)`: the fake users of tests/standings.py where members look for the gateway, once for each home."""
+def standings_starter(start_member: StartMember) -> StartStandings:
+    """Return what starts the fake users of tests/standings.py where members look for the gateway, once for each home."""
     started: dict[Path, FakeStandings] = {}
 
     async def start(settings: Settings) -> FakeStandings:
@@ -135,6 +134,12 @@ def start_standings(start_member: StartMember) -> StartStandings:
         return started[settings.home]
 
     return start
+
+
+@pytest.fixture
+def start_standings(start_member: StartMember) -> StartStandings:
+    """`await start_standings(settings)`: see `standings_starter`."""
+    return standings_starter(start_member)
 
 
 @pytest.fixture

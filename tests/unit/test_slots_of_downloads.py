@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +13,16 @@ from unittest import mock
 import pytest
 
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt
-from services.download.slots import MAX_OF_USER, MAX_RUNNING, SourceTurns, holders, next_transfers
+from services.download.slots import (
+    MAX_LOCAL_OF_USER,
+    MAX_OF_USER,
+    MAX_RUNNING,
+    SourceTurns,
+    begin_next,
+    holders,
+    next_transfers,
+    slot_words,
+)
 from services.download.source_holds import MAX_STILL_SECONDS, SourceHolds
 from services.download.source_retries import FIRST_SECONDS, SourceRetries
 from services.download.tables import TransferRow, TransferState
@@ -63,6 +72,23 @@ def test_users_get_slots_in_turn_and_the_first_request_first() -> None:
 def test_no_slot_no_transfer() -> None:
     assert chosen("cleo-1", running="ada ada ben ben") == ""
     assert chosen("") == ""
+
+
+def test_files_of_this_machine_have_slots_of_their_own() -> None:
+    stalled = [row(f"ada-{number}") for number in range(MAX_OF_USER)]
+    files = [row(f"ada-{number}=file:///import/{number}.gguf") for number in range(10, 14)]
+    mixed = row("ada-20=file:///import/a.gguf,https://models.test/projector.gguf")
+    assert begin_next([*files, mixed], stalled, SourceTurns().last) == files[:MAX_LOCAL_OF_USER]
+    assert begin_next([row("ada-30")], files[:MAX_LOCAL_OF_USER], SourceTurns().last)
+
+
+def test_a_transfer_without_a_slot_says_what_it_waits_for() -> None:
+    ada, ben = ([row(f"{user}-{number}") for number in range(4)] for user in ("ada", "ben"))
+    file = row("ada-9=file:///import/a.gguf")
+    assert "at most 3 downloads of one user run at the same time" in slot_words(ada[3], ada[:3])
+    assert "at most 4 downloads run at the same time" in slot_words(row("cleo-1"), [*ada[:2], *ben[:2]])
+    assert "at most 2 imports of files of one user" in slot_words(file, [file, file])
+    assert slot_words(ben[0], ada[:3]) == slot_words(file, ada[:3]) == ""
 
 
 def test_transfers_of_one_source_begin_one_at_a_time() -> None:
@@ -190,6 +216,9 @@ class Runs:
         self.begun: list[str] = []
         self.holds = SourceHolds(time.monotonic)
         self.broadcast_progress = self.write_progress = nothing
+
+    async def broadcast_waits(self, models: Set[str], words: Mapping[str, str]) -> None:
+        """Tell nobody."""
 
     async def run(self, attempt: TransferAttempt) -> None:
         self.begun.append(attempt.model_uuid)

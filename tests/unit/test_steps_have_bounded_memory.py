@@ -107,7 +107,7 @@ sys.exit(step.main(sys.argv[1:]))
 async def test_a_step_beyond_its_memory_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Workspace(tmp_path, "job_1").prepare(JobSpec("job_1", "m", "m", "", False, False, False, 0))
     program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} -c "{_ALLOCATING}" "$@"\n')
+    program.write_text(f'#!/bin/sh\nshift 8\nexec {sys.executable} -c "{_ALLOCATING}" "$@"\n')
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[2]))

@@ -9,7 +9,13 @@ import pytest
 
 from services.download import continuation, source_retries
 from services.download.continuation import continued
-from services.download.sources import SourceChangedError, SourceError, SourceObject, SourceTruncatedError
+from services.download.sources import (
+    SourceChangedError,
+    SourceError,
+    SourceObject,
+    SourceSlowError,
+    SourceTruncatedError,
+)
 
 DATA = bytes(range(250)) * 4
 
@@ -43,8 +49,13 @@ async def read(source: Breaking) -> bytes:
 
 @pytest.mark.parametrize(
     "error",
-    [SourceTruncatedError("ended", expected=2, actual=1), SourceError("silent", transient=True)],
-    ids=["truncated", "silent"],
+    [
+        SourceTruncatedError("ended", expected=2, actual=1),
+        SourceError("silent", transient=True),
+        SourceError("refused", unreachable=True),
+        SourceSlowError("slow"),
+    ],
+    ids=["truncated", "silent", "away", "slow"],
 )
 async def test_a_broken_stream_continues_at_its_offset(error: SourceError) -> None:
     source = Breaking(300, error)
@@ -82,3 +93,10 @@ async def test_a_source_that_sends_little_each_time_is_given_up_in_the_end() -> 
     with pytest.raises(SourceError, match="was interrupted 100 times"):
         await read(source)
     assert len(source.offsets) == continuation.MAX_CONTINUATIONS
+
+
+async def test_a_source_that_stays_slow_is_given_up_although_bytes_come() -> None:
+    source = Breaking(1, SourceSlowError("slow"))
+    with pytest.raises(SourceSlowError):
+        await read(source)
+    assert len(source.offsets) == source_retries.MAX_TRIES

@@ -22,14 +22,12 @@ def failed_once(state: TransferState) -> TransferRow:
 
 
 def test_a_download_that_waits_for_another_one_has_no_reason_of_its_own_last_failure() -> None:
-    error = download_message(failed_once(TransferState.QUEUED), waits_for="m1").error
-    assert error == DownloadError(message="waits for the download of m1, which fetches the same source")
+    error = download_message(failed_once(TransferState.QUEUED), wait_words="waits for the download of m1").error
+    assert error == DownloadError(message="waits for the download of m1")
 
 
-@pytest.mark.parametrize(("state", "waits_for"), [(TransferState.QUEUED, ""), (TransferState.FAILED, "m1")])
-def test_a_download_that_waits_for_no_other_one_says_why_its_last_try_failed(
-    state: TransferState, waits_for: str
-) -> None:
-    error = download_message(failed_once(state), waits_for=waits_for).error
+@pytest.mark.parametrize(("state", "words"), [(TransferState.QUEUED, ""), (TransferState.FAILED, "m1")])
+def test_a_download_that_waits_for_no_other_one_says_why_its_last_try_failed(state: TransferState, words: str) -> None:
+    error = download_message(failed_once(state), wait_words=words).error
     assert (error.reason, error.message) == ("SOURCE_UNAVAILABLE", "tries again in 2 s")
     assert error.remedy

@@ -36,7 +36,7 @@ class Running:
     def progress(self, _model_uuid: str) -> Progress:
         return self.now
 
-    def waits_for(self, _model_uuid: str) -> str:
+    def wait_words(self, _model_uuid: str) -> str:
         return ""
 
 
@@ -49,7 +49,7 @@ async def test_progress_that_was_told_during_the_read_is_not_sent_after_newer_pr
     running: Any = Running()
     models: Any = NoModels()
     nothing: Any = None
-    servicer = CatalogueServicer(models, nothing, running, running, running.changes, nothing)
+    servicer = CatalogueServicer(models, nothing, nothing, running, running, running.changes, nothing)
     stream = servicer.WatchCatalogue(WatchCatalogueRequest(), nothing)
     sent: list[Download] = []
     async for response in stream:

@@ -8,7 +8,6 @@ import contextlib
 import http.client
 import json
 import socket
-import sys
 import time
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def command(settings: MeshSettings, parent: int) -> list[str]:
         "--drain-strategy",
         "immediate",
     ]
-    return [sys.executable, "-I", "-S", str(TETHER), str(parent), *envoy]
+    return tether.tethered(parent, *envoy)
 
 
 async def drain(settings: MeshSettings) -> None:

@@ -36,6 +36,7 @@ class Bucket(Protocol):
 
     name: str
     client: Minio
+    long: Minio
     errors: S3Errors
 
     async def run(self, call: Callable[..., T], *args: object) -> T:

@@ -18,9 +18,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
-import certifi
-import urllib3
-from minio import Minio
 from minio.commonconfig import CopySource
 
 from llamesh.disk_space import DiskSpace
@@ -28,6 +25,7 @@ from llamesh.kit.clock import utc_now
 from llamesh.kit.logs import log
 from llamesh.kit.objects.node_cache import NodeCache
 from llamesh.kit.objects.parts import ObjectOrigin
+from llamesh.kit.objects.s3_clients import S3Clients
 from llamesh.kit.objects.s3_errors import S3Errors
 from llamesh.kit.objects.s3_parts import S3Parts
 from llamesh.kit.objects.s3_reader import ObjectReader
@@ -72,19 +70,10 @@ class S3Store:
         self._clock = clock
         self._cache = NodeCache(cache_directory, self.read_object, self._size, limit=cache_bytes)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
-        self.client = Minio(
-            place.endpoint,
-            access_key=place.access_key.get_secret_value() or None,
-            secret_key=place.secret_key.get_secret_value() or None,
-            secure=place.secure,
-            http_client=urllib3.PoolManager(
-                timeout=urllib3.Timeout(connect=5, read=300),
-                maxsize=_THREADS,
-                retries=urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-                cert_reqs="CERT_REQUIRED",
-                ca_certs=certifi.where(),
-            ),
-        )
+        # The threads may all wait for a server that hangs.
+        self._probes = ThreadPoolExecutor(1, thread_name_prefix="s3-check")
+        clients = S3Clients(place, _THREADS)
+        self.client, self.long, self._probe = clients.usual, clients.long, clients.probe
         self._reader = (server_of(place.endpoint, place.secure), place.access_key.get_secret_value())
         kept = max(kept, MIN_KEPT)
         self.parts = S3Parts(self, _STAGING, clock, kept)
@@ -93,7 +82,7 @@ class S3Store:
     async def prepare(self) -> None:
         """See ObjectStore."""
         with self.errors(f"cannot use bucket {self.name}"):
-            await self.run(self._check)
+            await self._checked()
         await self.prepare_cache()
         await self.sweep()
 
@@ -104,12 +93,15 @@ class S3Store:
     async def check(self) -> None:
         """See ObjectStore."""
         with self.errors(f"cannot use bucket {self.name}"):
-            await self.run(self._check)
+            await self._checked()
+
+    async def _checked(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._probes, self._check)
 
     def _check(self) -> None:
-        if not self.client.bucket_exists(self.name):
+        if not self._probe.bucket_exists(self.name):
             log.warning("the bucket is missing and is created", bucket=self.name)
-            self.client.make_bucket(self.name)
+            self._probe.make_bucket(self.name)
 
     async def space(self) -> DiskSpace | None:
         """See ObjectStore. S3 has no call for it."""
@@ -122,7 +114,7 @@ class S3Store:
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> StagedObject:
         """See ObjectStore."""
         with self.errors("cannot write to the object store"):
-            await self.run(self._check)
+            await self._checked()
         return await self._staging.stage(chunks, expected_size)
 
     async def sweep(self) -> None:
@@ -206,7 +198,8 @@ class S3Store:
     async def close(self) -> None:
         """See ObjectStore."""
         await self._cache.close()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._probes):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, call: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Run a blocking call in the threads of the store."""
@@ -246,7 +239,7 @@ class _Staged:
         if not self.key:
             checked_key(key)
             with store.errors(f"cannot publish {key}"):
-                await store.run(store.client.copy_object, store.name, key, CopySource(store.name, self._name))
+                await store.run(store.long.copy_object, store.name, key, CopySource(store.name, self._name))
         info = await store.stat(key)
         if info.size != self._size:
             raise StoreUnavailableError(f"{key} was published with {info.size} bytes instead of {self._size}")

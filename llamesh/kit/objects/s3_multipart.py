@@ -24,8 +24,10 @@ MAX_PARTS = 9_000
 class Multipart:
     """Multipart uploads to one bucket."""
 
-    def __init__(self, client: Minio, bucket: str) -> None:
+    def __init__(self, client: Minio, long: Minio, bucket: str) -> None:
+        """`long` is the client for requests that the server may work on for minutes (`s3_clients`)."""
         self._client = client
+        self._long = long
         self._bucket = bucket
 
     def create(self, name: str) -> str:
@@ -42,9 +44,7 @@ class Multipart:
         """Make bytes of another object of the server a part, if it has its ETag, and return the ETag of the part."""
         source = CopySource(origin.bucket, origin.key, match_etag=origin.etag)
         span = {"x-amz-copy-source-range": f"bytes={offset}-{offset + length - 1}"}
-        tag, _ = self._client._upload_part_copy(
-            self._bucket, name, upload, number, {**source.gen_copy_headers(), **span}
-        )
+        tag, _ = self._long._upload_part_copy(self._bucket, name, upload, number, {**source.gen_copy_headers(), **span})
         return str(tag)
 
     def parts(self, name: str, upload: str) -> list[Part]:
@@ -71,7 +71,7 @@ class Multipart:
     def complete(self, name: str, upload: str, tags: Mapping[int, str]) -> None:
         """Make the parts an object."""
         parts = [Part(number, tags[number]) for number in sorted(tags)]
-        self._client._complete_multipart_upload(self._bucket, name, upload, parts)
+        self._long._complete_multipart_upload(self._bucket, name, upload, parts)
 
     def abort(self, name: str, upload: str) -> None:
         """Remove an upload and its parts. Idempotent."""

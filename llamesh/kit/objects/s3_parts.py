@@ -36,7 +36,7 @@ class S3Parts:
         self._prefix = prefix
         self._clock = clock
         self._kept = kept
-        self._multipart = Multipart(bucket.client, bucket.name)
+        self._multipart = Multipart(bucket.client, bucket.long, bucket.name)
 
     def layout(self, size: int, part_size: int) -> PartLayout:
         """See PartedObjects."""

@@ -50,7 +50,7 @@ class S3Staging:
         self._own = self._begin_of(writer or secrets.token_hex(16))
         self._clock = clock
         self._kept = kept
-        self._multipart = Multipart(bucket.client, bucket.name)
+        self._multipart = Multipart(bucket.client, bucket.long, bucket.name)
         self._live: set[str] = set()
         """Names of the objects that this process writes or has not discarded."""
 

@@ -27,8 +27,10 @@ from services.download.sources.source import (
     SourceChangedError,
     SourceError,
     SourceFile,
+    SourceGoneError,
     SourceObject,
     SourceRefusedError,
+    SourceSlowError,
     SourceTruncatedError,
 )
 
@@ -51,8 +53,10 @@ __all__ = [
     "SourceChangedError",
     "SourceError",
     "SourceFile",
+    "SourceGoneError",
     "SourceObject",
     "SourceRefusedError",
+    "SourceSlowError",
     "SourceTruncatedError",
     "Sources",
 ]

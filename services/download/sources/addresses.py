@@ -82,12 +82,12 @@ class AddressRules:
             found = await self.resolve(host, port)
         except (OSError, ValueError) as error:
             if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
-                raise SourceError(f"{NO_NETWORK}, so the host {host} cannot be found") from error
+                raise SourceError(f"{NO_NETWORK}, so the host {host} cannot be found", unreachable=True) from error
             if isinstance(error, OSError) and error.errno in SHORTAGES:
                 words = f"the host {host} cannot be looked up: {error.strerror}"
                 raise SourceError(words, transient=True) from error
             # ValueError: the name has no form that DNS can express, such as a label of more than 63 characters.
-            raise SourceError(f"the host {host} cannot be found") from error
+            raise SourceError(f"the host {host} cannot be found", unreachable=isinstance(error, OSError)) from error
         if not found:
             raise SourceError(f"the host {host} has no address")
         if trusted or host in self.private_hosts:

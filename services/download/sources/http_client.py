@@ -7,6 +7,7 @@ first URL. A token is sent only to the origin that it belongs to. No message sho
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import socket
 import ssl
@@ -38,8 +39,10 @@ _ANSWER_SECONDS = 60.0
 _BODY_SECONDS = 60.0
 """Deadline in seconds for the body of an API's answer or of an error."""
 _REDIRECTS = {301, 302, 303, 307, 308}
-_BUSY = {429, 502, 503, 504}
-"""HTTP statuses after which a retry may help."""
+_BUSY = {408, 429, 500, 502, 503, 504}
+"""HTTP statuses after which a retry may help: S3 servers answer 500 (InternalError) when one of their machines fails."""
+_CUT_OFF = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED}
+"""Errors of the operating system after which an established connection is gone."""
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "llamesh"}
 
 
@@ -244,11 +247,14 @@ async def _answer(
     except TimeoutError as error:
         raise SourceError(f"{shown(url)} does not answer in time", transient=True) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        # A retry helps only if an established connection was cut off, not if none was made or a certificate is wrong, or if this machine
-        # is short of something.
-        cut_off = isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError)
-        short = isinstance(error, OSError) and error.errno in SHORTAGES
-        raise SourceError(f"{shown(url)} cannot be reached: {cause(error)}", transient=cut_off or short) from error
+        # A retry helps if an established connection was cut off, or if this machine is short of something; not if a certificate is wrong.
+        number = error.errno if isinstance(error, OSError) else None
+        cut_off = isinstance(error, aiohttp.ServerDisconnectedError) or number in _CUT_OFF
+        raise SourceError(
+            f"{shown(url)} cannot be reached: {cause(error)}",
+            transient=cut_off or number in SHORTAGES,
+            unreachable=isinstance(error, OSError) and not isinstance(error, ssl.SSLError | aiohttp.ClientSSLError),
+        ) from error
     try:
         yield response
     finally:

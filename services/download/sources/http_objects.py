@@ -26,6 +26,7 @@ from services.download.sources.source import (
     SourceError,
     SourceObject,
     SourceRefusedError,
+    SourceSlowError,
     SourceTruncatedError,
 )
 
@@ -133,7 +134,7 @@ class HttpObjects:
                     raise SourceRefusedError(f"more than the allowed {self._max_bytes} bytes", rule="size")
                 if waited > 60:
                     if done - counted < self._least_bytes_per_minute:
-                        raise SourceError(f"{where} sends less than {self._least_bytes_per_minute} bytes a minute")
+                        raise SourceSlowError(f"{where} sends less than {self._least_bytes_per_minute} bytes a minute")
                     waited, counted = 0.0, done
                 yield chunk
                 since = self._clock()

@@ -19,6 +19,7 @@ from services.download.sources.source import (
     SourceChangedError,
     SourceError,
     SourceFile,
+    SourceGoneError,
     SourceObject,
     SourceRefusedError,
 )
@@ -47,7 +48,17 @@ class QuantSource:
 
     @asynccontextmanager
     async def open(self, source: str) -> AsyncIterator[SourceObject]:
-        """See Source."""
+        """See Source. Raises SourceGoneError if the model was deleted, also while it is read: Quant makes no object a second time."""
+        try:
+            async with self._opened(source) as found:
+                yield found
+        except SourceError as error:
+            if error.status != 404:
+                raise
+            raise SourceGoneError(str(error)) from error
+
+    @asynccontextmanager
+    async def _opened(self, source: str) -> AsyncIterator[SourceObject]:
         models, model_uuid = self._parts(source)
         model = await models.find(model_uuid)
         async with self._object(model) as found:

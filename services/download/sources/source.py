@@ -46,16 +46,24 @@ SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class SourceError(Exception):
     """The source did not return the bytes. `status` is the HTTP status if there is one, and 404 for a missing file.
 
-    `transient`: the source is busy or was interrupted, so a retry may help. `retry_after`: seconds to wait before the retry, if the source
-    gives them.
+    `transient`: the source is busy or was interrupted, so a retry may help. `unreachable`: no connection could be made, so a retry may help
+    if the source has answered before; otherwise its address is more likely wrong. `retry_after`: seconds to wait before the retry, if the
+    source gives them.
     """
 
     def __init__(
-        self, message: str, *, status: int = 0, transient: bool = False, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        transient: bool = False,
+        unreachable: bool = False,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.transient = transient
+        self.unreachable = unreachable
         self.retry_after = retry_after
 
 
@@ -71,6 +79,13 @@ class SourceRefusedError(SourceError):
         self.rule = rule
 
 
+class SourceGoneError(SourceError):
+    """The source has no such object, and never gets it again: what was read of it is of no use."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=404)
+
+
 class SourceTruncatedError(SourceError):
     """The source returned fewer bytes than it announced, or changed while it was read."""
 
@@ -78,6 +93,13 @@ class SourceTruncatedError(SourceError):
         super().__init__(message, transient=True)
         self.expected = expected
         self.actual = actual
+
+
+class SourceSlowError(SourceError):
+    """The source sent too few bytes in a minute."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, transient=True)
 
 
 class SourceChangedError(SourceError):

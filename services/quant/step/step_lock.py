@@ -1,7 +1,8 @@
 """The lock of a step in the folder of its job: a step writes files that the same step of another process would write too.
 
-A step ends with its service, but a stopped process (SIGSTOP) does nothing, not even that, until it is continued. So a step that finds the
-lock held kills the holder. Invariant: while a program of a step has the lock, no other program of this step of the job writes.
+A step ends with its service, but where the kernel does not kill it then (`llamesh.tether`), a stopped process (SIGSTOP) does nothing, not
+even that, until it is continued. So a step that finds the lock held kills the holder. Invariant: while a program of a step has the lock, no
+other program of this step of the job writes.
 """
 
 from __future__ import annotations

@@ -14,16 +14,18 @@ import pytest
 from llamesh.kit.config import Settings
 from llamesh.kit.database import Database
 from llamesh.kit.serving import Member
+from llamesh.v1 import controller_pb2, controller_pb2_grpc, server_pb2
 from llamesh.v1 import download_pb2 as pb
 from llamesh.v1.download_pb2_grpc import CatalogueServiceStub, DownloadServiceStub
 from services.download.service import run
-from tests.contract.conftest import AsCaller, Connect, StartMain, StartStandings
+from tests.contract.conftest import AsCaller, Connect, StartMain, StartMember, StartStandings, standings_starter
 from tests.contract.download.in_parts import DATA, NEVER, PARALLEL, PART, PARTS, SIZE
 from tests.contract.download.journal import HEADER, counted, opened, until
 from tests.contract.model_source import ModelServer, model_bytes, model_server
 from tests.contract.patience import PATIENCE
 from tests.contract.ranged_source import RangedServer, ranged_server
 from tests.files import files_below
+from tests.standings import FakeStandings
 
 TINY = model_bytes()
 ENDED = {pb.DOWNLOAD_STATE_SUCCEEDED, pb.DOWNLOAD_STATE_FAILED, pb.DOWNLOAD_STATE_CANCELLED}
@@ -31,6 +33,50 @@ ENDED = {pb.DOWNLOAD_STATE_SUCCEEDED, pb.DOWNLOAD_STATE_FAILED, pb.DOWNLOAD_STAT
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+class FakeServers(controller_pb2_grpc.ControllerServiceServicer):
+    """FAKE: a controller that has the servers of `by_model`. `asked` gets each question, before its answer."""
+
+    def __init__(self) -> None:
+        self.by_model: dict[str, list[str]] = {}
+        self.asked: Callable[[str], Awaitable[None]] | None = None
+
+    async def ListDeclaredServers(self, request: Any, context: Any) -> controller_pb2.ListDeclaredServersResponse:
+        found = list(self.by_model.get(request.model_uuid, ()))
+        if self.asked is not None:
+            await self.asked(request.model_uuid)
+        return controller_pb2.ListDeclaredServersResponse(
+            servers=[server_pb2.Server(server_uuid=each) for each in found[: request.page_size]]
+        )
+
+
+@pytest.fixture
+def servers() -> FakeServers:
+    """The servers that a deletion asks for."""
+    return FakeServers()
+
+
+@pytest.fixture
+def has_controller() -> bool:
+    """Whether the fake controller of `servers` is there."""
+    return True
+
+
+@pytest.fixture
+def start_standings(start_member: StartMember, servers: FakeServers, has_controller: bool) -> StartStandings:
+    """Starts the fake users and the fake controller, once for each home."""
+    started: set[Path] = set()
+    start_users = standings_starter(start_member)
+
+    async def start(settings: Settings) -> FakeStandings:
+        if has_controller and settings.home not in started:
+            started.add(settings.home)
+            add = controller_pb2_grpc.add_ControllerServiceServicer_to_server
+            await start_member(settings, "controller", lambda member: add(servers, member.server))
+        return await start_users(settings)
+
+    return start
 
 
 @pytest.fixture

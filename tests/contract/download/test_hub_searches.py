@@ -41,6 +41,12 @@ class FakeMembers(controller_pb2_grpc.ControllerServiceServicer, contract_pb2_gr
 
 
 @pytest.fixture
+def has_controller() -> bool:
+    """The members of this module are the controller."""
+    return False
+
+
+@pytest.fixture
 async def hub() -> AsyncIterator[FakeHub]:
     async with fake_hub() as state:
         state.repositories["ada/tiny-GGUF"] = Repository(

@@ -13,7 +13,7 @@ from llamesh.kit.config import Settings
 from llamesh.v1 import download_pb2 as pb
 from services.download.slots import MAX_OF_USER, MAX_RUNNING
 from tests.contract.conftest import AsCaller, Connect, StartStandings
-from tests.contract.download.conftest import OpenWith, sha256
+from tests.contract.download.conftest import OpenWith, Service, import_file, sha256
 from tests.contract.download.forks import ForkedReplica, forks
 from tests.contract.download.large_files import Zeros
 from tests.contract.model_source import ModelServer, model_bytes
@@ -50,6 +50,24 @@ async def test_fifty_downloads_at_once_all_end_and_leave_a_slot_to_another_user(
         found = await service.state(name)
         assert (found.state, found.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, sha256(web.files[f"{name}.gguf"]))
     assert sorted(web.asked) == sorted(web.files), "each was asked for once"
+
+
+async def test_a_local_file_waits_for_no_stalled_download_and_a_download_says_what_it_waits_for(
+    service: Service, web: ModelServer
+) -> None:
+    names = [f"m{number}" for number in range(MAX_OF_USER + 1)]
+    web.files |= {f"{name}.gguf": model_bytes(name, SIZE) for name in names}
+    web.hold_after = {f"{name}.gguf": SIZE // 2 for name in names}
+    for name in names:
+        await service.start(name, web.url(f"{name}.gguf"))
+    path = import_file(service, "local.gguf", model_bytes("local"))
+    assert (await service.fetched("local", f"file://{path}")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    async with asyncio.timeout(PATIENCE):
+        while "of one user" not in (await service.get(names[-1])).error.message:
+            await asyncio.sleep(0.01)
+    assert (await service.get(names[-1])).state == pb.DOWNLOAD_STATE_QUEUED
+    web.go_on.set()
+    assert (await service.state(names[-1])).state == pb.DOWNLOAD_STATE_SUCCEEDED
 
 
 def peak(process: int) -> int:

@@ -21,7 +21,6 @@ from services.download.changes import Changes
 from services.download.peers import PeerChanges
 from services.download.tables import ModelFileRow, ModelRow, TransferRow, TransferState
 from services.download.transfers import TransferRequest, Transfers
-from services.download.unowned_objects import UnownedObjects
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ class Told:
             return rows
 
         transfers.all = read_and_wait  # type: ignore[method-assign]
-        catalogue = Catalogue(database, UnownedObjects(database, store, "follower"))
+        catalogue = Catalogue(database)
         self.peers = PeerChanges(transfers, catalogue, self.changes)
 
     async def compare(self) -> list[pb.WatchCatalogueResponse]:
@@ -91,12 +90,12 @@ async def test_a_change_of_a_process_whose_clock_is_behind_is_found(database: Da
     assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_QUEUED]
     await behind.begin("m1", asked.attempt)
     assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_RUNNING]
-    await behind.fail("m1", asked.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"))
+    await behind.fail("m1", asked.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"), (0, 0))
     assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_FAILED]
     # The same end of a new start is news too.
     again = await behind.start(WISH)
     behind = Transfers(database, lambda: NOW - timedelta(seconds=1), "behind")
-    await behind.fail("m1", again.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"))
+    await behind.fail("m1", again.attempt, MeshError(Reason.ERROR_REASON_CONTENT_MISMATCH, "other bytes"), (0, 0))
     assert [each.download.state for each in await told.compare()] == [pb.DOWNLOAD_STATE_FAILED]
     assert await told.compare() == []
 
@@ -150,6 +149,6 @@ async def test_a_model_that_is_recorded_between_two_reads_is_found(
         return await get(session, *arguments, **options)
 
     monkeypatch.setattr(AsyncSession, "get", get_after_a_record)
-    catalogue = Catalogue(database, UnownedObjects(database, DirectoryStore(tmp_path / "objects"), "follower"))
+    catalogue = Catalogue(database)
     assert (await catalogue.get("m1")).name == "first"
     assert reads >= read

@@ -126,6 +126,8 @@ class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):
     def __init__(self) -> None:
         self.models: dict[str, model_pb2.Model] = {}
         self.downloads: dict[str, download_pb2.Download] = {}
+        self.used_by: dict[str, str] = {}
+        """The server that keeps each model from being deleted."""
         self.changes = Changes()
         self.read: list[str] = []
         """The models that were read one by one."""
@@ -163,6 +165,9 @@ class FakeDownload(download_pb2_grpc.CatalogueServiceServicer):
         return self.models[request.model_uuid]
 
     async def DeleteCatalogueModel(self, request, context):
+        if used_by := self.used_by.get(request.model_uuid):
+            metadata = {"modelUuid": request.model_uuid, "servers": used_by}
+            raise MeshError(Reason.ERROR_REASON_MODEL_IN_USE, f"used by {used_by}", metadata)
         model = self.models.pop(request.model_uuid)
         self.changes.tell(download_pb2.WatchCatalogueResponse(removed_model_uuid=request.model_uuid))
         return model

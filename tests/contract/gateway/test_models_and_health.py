@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from llamesh.kit.health_names import OF_MESH
-from llamesh.v1 import download_pb2, gateway_pb2, server_pb2
+from llamesh.v1 import download_pb2, gateway_pb2
 from services.gateway import health, mesh_health
 from tests.contract.patience import PATIENCE
 from tests.contract.rich_status import refused
@@ -41,10 +41,9 @@ async def test_a_search_for_models_reaches_the_catalogue_whole(mesh, ada) -> Non
     assert mesh.download.listed == [download_pb2.ListCatalogueModelsRequest(**fields, **chosen)]
 
 
-async def test_a_model_in_use_stays(mesh, ada) -> None:
+async def test_a_refusal_to_delete_a_model_arrives_as_it_was_said(mesh, ada) -> None:
     mesh.download.add("m1")
-    mesh.controller.put(server_pb2.Server(server_uuid="srv-1", model_uuid="m1"))
-    mesh.controller.put(server_pb2.Server(server_uuid="srv-2", model_uuid="other"))
+    mesh.download.used_by["m1"] = "srv-1"
     with refused("MODEL_IN_USE") as refusal:
         await mesh.gateway.DeleteModel(gateway_pb2.DeleteModelRequest(model_uuid="m1"), metadata=ada)
     assert refusal.metadata == {"modelUuid": "m1", "servers": "srv-1"}

@@ -61,7 +61,7 @@ async def test_the_name_defaults_to_the_models_in_a_form_that_requests_can_use(m
     server = await serve(mesh, ada)
     assert server.model_name == "Qwen-2.5.gguf"
     assert mesh.controller.declared[0].spec.replicas == 1
-    assert mesh.download.read == [], "the check has read the model"
+    assert mesh.download.read == ["abc123"], "the check has read it; read once more when the server is written"
 
 
 async def test_an_alias_becomes_the_server_s_name(mesh, ada) -> None:

@@ -93,3 +93,17 @@ async def test_a_cluster_that_refuses_is_reported_and_asked_again(cluster: Stand
     with pytest.raises(ClusterError, match="cannot list") as raised:
         await api.all(PODS)
     assert raised.value.may_pass
+
+
+async def test_what_a_watch_has_not_brought_yet_is_read_on_request(cluster: StandIn, followed: Followed) -> None:
+    pod(cluster, "goes")
+    await until(lambda: followed.names() == {"goes"})
+    await followed.informer.close()
+    cluster.remove(f"{PODS}/goes")
+    pod(cluster, "comes")
+    assert followed.names() == {"goes"}
+    await followed.informer.catch_up()
+    assert followed.names() == {"comes"}
+    cluster.fault = (503, "starting")
+    with pytest.raises(ClusterError):
+        await followed.informer.catch_up()
