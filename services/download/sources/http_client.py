@@ -160,7 +160,7 @@ class HttpClient:
     async def _addresses(self, url: URL, came_from: URL) -> list[str]:
         """Return the addresses of the URL's host, by the rules for redirects if another host or another port redirected to it."""
         host, port = url.host or "", url.port or 0
-        rules = self._rules if host == came_from.host else self._redirect_rules
+        rules = self._rules if _is_one_server(url, came_from) else self._redirect_rules
         plain = url.scheme == "http" and url.authority == came_from.authority
         return await rules.addresses(host, port, trusted=plain)
 
@@ -184,6 +184,12 @@ class HttpClient:
         except ValueError as error:
             raise SourceError(f"{shown(url)} redirects to an invalid URL", status=response.status) from error
         return self.parsed(target)
+
+
+def _is_one_server(url: URL, came_from: URL) -> bool:
+    """Return whether two URLs have one host and one port, or the default ports of http and https."""
+    ports = url.port == came_from.port or (url.is_default_port() and came_from.is_default_port())
+    return url.host == came_from.host and ports
 
 
 def _no_https(scheme: str, host: str, port: int) -> str:
