@@ -22,6 +22,7 @@ from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download import kept_parts
 from services.download.aliases import check_no_alias, lock_names
 from services.download.claims import Claims
+from services.download.killed_runs import note_kill
 from services.download.source_names import same_source
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
 from services.download.transfer_requests import TransferRequest, must_start, queue_paused
@@ -95,7 +96,7 @@ class Transfers:
             row.source, row.shown_source = request.source, request.shown_source
         row.state = TransferState.QUEUED
         row.attempt += 1
-        row.resume_count = row.bytes_done = row.bytes_total = 0
+        row.resume_count = row.bytes_done = row.bytes_total = row.killed_runs = row.killed_bytes = 0
         row.sha256 = row.revision = row.error_reason = row.error_message = ""
         row.drop_claim()
         row.hidden = False
@@ -171,7 +172,7 @@ class Transfers:
             return row
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
-        """Claim a transfer and begin at its first byte. `resume_count` increases if the transfer was interrupted.
+        """Claim a transfer and begin at its first byte. `resume_count` increases if the transfer was interrupted (see also `killed_runs`).
 
         Return None if it ended, was started again by a caller, is claimed by another process, or must wait for a transfer of one.
         """
@@ -181,6 +182,7 @@ class Transfers:
             if row is not None and await self.claims.must_wait(session, row):
                 return None
             if row is not None:
+                await note_kill(session, row)
                 row.resume_count += row.state != TransferState.QUEUED
                 row.state = TransferState.RUNNING
                 row.bytes_done = 0
