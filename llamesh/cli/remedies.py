@@ -46,7 +46,8 @@ REMEDIES = {
     "QUANT_JOB_NOT_ENDED": "`llamesh jobs cancel {jobId}` ends it first",
     "QUANT_MODEL_EXISTS": "give another --name; `llamesh variants rm {modelUuid}` removes the variant, `llamesh jobs cancel {jobId}` ends"
     " the job that is making it",
-    "TOO_MANY_JOBS": "wait for the end of a job, or end one: `llamesh jobs` lists them, `llamesh jobs cancel JOB` ends one",
+    "TOO_MANY_JOBS": "wait for the end of one, or end one: `llamesh jobs` and `llamesh downloads` list them, `llamesh jobs cancel JOB` or"
+    " `llamesh downloads cancel MODEL` ends one",
     "QUANT_REFUSED": "",
     "QUANTISATION_FAILED": "`llamesh jobs show {jobId}` shows the log of the step; `llamesh jobs retry {jobId}` tries again",
     "SOURCE_REFUSED": "`llamesh pull --help` names the forms of a source; an administrator allows folders and hosts in the settings",

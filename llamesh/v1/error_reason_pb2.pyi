@@ -139,7 +139,7 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_VARIANT_UNSOUND: _ErrorReason.ValueType  # 85
     """A variant did not pass its checks and is not published."""
     ERROR_REASON_TOO_MANY_JOBS: _ErrorReason.ValueType  # 86
-    """The caller has as many jobs that have not ended as one user may have."""
+    """The caller has as many jobs or downloads that have not ended as one user may have, or the mesh has as many downloads as it may have."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 67
     """The caller has used this request_id before, for a request with other content."""
     ERROR_REASON_PLACEMENT_NOT_ALLOWED: _ErrorReason.ValueType  # 68
@@ -269,7 +269,7 @@ ERROR_REASON_QUANTISATION_FAILED: ErrorReason.ValueType  # 84
 ERROR_REASON_VARIANT_UNSOUND: ErrorReason.ValueType  # 85
 """A variant did not pass its checks and is not published."""
 ERROR_REASON_TOO_MANY_JOBS: ErrorReason.ValueType  # 86
-"""The caller has as many jobs that have not ended as one user may have."""
+"""The caller has as many jobs or downloads that have not ended as one user may have, or the mesh has as many downloads as it may have."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 67
 """The caller has used this request_id before, for a request with other content."""
 ERROR_REASON_PLACEMENT_NOT_ALLOWED: ErrorReason.ValueType  # 68

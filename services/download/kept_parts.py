@@ -13,14 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, exists, or_, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 from llamesh.kit.database import Database
 from llamesh.kit.errors import Reason, name_of
+from llamesh.kit.objects import PartLayout
 from services.download.source_names import same_source
-from services.download.tables import ACTIVE, PartialObjectRow, TransferRow, TransferState
+from services.download.tables import ACTIVE, ObjectPartRow, PartialObjectRow, TransferRow, TransferState
 from services.download.transfer_requests import TransferRequest
 
 _OUTAGES = tuple(map(name_of, (Reason.ERROR_REASON_SOURCE_UNAVAILABLE, Reason.ERROR_REASON_STORE_UNAVAILABLE)))
@@ -73,6 +74,15 @@ def parts_are_usable(row: TransferRow, request: TransferRequest) -> bool:
     """Return whether the parts of a transfer that has ended are of use for a request that starts it again."""
     outage = row.state == TransferState.FAILED and row.error_reason in _OUTAGES
     return outage and same_source(request.source, row.source) and request.sha256 in ("", row.expected_sha256)
+
+
+async def kept_bytes(session: AsyncSession, row: TransferRow) -> int:
+    """Return the number of bytes in the recorded parts of the present attempt."""
+    kept = 0
+    for found in await session.scalars(select(PartialObjectRow).where(*objects_of(row.model_uuid, row.attempt))):
+        numbers = await session.scalars(select(ObjectPartRow.number).where(ObjectPartRow.name == found.name))
+        kept += PartLayout(found.size, found.part_size).bytes_of(dict.fromkeys(numbers, ""))
+    return kept
 
 
 async def pass_on(session: AsyncSession, row: TransferRow) -> None:

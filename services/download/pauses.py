@@ -11,14 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from llamesh.kit.database import Database
 from llamesh.kit.errors import MeshError, Reason
-from llamesh.kit.objects import PartLayout
-from services.download.kept_parts import objects_of, pass_on
-from services.download.tables import ACTIVE, ObjectPartRow, PartialObjectRow, TransferRow, TransferState
+from services.download.kept_parts import kept_bytes, pass_on
+from services.download.tables import ACTIVE, TransferRow, TransferState
 from services.download.transfer_requests import queue_paused
 from services.download.transfers import shown_row
 
@@ -40,7 +36,7 @@ class Pauses:
             row.state = TransferState.PAUSED
             await pass_on(session, row)
             row.attempt += 1
-            row.bytes_done = await _kept_bytes(session, row)
+            row.bytes_done = await kept_bytes(session, row)
             row.error_reason = row.error_message = ""
             row.drop_claim()
             row.update_time = self._clock()
@@ -55,15 +51,6 @@ class Pauses:
             else:
                 _check_not_ended(row, "resumed")
             return row
-
-
-async def _kept_bytes(session: AsyncSession, row: TransferRow) -> int:
-    """Return the number of bytes in the parts that the store has of a transfer."""
-    kept = 0
-    for found in await session.scalars(select(PartialObjectRow).where(*objects_of(row.model_uuid, row.attempt))):
-        numbers = await session.scalars(select(ObjectPartRow.number).where(ObjectPartRow.name == found.name))
-        kept += PartLayout(found.size, found.part_size).bytes_of(dict.fromkeys(numbers, ""))
-    return kept
 
 
 def _check_not_ended(row: TransferRow, what: str) -> None:

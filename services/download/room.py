@@ -5,12 +5,15 @@ gives no length gets its room in steps, while its bytes arrive. If only the rese
 until one of them ends (`retry_backoffs`). Its next try reserves at once what the last one needed in steps: a try that would end at the same
 byte costs the header of the file, and not all bytes again.
 
+A reservation holds others only as long as its fetch can end within a day at its pace (`paces`). A slower one has its room until another
+fetch needs it, which then gets what is left of it; the slow one ends with RoomTakenError at its next byte, keeps what it has and waits.
+
 The free bytes of the disk shrink as bytes are written, and the reservation of their fetch with them. So two fetches that fit alone and not
 together do not both begin. The reservations are in memory, because one process writes to a directory (the lease on the store), and a
 process that begins again reserves again. A bucket does not say how much room it has: nothing is reserved there.
 
-Invariant: when a reservation is made, all reservations fit into the usable bytes (`llamesh.disk_space`), but for what other programs write
-to the disk.
+Invariant: when a reservation is made, all reservations that hold fit into the usable bytes (`llamesh.disk_space`), but for what other
+programs write to the disk.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from functools import partial
 
 from llamesh.kit.objects import ObjectStore, StoreError, StoreFullError, StoreShortError
 from llamesh.kit.outages import until_written
+from services.download.paces import MAX_HOLD_SECONDS, Pace, yielding
 from services.download.partial_objects import PartialObjects
 from services.download.retry_backoffs import RetryBackoffs, attempt_of
 from services.download.tables import TransferRow
@@ -46,6 +50,10 @@ class Room:
         """Bytes that a fetch has reserved for files of unknown size."""
         self._ahead: dict[str, int] = {}
         """Those of them that have not arrived."""
+        self._paces: dict[str, Pace] = {}
+        """How fast each fetch with a reservation writes."""
+        self._taken: dict[str, str] = {}
+        """Slow fetches whose room another one has got, with the model of that one."""
         self._reserving = asyncio.Lock()
 
     async def reserve(self, row: TransferRow, size: int) -> None:
@@ -66,6 +74,7 @@ class Room:
         async with self._reserving:
             await self._check(row.model_uuid, needed, StoreShortError if occupied else StoreFullError)
             self._reserved[row.model_uuid] = needed
+            self._paces[row.model_uuid] = Pace(self._waits.clock)
             self._rewritten[row.model_uuid] = max(occupied - recorded, 0)
             self._stepped[row.model_uuid] = self._ahead[row.model_uuid] = unsized
 
@@ -84,33 +93,58 @@ class Room:
                     self._waits.unsized_bytes[attempt] = stepped + step
                     raise
                 self._reserved[model_uuid] = needed
+                self._paces.setdefault(model_uuid, Pace(self._waits.clock))
                 self._rewritten.setdefault(model_uuid, 0)
             self._stepped[model_uuid] = stepped + step
             ahead += step
         self._ahead[model_uuid] = ahead
 
     async def _check(self, model_uuid: str, needed: int, full: type[StoreFullError]) -> None:
-        """Raise RoomTakenError or `full` unless the reservation of a fetch may have `needed` bytes."""
+        """Take the room of slow fetches if it is missing. Raise RoomTakenError or `full` unless a fetch may have `needed` bytes."""
+        self._check_not_taken(model_uuid)
         # In this order: what another fetch writes meanwhile is missing in the free bytes, too, and not in its reservation.
-        others = sum(left for other, left in self._reserved.items() if other != model_uuid)
+        reserved = {other: left for other, left in self._reserved.items() if other != model_uuid}
+        others = sum(reserved.values())
         space = await self._store.space()
         if space is None or needed <= space.usable - others:
             return
         words = f"the files of the model need {needed} more bytes and the object store has {space.usable} bytes free for models"
         if needed > space.usable:
             raise full(words)
-        raise RoomTakenError(f"{words}, {others} of which other downloads need")
+        slow = {other for other in reserved if other in self._reserved and not self._ends_in_time(other)}
+        yielded = yielding(reserved, slow, needed - (space.usable - others))
+        if not yielded:
+            most = max(reserved, key=lambda other: reserved[other])
+            raise RoomTakenError(f"{words}, {others} of which other downloads need, {reserved[most]} that of {most}")
+        for other in yielded:
+            self._reserved[other] = 0
+            self._taken[other] = model_uuid
+
+    def _ends_in_time(self, model_uuid: str) -> bool:
+        return self._paces[model_uuid].ends_in_time(self._reserved[model_uuid])
+
+    def _check_not_taken(self, model_uuid: str) -> None:
+        if model_uuid in self._taken:
+            hours = int(MAX_HOLD_SECONDS // 3600)
+            raise RoomTakenError(
+                f"its bytes come too slowly to end within {hours} hours, so the download of {self._taken[model_uuid]} has got its room"
+            )
 
     def use(self, model_uuid: str, length: int) -> None:
-        """Note that a fetch has written bytes: first those that have a place, because the first missing parts have them, then new ones."""
+        """Note that a fetch writes bytes: first those that have a place, because the first missing parts have them, then new ones.
+
+        Raises RoomTakenError if another fetch has got its room.
+        """
+        self._check_not_taken(model_uuid)
         if model_uuid in self._reserved:
+            self._paces[model_uuid].add(length)
             again = min(self._rewritten[model_uuid], length)
             self._rewritten[model_uuid] -= again
             self._reserved[model_uuid] = max(self._reserved[model_uuid] - length + again, 0)
 
     def release(self, model_uuid: str) -> None:
         """End the reservation of a fetch. Idempotent."""
-        for each in (self._rewritten, self._stepped, self._ahead):
+        for each in (self._rewritten, self._stepped, self._ahead, self._paces, self._taken):
             each.pop(model_uuid, None)
         if self._reserved.pop(model_uuid, None) is not None:
             self._waits.room_freed()

@@ -13,7 +13,8 @@ journal belongs to an object with the same ETag, size and revision, so parts of 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 
 from llamesh.kit.completion import together
@@ -129,7 +130,9 @@ async def _copied(found: SourceObject, parted: PartedObject, number: int, receiv
     return tag
 
 
-async def _counted(chunks: AsyncIterator[bytes], received: Count) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        received(len(chunk))
-        yield chunk
+async def _counted(chunks: AsyncGenerator[bytes, None], received: Count) -> AsyncIterator[bytes]:
+    # `received` raises if another transfer has got the room.
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            received(len(chunk))
+            yield chunk

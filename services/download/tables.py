@@ -82,6 +82,10 @@ class TransferRow(Base):
     """When another process may take the transfer over, by the clock of the database."""
     holds: Mapped[bool] = mapped_column(default=False)
     """Whether transfers of its source may wait for it, as the process says that has the claim (`claims`)."""
+    killed_runs: Mapped[int] = mapped_column(default=0)
+    """Number of the last runs in a row whose process was killed without progress (`killed_runs`)."""
+    killed_bytes: Mapped[int] = mapped_column(default=0)
+    """The most bytes that a run had when it was killed: more are progress."""
     hidden: Mapped[bool] = mapped_column(default=False)
     """Whether a caller removed the record; the row stays for its model. Never true of a transfer that has not ended."""
     create_time: Mapped[datetime] = mapped_column(Timestamp)

@@ -31,6 +31,7 @@ from llamesh.kit.outages import until_written
 from llamesh.part_names import whole_name
 from services.download.changes import Changes
 from services.download.fetches import Fetches, StagedFile, discard
+from services.download.killed_runs import refusal
 from services.download.messages import download_message, gguf_fields, model_message
 from services.download.model_names import default_name
 from services.download.partial_objects import PartialObjects
@@ -87,6 +88,9 @@ class TransferRuns:
             return
         self._changes.download(download_message(row))
         log.info("transfer begins", model_uuid=row.model_uuid, source=row.shown_source, resumed=row.resume_count)
+        if (refused := refusal(row)) is not None:
+            await self.fail(row, refused)
+            return
         retries = self._waits.of_store.get(attempt) or StoreRetries(self._waits.clock)
         try:
             await self._transfer(row, retries)

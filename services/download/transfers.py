@@ -22,7 +22,9 @@ from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download import kept_parts
 from services.download.aliases import check_no_alias, lock_names
 from services.download.claims import Claims
+from services.download.killed_runs import note_kill
 from services.download.source_names import same_source
+from services.download.start_limits import MAX_UNENDED, refuse_too_many
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
 from services.download.transfer_requests import TransferRequest, must_start, queue_paused
 
@@ -44,7 +46,7 @@ class Transfers:
     async def start(self, request: TransferRequest) -> TransferRow:
         """Start a transfer unless the present one serves the request.
 
-        Raises DOWNLOAD_CONFLICT, MODEL_NAME_TAKEN, and DOWNLOAD_NOT_FOUND without a source.
+        Raises DOWNLOAD_CONFLICT, MODEL_NAME_TAKEN, TOO_MANY_JOBS, and DOWNLOAD_NOT_FOUND without a source.
         """
         try:
             return await self._start(request)
@@ -65,6 +67,7 @@ class Transfers:
                 return row
             if row is None and not request.source:
                 raise _not_found(request.model_uuid)
+            await refuse_too_many(session, request.requested_by)
             if row is None:
                 # Random, so that a run of a deleted row of the same model has another attempt than this row.
                 first = secrets.randbelow(2**30)
@@ -98,7 +101,7 @@ class Transfers:
             row.source, row.shown_source = request.source, request.shown_source
         row.state = TransferState.QUEUED
         row.attempt += 1
-        row.resume_count = row.bytes_done = 0
+        row.resume_count = row.bytes_done = row.killed_runs = row.killed_bytes = 0
         row.sha256 = row.revision = row.error_reason = row.error_message = ""
         row.drop_claim()
         row.hidden = False
@@ -138,10 +141,14 @@ class Transfers:
         ]
 
     async def workable(self) -> Sequence[TransferRow]:
-        """Return the active transfers that this process runs or may claim, by time of request."""
-        query = select(TransferRow).where(*self.claims.workable()).order_by(TransferRow.create_time)
+        """Return the active transfers that this process runs or may claim, by time of request.
+
+        Those that are more than may start (rows of an earlier release) are left out until others have ended.
+        """
+        begun_first = (TransferRow.state == TransferState.QUEUED, TransferRow.create_time)
+        query = select(TransferRow).where(*self.claims.workable()).order_by(*begun_first).limit(MAX_UNENDED)
         async with self._database.read() as session:
-            return (await session.scalars(query)).all()
+            return sorted(await session.scalars(query), key=lambda row: row.create_time)
 
     async def cancel(self, model_uuid: str, attempt: int | None = None) -> TransferRow:
         """Cancel a transfer, or only this attempt of it. Idempotent; no effect on one that has ended. Raises DOWNLOAD_NOT_FOUND."""
@@ -174,7 +181,7 @@ class Transfers:
             return row
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
-        """Claim a transfer and begin at its first byte. `resume_count` increases if the transfer was interrupted.
+        """Claim a transfer and begin at its first byte. `resume_count` increases if the transfer was interrupted (see also `killed_runs`).
 
         Return None if it ended, was started again by a caller, is claimed by another process, or must wait for a transfer of one.
         """
@@ -184,6 +191,7 @@ class Transfers:
             if row is not None and await self.claims.must_wait(session, row):
                 return None
             if row is not None:
+                await note_kill(session, row)
                 row.resume_count += row.state != TransferState.QUEUED
                 row.state = TransferState.RUNNING
                 row.bytes_done = 0

@@ -4,8 +4,7 @@ Level-triggered: `_follow_rows` compares the rows of the transfer table with its
 cancels the tasks whose row has changed (cancelled, paused, started again, taken over). It is woken by a call that changed a row, the end of
 a task, the end of the shortest wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs
 seconds. It runs one pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all
-others. What ended transfers have left is removed beside it (`cleanup`). Several processes on one database and store share the work: each
-claims the rows that it runs (see `claims`).
+others (see `killed_runs`). `cleanup` removes what ended transfers have left. Several processes share the work: see `claims`.
 
 Invariant: a process runs no more transfers than it has slots, of one source all processes one, and those of one user leave a slot to others
 (see `slots`). A process whose own store fails does not fail a transfer that another process might run.
@@ -24,6 +23,7 @@ from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
 from services.download.cleanup import Cleanup
 from services.download.kept_parts import KeptParts
+from services.download.killed_runs import Suspects
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
@@ -65,6 +65,7 @@ class Worker:
         self._partial = partial_objects
         self._kept_parts = kept_parts
         self._turns = SourceTurns()
+        self._suspects = Suspects(waits.clock)
         self._wake = asyncio.Event()
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._stopped: set[str] = set()
@@ -170,7 +171,7 @@ class Worker:
         due = self._due(rows)
         elsewhere = await self._transfers.claims.held_elsewhere() if due else ()
         held = self._holders(due, rows, elsewhere)
-        startable = [row for row in due if row.model_uuid not in held]
+        startable = self._suspects.allowed([row for row in due if row.model_uuid not in held], self._tasks)
         for row in begin_next(startable, running, self._turns.last):
             self._turns.begin(row)
             self._runs.holds.begin(row.model_uuid)
@@ -209,9 +210,7 @@ class Worker:
         if (error := self._health.problem) is None or self._health.check_pending:
             return
         hopeless = self._health.denied or self._health.outage_seconds > transfer_run.STORE_PATIENCE_SECONDS
-        for row in rows:
-            if row.model_uuid in self._tasks:
-                continue
+        for row in (row for row in rows if row.model_uuid not in self._tasks):
             if hopeless and (row.claimed_by == self._transfers.claims.owner_id or not self._transfers.claims.shared):
                 await self._runs.fail(row, error)
             elif (key := (row.model_uuid, row.attempt, str(error))) not in self._told_of_store:

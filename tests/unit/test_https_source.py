@@ -298,6 +298,14 @@ async def test_a_redirect_does_not_reach_a_private_host_that_only_callers_may_na
         assert await read(source(inner, outer), f"http://{inner}/m") == BODY
 
 
+async def test_a_redirect_does_not_reach_another_port_of_a_private_host() -> None:
+    rules = AddressRules(private_hosts=frozenset({"127.0.0.1"}))
+    async with serving({"/m": redirecting("https://127.0.0.1:1/m")}) as host:
+        with pytest.raises(SourceRefusedError) as caught:
+            await read(HttpsSource(rules, http_hosts=[host]), f"http://{host}/m")
+    assert caught.value.rule == "address"
+
+
 @pytest.mark.parametrize(
     ("url", "rule"),
     [

@@ -126,9 +126,8 @@ async def test_a_token_is_not_sent_along_a_redirect_to_another_origin() -> None:
         location = f"http://{other}/there"
         async with serving({"/a": redirecting("/b"), "/b": redirecting(location)}) as first:
             rules = AddressRules(private_hosts=frozenset({"127.0.0.1"}))
-            client = HttpClient(
-                rules, http_hosts=[first, other], token=BearerToken(SecretStr("secret"), f"http://{first}/x")
-            )
+            token = BearerToken(SecretStr("secret"), f"http://{first}/x")
+            client = HttpClient(rules, redirect_rules=rules, http_hosts=[first, other], token=token)
             await client.document(client.parsed(f"http://{first}/a"), "it")
             assert seen == {"other": ""}
         own = HttpClient(rules, http_hosts=[other], token=BearerToken(SecretStr("secret"), f"http://{other}"))

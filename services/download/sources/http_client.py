@@ -25,6 +25,7 @@ from yarl import URL
 from llamesh.kit.source_places import HUB
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_texts import as_written, retry_after
+from services.download.sources.response_bounds import BoundedConnector
 from services.download.sources.shown_texts import cause, shown, shown_phrase
 from services.download.sources.source import MAX_CHUNK, SHORTAGES, SourceError, SourceRefusedError
 
@@ -75,8 +76,8 @@ class BearerToken:
 class HttpClient:
     """Makes GET requests to https URLs, and to http URLs of the `host:port` pairs in `http_hosts`, whose address may be private.
 
-    `redirect_rules` apply to redirects to another host; by default they allow no private host. `silence_seconds` limits the time between
-    two reads of an answer, `answer_seconds` the time to its headers.
+    `redirect_rules` apply to redirects to another host or port; by default they allow no private host. `silence_seconds` limits the time
+    between two reads of an answer, `answer_seconds` the time to its headers.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class HttpClient:
             if authorization is not None and url.origin() == first.origin():
                 sent["Authorization"] = authorization.get_secret_value()
             async with (
-                self._session(addresses) as session,
+                self._session(url, addresses) as session,
                 _answer(session, url, sent, self._answer_seconds) as response,
             ):
                 if response.status not in _REDIRECTS:
@@ -160,15 +161,16 @@ class HttpClient:
         return all_headers
 
     async def _addresses(self, url: URL, came_from: URL) -> list[str]:
-        """Return the addresses of the URL's host, by the rules for redirects if another host redirected to it."""
+        """Return the addresses of the URL's host, by the rules for redirects if another host or another port redirected to it."""
         host, port = url.host or "", url.port or 0
-        rules = self._rules if host == came_from.host else self._redirect_rules
+        rules = self._rules if _is_one_server(url, came_from) else self._redirect_rules
         plain = url.scheme == "http" and url.authority == came_from.authority
         return await rules.addresses(host, port, trusted=plain)
 
-    def _session(self, addresses: Sequence[str]) -> aiohttp.ClientSession:
+    def _session(self, url: URL, addresses: Sequence[str]) -> aiohttp.ClientSession:
+        resolver = _Pinned(addresses)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(resolver=_Pinned(addresses), use_dns_cache=False, ssl=self._tls, limit=1),
+            connector=BoundedConnector(shown(url), resolver=resolver, use_dns_cache=False, ssl=self._tls, limit=1),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             timeout=self._timeout,
@@ -185,6 +187,12 @@ class HttpClient:
         except ValueError as error:
             raise SourceError(f"{shown(url)} redirects to an invalid URL", status=response.status) from error
         return self.parsed(target)
+
+
+def _is_one_server(url: URL, came_from: URL) -> bool:
+    """Return whether two URLs have one host and one port, or the default ports of http and https."""
+    ports = url.port == came_from.port or (url.is_default_port() and came_from.is_default_port())
+    return url.host == came_from.host and ports
 
 
 def _no_https(scheme: str, host: str, port: int) -> str:

@@ -98,6 +98,23 @@ async def test_a_download_that_waits_goes_on_when_the_other_one_is_cancelled(
     assert (found.state, found.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
 
 
+async def test_a_download_that_is_too_slow_keeps_what_it_has_and_yields_the_rest_of_its_room(
+    busy: Service, source: RangedServer, other: RangedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.download.retry_backoffs.ROOM_SECONDS", 0.1)
+    assert "that of m1" in await waiting(busy, other.url)
+    monkeypatch.setattr("services.download.paces.WINDOW_SECONDS", 0.1)
+    assert (await busy.state("m2")).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    monkeypatch.setattr("services.download.retry_backoffs.ROOM_SECONDS", 60.0)
+    source.go_on_until(SIZE * 100)
+    waits = await busy.state("m1", pb.DOWNLOAD_STATE_QUEUED)
+    assert (waits.error.reason, "so the download of m2 has got its room" in waits.error.message) == (
+        "STORE_UNAVAILABLE",
+        True,
+    )
+    assert [path.suffix for path in busy.stored].count(".parts") == 1, "it keeps its parts"
+
+
 async def test_a_claimed_length_gets_no_room_before_the_header_has_come(busy: Service, other: RangedServer) -> None:
     """m1 has its room already. The connection of m2 stalls within the header, so m3 gets the rest of the disk."""
     other.has_ranges = False
