@@ -166,7 +166,8 @@ def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: st
     try:
         yield handed
     except BaseException as error:
-        handed.kept = handed.kept or _may_be_accepted(error)
+        if not handed.asked:
+            handed.kept = _may_be_accepted(error)
         raise
     finally:
         if not handed.kept:
@@ -205,6 +206,8 @@ class HandedOver:
         self.url = url
         self.kept = False
         """The mesh may still read the file after this command: the download service removes the link when the fetch has ended."""
+        self.asked = False
+        """Whether the mesh has answered that it fetches the file, so that `kept` is known."""
 
     @contextmanager
     def fetched_by(self, pull: Pull, *, again: str = "") -> Iterator[None]:
@@ -212,7 +215,7 @@ class HandedOver:
 
         A block that fails before the download has ended says how to go on: by `again`, the command that was interrupted.
         """
-        self.kept = True
+        self.kept = self.asked = True
         try:
             yield
         except BaseException as error:

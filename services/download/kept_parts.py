@@ -21,7 +21,7 @@ from llamesh.kit.database import Database
 from llamesh.kit.errors import Reason, name_of
 from services.download.source_names import same_source
 from services.download.tables import ACTIVE, PartialObjectRow, TransferRow, TransferState
-from services.download.transfer_requests import TransferRequest
+from services.download.transfer_requests import TransferRequest, required_sha256
 
 _OUTAGES = tuple(map(name_of, (Reason.ERROR_REASON_SOURCE_UNAVAILABLE, Reason.ERROR_REASON_STORE_UNAVAILABLE)))
 """Reasons of failures that are not about the bytes: a later start may use them. A failure because of a full disk gives them up itself."""
@@ -69,10 +69,11 @@ def objects_of(
     return PartialObjectRow.model_uuid == model_uuid, PartialObjectRow.attempt == attempt
 
 
-def parts_are_usable(row: TransferRow, request: TransferRequest) -> bool:
+def parts_are_usable(row: TransferRow, has_model: bool, request: TransferRequest) -> bool:
     """Return whether the parts of a transfer that has ended are of use for a request that starts it again."""
     outage = row.state == TransferState.FAILED and row.error_reason in _OUTAGES
-    return outage and same_source(request.source, row.source) and request.sha256 in ("", row.expected_sha256)
+    same_digest = required_sha256(row, has_model, request) == row.expected_sha256
+    return outage and same_source(request.source, row.source) and same_digest
 
 
 async def pass_on(session: AsyncSession, row: TransferRow) -> None:

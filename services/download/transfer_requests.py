@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.errors import MeshError, Reason, name_of
 from services.download.source_names import same_source, shown_source
 from services.download.tables import UNENDED, TransferRow, TransferState
+
+CORRUPT = name_of(Reason.ERROR_REASON_MODEL_CORRUPT)
 
 
 @dataclass(frozen=True, slots=True)
 class TransferRequest:
-    """A request for a transfer. An empty field means the value of the previous request, or the default."""
+    """A request for a transfer.
+
+    An empty field means the value of the previous request unless the request is complete (`is_complete`), or else the default.
+    """
 
     model_uuid: str
     source: str = ""
@@ -50,6 +55,22 @@ def must_start(row: TransferRow | None, has_model: bool, request: TransferReques
             Reason.ERROR_REASON_DOWNLOAD_CONFLICT, words, {"modelUuid": row.model_uuid, "source": row.shown_source}
         )
     return True
+
+
+def is_complete(row: TransferRow, has_model: bool, request: TransferRequest) -> bool:
+    """Return whether a request that starts a transfer takes nothing from the previous request except the name.
+
+    A request with a source is complete, because the previous one may have failed for exactly the value that this one leaves out, and a file
+    that a command handed over for it is gone. If the source has brought a model, the request leaves out what the model keeps.
+    """
+    repaired = row.state == TransferState.FAILED and row.error_reason == CORRUPT
+    brought = has_model and (row.state == TransferState.SUCCEEDED or repaired)
+    return bool(request.source) and not (brought and same_source(request.source, row.source))
+
+
+def required_sha256(row: TransferRow, has_model: bool, request: TransferRequest) -> str:
+    """Return the SHA-256 that the transfer of a request requires; empty if any is accepted."""
+    return request.sha256 if is_complete(row, has_model, request) else request.sha256 or row.expected_sha256
 
 
 def queue_paused(row: TransferRow, now: datetime) -> None:

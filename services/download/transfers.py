@@ -24,7 +24,13 @@ from services.download.aliases import check_no_alias, lock_names
 from services.download.claims import Claims
 from services.download.source_names import same_source
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
-from services.download.transfer_requests import TransferRequest, must_start, queue_paused
+from services.download.transfer_requests import (
+    TransferRequest,
+    is_complete,
+    must_start,
+    queue_paused,
+    required_sha256,
+)
 
 _MAX_MESSAGE = 2_000
 
@@ -78,18 +84,18 @@ class Transfers:
                     attempt=first,
                 )
                 session.add(row)
-            elif kept_parts.parts_are_usable(row, request):
+            elif kept_parts.parts_are_usable(row, has_model, request):
                 await kept_parts.pass_on(session, row)
-            self._renew(row, request)
+            self._renew(row, has_model, request)
             await check_no_alias(session, row.model_uuid, row.name)
             return row
 
-    def _renew(self, row: TransferRow, request: TransferRequest) -> None:
-        same = same_source(request.source, row.source)
-        row.name = request.name or row.name if same else request.name
-        row.expected_sha256 = request.sha256 or row.expected_sha256 if same else request.sha256
-        row.projector = request.projector or row.projector if same else request.projector
-        if request.adapters or not same:
+    def _renew(self, row: TransferRow, has_model: bool, request: TransferRequest) -> None:
+        complete = is_complete(row, has_model, request)
+        row.name = request.name or row.name if same_source(request.source, row.source) else request.name
+        row.expected_sha256 = required_sha256(row, has_model, request)
+        row.projector = request.projector if complete else request.projector or row.projector
+        if request.adapters or complete:
             row.adapters = list(map(list, request.adapters))
         if request.source:
             row.source, row.shown_source = request.source, request.shown_source

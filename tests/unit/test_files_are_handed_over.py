@@ -122,7 +122,11 @@ def test_a_fetch_that_is_paused_is_not_said_to_go_on(
 
 @pytest.mark.parametrize(
     ("ended", "error", "folders"),
-    [(True, errors.ContentMismatch("other bytes"), 0), (False, errors.of_reason("DOWNLOAD_NOT_FOUND", "removed"), 1)],
+    [
+        (True, errors.ContentMismatch("other bytes"), 0),
+        (True, errors.of_reason("SOURCE_UNAVAILABLE", "no answer"), 0),
+        (False, errors.of_reason("DOWNLOAD_NOT_FOUND", "removed"), 1),
+    ],
 )
 def test_a_fetch_that_has_ended_is_not_said_to_go_on(
     home: Path, model: Path, ended: bool, error: Exception, folders: int, capsys: pytest.CaptureFixture[str]
@@ -356,6 +360,18 @@ def test_files_of_a_checkpoint_stay_if_one_of_them_was_written_a_moment_ago(tmp_
         copy.write_bytes(b"more")
     assert remove_unused(tmp_path, [], (earlier + copy.stat().st_ctime) / 2 + GRACE_SECONDS) == []
     assert remove_unused(tmp_path, [], copy.stat().st_ctime + GRACE_SECONDS + 1) == [folder]
+
+
+def test_a_new_link_to_the_file_keeps_no_folder(tmp_path: Path, model: Path) -> None:
+    for name in ("left", "new"):
+        (tmp_path / "handed" / name).mkdir(parents=True)
+        (tmp_path / "handed" / name / "x.gguf").hardlink_to(model)
+    os.utime(tmp_path / "handed" / "left")
+    changed = (tmp_path / "handed" / "left").stat().st_ctime
+    while model.stat().st_ctime <= changed:
+        model.chmod(0o600)
+    now = (changed + model.stat().st_ctime) / 2 + GRACE_SECONDS
+    assert tmp_path / "handed" / "left" in remove_unused(tmp_path / "handed", [], now)
 
 
 def test_a_folder_stays_while_a_command_brings_files_into_it(
