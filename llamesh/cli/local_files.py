@@ -90,7 +90,10 @@ def _check_content(word: str, path: Path) -> None:
         raise CommandError(f"{word} cannot be read: {error.strerror}", code=Exit.USAGE) from None
     if beginning != MAGIC:
         what = "is empty" if not beginning else "is no GGUF file: its first four bytes are not GGUF"
-        hint = "llama.cpp's convert_hf_to_gguf.py makes a GGUF file of other formats"
+        hint = (
+            "`llamesh quantize ./FOLDER --types Q4_K_M` makes one of a checkpoint of Hugging Face, llama.cpp's convert_hf_to_gguf.py of"
+            " other formats"
+        )
         if is_part_of_checkpoint(path):
             hint = f"`llamesh quantize {folder_of(word)} --types Q4_K_M` converts the checkpoint"
         raise CommandError(f"{word} {what}", hint=hint, code=Exit.USAGE)

@@ -228,7 +228,7 @@ def test_a_mesh_that_cannot_read_the_file_is_told_apart(
         ("nowhere/x.gguf", "there is no file", "", Exit.NOT_FOUND),
         ("a folder/My Modal.gguf", "there is no file", "did you mean 'a folder/My Model.gguf'?", Exit.NOT_FOUND),
         ("a folder", "is a directory", "name a file of it: 'a folder/My Model.gguf'", Exit.USAGE),
-        ("empty", "is empty", "convert_hf_to_gguf", Exit.USAGE),
+        ("empty", "is empty", "`llamesh quantize ./FOLDER --types Q4_K_M`", Exit.USAGE),
         ("text.txt", "is no GGUF file", "convert_hf_to_gguf", Exit.USAGE),
         ("pipe", "is no regular file but a pipe", "name a GGUF file", Exit.USAGE),
         ("loop", "loop", "", Exit.USAGE),
