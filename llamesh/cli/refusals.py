@@ -71,7 +71,7 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
         hint = "llamesh login"
         if not _signed_in():
             cause = "you are not signed in"
-    code = exit_of(error.code, error.reason)
+    code = exit_of(error.code, error.reason, error.metadata.get("rule", ""))
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
     return failure(cause, parts=parts, hint=hint, code=code)

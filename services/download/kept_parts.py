@@ -23,8 +23,18 @@ from services.download.source_names import same_source
 from services.download.tables import ACTIVE, PartialObjectRow, TransferRow, TransferState
 from services.download.transfer_requests import TransferRequest, required_sha256
 
-_OUTAGES = tuple(map(name_of, (Reason.ERROR_REASON_SOURCE_UNAVAILABLE, Reason.ERROR_REASON_STORE_UNAVAILABLE)))
-"""Reasons of failures that are not about the bytes: a later start may use them. A failure because of a full disk gives them up itself."""
+_OUTAGES = tuple(
+    map(
+        name_of,
+        (
+            Reason.ERROR_REASON_SOURCE_REFUSED,
+            Reason.ERROR_REASON_SOURCE_UNAVAILABLE,
+            Reason.ERROR_REASON_STORE_UNAVAILABLE,
+        ),
+    )
+)
+"""Reasons of failures that are not about the bytes: a later start may use them. A failure because of a full disk gives them up itself. A
+source also refuses a signature or a token that has expired."""
 _STOPPED = or_(
     TransferRow.state == TransferState.PAUSED,
     and_(

@@ -29,32 +29,43 @@ class TransferRequest:
     projector: str = ""
     adapters: Sequence[tuple[str, str]] = ()
     """Name and source of each."""
+    update: bool = False
+    """Whether a model that is there is fetched again, possibly from another source."""
 
 
 def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
     """Return whether a request starts a transfer; False if the present one serves it. Raises DOWNLOAD_CONFLICT if they differ."""
     if row is None or not (row.state in UNENDED or (row.state == TransferState.SUCCEEDED and has_model)):
         return True
+    if request.update and row.state == TransferState.SUCCEEDED:
+        return True
     known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
     if not same_source(request.source, row.source) or request.sha256 not in ("", known):
-        source = shown_source(row.shown_source)
-        raise MeshError(
-            Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
-            f"{row.model_uuid} is or was fetched from {source}"
-            + (f" with SHA-256 {known}" if known else "")
-            + ", which differs from this request",
-            {"modelUuid": row.model_uuid, "source": source},
-        )
+        raise _other_source(row, request, known)
     if request.projector in ("", row.projector) and list(map(list, request.adapters)) in ([], row.adapters):
         return False
     if row.state != TransferState.SUCCEEDED:
         words = (
             f"{row.model_uuid} is being fetched with another projector or other adapters: cancel that download first"
         )
-        raise MeshError(
-            Reason.ERROR_REASON_DOWNLOAD_CONFLICT, words, {"modelUuid": row.model_uuid, "source": row.shown_source}
-        )
+        raise _conflict(row, words)
     return True
+
+
+def _other_source(row: TransferRow, request: TransferRequest, known: str) -> MeshError:
+    """The refusal of a request for another source than that of the transfer, or for another digest than `known`."""
+    source = shown_source(row.shown_source)
+    is_file = all(each.startswith(("file:", "/")) for each in (row.source, request.source))
+    if is_file and row.state == TransferState.SUCCEEDED and request.shown_source == source:
+        words = f"{row.model_uuid} was fetched from another file {source}, or from this one before it changed"
+        return _conflict(row, words, rule="changed")
+    words = f"{row.model_uuid} is or was fetched from {source}" + (f" with SHA-256 {known}" if known else "")
+    return _conflict(row, f"{words}, which differs from this request")
+
+
+def _conflict(row: TransferRow, words: str, rule: str = "") -> MeshError:
+    details = {"modelUuid": row.model_uuid, "source": shown_source(row.shown_source), "state": row.state}
+    return MeshError(Reason.ERROR_REASON_DOWNLOAD_CONFLICT, words, details | ({"rule": rule} if rule else {}))
 
 
 def is_complete(row: TransferRow, has_model: bool, request: TransferRequest) -> bool:
@@ -70,7 +81,10 @@ def is_complete(row: TransferRow, has_model: bool, request: TransferRequest) -> 
 
 def required_sha256(row: TransferRow, has_model: bool, request: TransferRequest) -> str:
     """Return the SHA-256 that the transfer of a request requires; empty if any is accepted."""
-    return request.sha256 if is_complete(row, has_model, request) else request.sha256 or row.expected_sha256
+    # The bytes that replace those of a model have another digest.
+    if request.update or is_complete(row, has_model, request):
+        return request.sha256
+    return request.sha256 or row.expected_sha256
 
 
 def queue_paused(row: TransferRow, now: datetime) -> None:
