@@ -9,22 +9,20 @@ names, the identity and the time of change of the files, so that the same files 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from llamesh.cli.checkpoint_folder import PATH_BEGINNINGS, as_path, checkpoint_files, folder_of, is_part_of_checkpoint
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.handed_folder import HandedFolder
 from llamesh.cli.printing import note
+from llamesh.client.handed_folder import HandedFolder
+from llamesh.client.own_files import home_here, place_of
 from llamesh.client.profile import Profile, on_this_machine
-from llamesh.local_mesh import running_here
-from llamesh.locations import expanded, handed_over_directory, home_directory
+from llamesh.locations import expanded
 from llamesh.nearest import nearest
 from llamesh.part_names import part_of, parts_of
 from llamesh.regular_files import NotRegularError
@@ -156,11 +154,8 @@ def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: st
     if path.is_relative_to((home / "import").resolve()):
         yield HandedOver(path.as_uri())
         return
-    stats = ((name, file.stat()) for name, file in files.items())
-    words = "-".join(f"{name}-{it.st_dev}-{it.st_ino}-{it.st_size}-{it.st_mtime_ns}" for name, it in stats)
-    words += f"-{purpose}"
-    place = handed_over_directory(home) / hashlib.sha256(words.encode()).hexdigest()[:16]
-    folder = HandedFolder(place)
+    place = place_of(home, files, purpose)
+    folder = HandedFolder(place, announce=note)
     try:
         folder.place(files)
     except OSError as error:
@@ -239,9 +234,8 @@ class HandedOver:
 
 def home_for(profile: Profile, path: Path) -> Path:
     """Return the home of the selected mesh. CommandError if the mesh cannot be given a file of this machine."""
-    here = running_here(os.environ)
-    if on_this_machine(profile.url) and here and urlsplit(here.management).port == urlsplit(profile.url).port:
-        return home_directory(os.environ)
+    if home := home_here(profile.url):
+        return home
     if on_this_machine(profile.url):
         raise CommandError(
             f"the home of the mesh at {profile.url} is not known, so {path.name} cannot be handed over",

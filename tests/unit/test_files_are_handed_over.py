@@ -29,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("LLAMESH_HOME", str(home))
     monkeypatch.setattr(
-        "llamesh.cli.local_files.running_here", lambda _: Addresses("http://localhost:8200", "http://localhost:8080")
+        "llamesh.client.own_files.running_here", lambda _: Addresses("http://localhost:8200", "http://localhost:8080")
     )
     return home
 
@@ -165,12 +165,12 @@ def test_copies_for_which_there_is_no_room_are_refused_before_the_first_one(
     copied: list[Path] = []
     length = sum(file.stat().st_size for file in checkpoint.iterdir())
     monkeypatch.setattr(Path, "hardlink_to", other_disk)
-    monkeypatch.setattr("llamesh.cli.handed_folder._copy", lambda path, _: copied.append(path))
+    monkeypatch.setattr("llamesh.client.handed_folder._copy", lambda path, _: copied.append(path))
     monkeypatch.setattr(
-        "llamesh.cli.handed_folder.disk_space", lambda _: DiskSpace(RESERVE_BYTES + length - 1, 1 << 40)
+        "llamesh.client.handed_folder.disk_space", lambda _: DiskSpace(RESERVE_BYTES + length - 1, 1 << 40)
     )
     with (
-        pytest.raises(CommandError, match=f"copies take {length} B, and its disk has {length - 1} B free") as refused,
+        pytest.raises(CommandError, match="copies take 0 MiB, and its disk has 0 MiB free") as refused,
         handed_over_folder(checkpoint, LOCAL),
     ):
         pass
@@ -180,7 +180,7 @@ def test_copies_for_which_there_is_no_room_are_refused_before_the_first_one(
 
 
 def test_links_need_no_room(home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamesh.cli.handed_folder.disk_space", lambda _: DiskSpace(0, 1 << 40))
+    monkeypatch.setattr("llamesh.client.handed_folder.disk_space", lambda _: DiskSpace(0, 1 << 40))
     with handed_over_folder(checkpoint, LOCAL) as handed:
         assert path_of(handed).is_dir()
 

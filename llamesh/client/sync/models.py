@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llamesh.client import errors
 from llamesh.client.names import names_of, resolve
+from llamesh.client.own_files import hand_over
 from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file
 from llamesh.client.services import DOWNLOAD, GATEWAY
 from llamesh.client.sync.part import Part
@@ -95,7 +96,9 @@ class Models(Part):
         compare: bool = False,
         timeout: float | None = None,
     ) -> Pull:
-        """Start a download from an address, or from a file below the mesh's import folders. The default `uuid` is made from the name.
+        """Start a download from an address or a file. The default `uuid` is made from the name.
+
+        A file that lies below none of the mesh's import folders is linked into one if the mesh runs on this machine and on the same disk.
 
         If neither is given and the model of another owner has the default name, the name begins with the owner of this one.
 
@@ -104,7 +107,7 @@ class Models(Part):
         `update` fetches a model that is there again, also from another source; the model changes in one step. `compare` looks whether the
         source of a model that is there has changed, for 3 s at most: `download.source_changed` of the result.
 
-        SourceRefused, whose remedy says how to bring it in, for a file outside those folders.
+        SourceRefused, whose remedy says how to bring it in, for any other file outside those folders.
         """
         address = address_of(source)
         file = name or default_name(address)
@@ -121,8 +124,9 @@ class Models(Part):
         try:
             return Pull(self._mesh, self._start(request, timeout))
         except errors.SourceRefused as refused:
-            name_way_of_file(refused, source, address)
-            raise
+            if refused.metadata.get("rule") != "folder" or not hand_over(request, self._mesh.profile.url):
+                name_way_of_file(refused, source, address)
+                raise
         except errors.DownloadConflict as taken:
             other = "" if uuid or name else name_with_owner(address, taken.metadata.get("source", ""))
             if not other:
