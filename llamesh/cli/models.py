@@ -185,12 +185,14 @@ def pull(
             code=Exit.USAGE,
         )
     others = Companions.read(mmproj, lora)
+    # Without a source, the command waits for a download, which asks the source by itself.
+    compare = bool(source)
     with connected() as mesh:
         if source and not names_place(source):
             refuse_unfetched(mesh, source)
         if wait:
             model = pulled(
-                mesh, source, name=name, uuid=uuid, sha256=sha256, others=others, update=update, compare=True
+                mesh, source, name=name, uuid=uuid, sha256=sha256, others=others, update=update, compare=compare
             )
             show_one(model, output, MODEL)
             return
@@ -199,7 +201,7 @@ def pull(
             others.handed(f"{name}/{uuid}") as handed,
         ):
             asked = mesh.models.pull(
-                file.url, uuid=uuid, name=name, sha256=sha256, update=update, compare=True, **handed.arguments
+                file.url, uuid=uuid, name=name, sha256=sha256, update=update, compare=compare, **handed.arguments
             )
             file.kept = handed.kept = True
         _tell_change(asked, source)
@@ -240,7 +242,7 @@ def pulled(
 def _tell_change(pull: Pull, source: str) -> None:
     """Say that the source of a model that is there has changed, and what fetches it."""
     if pull.download.source_changed:
-        again = shlex.join(["llamesh", "pull", *filter(None, [source]), "--uuid", pull.model_uuid, "--update"])
+        again = shlex.join(["llamesh", "pull", source, "--uuid", pull.model_uuid, "--update"])
         note(text(f"the source of {pull.model_uuid} has changed since it was fetched: `{again}` fetches it again"))
 
 
