@@ -1,6 +1,6 @@
 """Addresses of models on the Hugging Face Hub: the forms in which people write them, and the one canonical form. Pure.
 
-Canonical: `hf:OWNER/REPO`, then `@REVISION` unless it is main, then `:TYPE` (such as Q4_K_M) or `/PATH` of a file.
+Canonical: `hf:OWNER/REPO`, then `@REVISION` unless it is main, then `:TYPE` in capitals (such as Q4_K_M) or `/PATH` of a file.
 Invariant: two spellings of one place have the same canonical form.
 """
 
@@ -88,4 +88,4 @@ def _address(owner: str, repo: str, revision: str, *, choice: str = "", path: st
         raise ValueError("the path of the file leads out of its repository")
     if path and not path.lower().endswith(".gguf"):
         raise ValueError(f"{path.rpartition('/')[2]} is no GGUF file; {_EXPECTED}")
-    return HubAddress(owner, repo, "" if revision == "main" else revision, choice, path)
+    return HubAddress(owner, repo, "" if revision == "main" else revision, choice.upper(), path)

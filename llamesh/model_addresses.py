@@ -133,6 +133,27 @@ def default_name(address: str) -> str:
     return whole_name(path.rpartition("/")[2])
 
 
+def name_with_owner(address: str, present: str) -> str:
+    """Return the default name of a model with its owner's in front, if the model `present`, also an address, is another owner's.
+
+    Empty if an address names no owner, or both name the same one.
+    """
+    owner, other = _owner(address), _owner(present)
+    return f"{owner}-{default_name(address)}" if owner and owner != other else ""
+
+
+def _owner(address: str) -> str:
+    """Return who a model belongs to: the owner of a repository of the Hub, or what stands before the name of a repository elsewhere."""
+    try:
+        if address.startswith("hf:"):
+            return read_hub_address(address).owner
+        if address.startswith(("ollama:", "oci:")):
+            return read_registry_address(address).repository.rpartition("/")[0].replace("/", "-")
+    except ValueError:
+        pass
+    return ""
+
+
 def _likely_scheme(written: str, *, may_be_name: bool) -> str:
     """Return the scheme that is probably meant; empty for the name of a model before its tag, as in llama3:8b."""
     names = {name: name for name in SCHEMES} | _OTHER_NAMES

@@ -38,7 +38,7 @@ class HandedCompanions:
     @kept.setter
     def kept(self, kept: bool) -> None:
         for file in self._files:
-            file.kept = kept
+            file.kept, file.asked = kept, True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -145,8 +146,6 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
     wait
         Wait until the model can be served.
     """
-    from llamesh.client import errors
-
     with connected() as mesh:
         uuid = _meant(mesh, model)
         mesh.models.pulling(uuid)  # ModelNotFound if there is no such download: a pull of an unknown id would start one
@@ -154,17 +153,10 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
         if pull.ended:
             # One that has failed would wait again.
             note(text(f"the download of {uuid} has succeeded already; nothing was done"))
+            path = [] if is_address(pull.download.source) else ["PATH"]
+            note(text(f"`{shlex.join(['llamesh', 'pull', *path, '--uuid', uuid, '--update'])}` fetches it again"))
         if wait:
-            try:
-                followed(pull)
-            except errors.SourceUnavailable as error:
-                if is_address(pull.download.source):
-                    raise
-                raise CommandError(
-                    str(error),
-                    hint=f"give its file again: llamesh pull PATH --uuid {pull.model_uuid}",
-                    code=Exit.NOT_FOUND,
-                ) from error
+            followed(pull)
         show_one(mesh.models.pulling(pull.model_uuid).download, output, DOWNLOAD)
 
 

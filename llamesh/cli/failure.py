@@ -54,6 +54,10 @@ REFUSALS = {
     "PLACEMENT_NEEDS_KUBERNETES",
 }
 """Reasons with the exit code of a refusal by a rule, whatever their gRPC code."""
+LACKS_A_PART = {"QUANT_NOT_CONFIGURED"}
+"""Reasons with the exit code of a mesh in which nobody answers, because a part of it was not started."""
+_WRONG_FORMS = {"form", "absolute path", "file URL", "url"}
+"""Rules that a source breaks by its form alone: it is misused, and no setting allows it."""
 _CODE_OF_HTTP = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
@@ -65,8 +69,12 @@ _CODE_OF_HTTP = {
 }
 
 
-def exit_of(code: str, reason: str = "") -> Exit:
-    """The exit code for a gRPC code and a reason of the contract."""
+def exit_of(code: str, reason: str = "", rule: str = "") -> Exit:
+    """The exit code for a gRPC code, a reason of the contract and the rule of the reason."""
+    if reason == "SOURCE_REFUSED" and rule in _WRONG_FORMS:
+        return Exit.USAGE
+    if reason in LACKS_A_PART:
+        return Exit.UNAVAILABLE
     return Exit.REFUSED if reason in REFUSALS else BY_CODE.get(code, Exit.FAILED)
 
 

@@ -9,23 +9,21 @@ names, the identity and the time of change of the files, so that the same files 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from llamesh.cli.checkpoint_folder import PATH_BEGINNINGS, as_path, checkpoint_files, folder_of, is_part_of_checkpoint
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.handed_folder import HandedFolder
 from llamesh.cli.printing import note
 from llamesh.cli.silence import is_silent
+from llamesh.client.handed_folder import HandedFolder
+from llamesh.client.own_files import home_here, place_of
 from llamesh.client.profile import Profile, on_this_machine
-from llamesh.local_mesh import running_here
-from llamesh.locations import expanded, handed_over_directory, home_directory
+from llamesh.locations import expanded
 from llamesh.nearest import nearest
 from llamesh.part_names import parts_of
 from llamesh.regular_files import NotRegularError
@@ -99,7 +97,10 @@ def _check_content(word: str, path: Path) -> None:
         raise CommandError(f"{word} cannot be read: {error.strerror}", code=Exit.USAGE) from None
     if beginning != MAGIC:
         what = "is empty" if not beginning else "is no GGUF file: its first four bytes are not GGUF"
-        hint = "llama.cpp's convert_hf_to_gguf.py makes a GGUF file of other formats"
+        hint = (
+            "`llamesh quantize ./FOLDER --types Q4_K_M` makes one of a checkpoint of Hugging Face, llama.cpp's convert_hf_to_gguf.py of"
+            " other formats"
+        )
         if is_part_of_checkpoint(path):
             hint = f"`llamesh quantize {folder_of(word)} --types Q4_K_M` converts the checkpoint"
         raise CommandError(f"{word} {what}", hint=hint, code=Exit.USAGE)
@@ -163,11 +164,8 @@ def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: st
     if all(place.is_relative_to((home / "import").resolve()) for place in (path, path.resolve())):
         yield HandedOver(path.as_uri())
         return
-    stats = ((name, file.stat()) for name, file in files.items())
-    words = "-".join(f"{name}-{it.st_dev}-{it.st_ino}-{it.st_size}-{it.st_mtime_ns}" for name, it in stats)
-    words += f"-{purpose}"
-    place = handed_over_directory(home) / hashlib.sha256(words.encode()).hexdigest()[:16]
-    folder = HandedFolder(place)
+    place = place_of(home, files, purpose)
+    folder = HandedFolder(place, announce=note)
     try:
         folder.place(files)
     except OSError as error:
@@ -176,7 +174,8 @@ def _handed(path: Path, files: Mapping[str, Path], profile: Profile, purpose: st
     try:
         yield handed
     except BaseException as error:
-        handed.kept = handed.kept or _may_be_accepted(error)
+        if not handed.asked:
+            handed.kept = _may_be_accepted(error)
         raise
     finally:
         if not handed.kept:
@@ -215,6 +214,8 @@ class HandedOver:
         self.url = url
         self.kept = False
         """The mesh may still read the file after this command: the download service removes the link when the fetch has ended."""
+        self.asked = False
+        """Whether the mesh has answered that it fetches the file, so that `kept` is known."""
 
     @contextmanager
     def fetched_by(self, pull: Pull, *, again: str = "") -> Iterator[None]:
@@ -222,7 +223,7 @@ class HandedOver:
 
         A block that fails before the download has ended says how to go on: by `again`, the command that was interrupted.
         """
-        self.kept = True
+        self.kept = self.asked = True
         try:
             yield
         except BaseException as error:
@@ -248,9 +249,8 @@ class HandedOver:
 
 def home_for(profile: Profile, path: Path) -> Path:
     """Return the home of the selected mesh. CommandError if the mesh cannot be given a file of this machine."""
-    here = running_here(os.environ)
-    if on_this_machine(profile.url) and here and urlsplit(here.management).port == urlsplit(profile.url).port:
-        return home_directory(os.environ)
+    if home := home_here(profile.url):
+        return home
     if on_this_machine(profile.url):
         _refuse_other_service(profile)
         raise CommandError(

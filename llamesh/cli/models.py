@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,7 +26,7 @@ from llamesh.client.profile import load_profile
 from llamesh.model_addresses import FORMS, is_address
 
 if TYPE_CHECKING:
-    from llamesh.client.sync import Client
+    from llamesh.client.sync import Client, Pull
     from llamesh.v1.model_pb2 import Model
 
 
@@ -180,6 +181,7 @@ def pull(
     sha256: str = "",
     mmproj: str = "",
     lora: tuple[str, ...] = (),
+    update: Annotated[bool, Parameter(negative="")] = False,
     wait: bool = True,
     output: Output = "table",
 ) -> None:
@@ -201,6 +203,8 @@ def pull(
         or in its registry.
     lora
         A LoRA adapter of the model, NAME=SOURCE; `llamesh serve --lora NAME` uses it. May be given several times. none: the model has none.
+    update
+        Fetch a model that is there again: its source has changed, or is another one. It changes in one step, once all bytes are verified.
     wait
         Wait until the model can be served.
     """
@@ -211,18 +215,26 @@ def pull(
             code=Exit.USAGE,
         )
     others = Companions.read(mmproj, lora)
+    # Without a source, the command waits for a download, which asks the source by itself.
+    compare = bool(source)
     with connected() as mesh:
         if source and not is_address(source) and not is_path(source):
             refuse_known(mesh, source)
         if wait:
-            show_one(pulled(mesh, source, name=name, uuid=uuid, sha256=sha256, others=others), output, MODEL)
+            model = pulled(
+                mesh, source, name=name, uuid=uuid, sha256=sha256, others=others, update=update, compare=compare
+            )
+            show_one(model, output, MODEL)
             return
         with (
             fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file,
             others.handed(f"{name}/{uuid}") as handed,
         ):
-            asked = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, **handed.arguments)
+            asked = mesh.models.pull(
+                file.url, uuid=uuid, name=name, sha256=sha256, update=update, compare=compare, **handed.arguments
+            )
             file.kept = handed.kept = True
+        _tell_change(asked, source)
         download = asked.download
         show_one(download, output, DOWNLOAD)
 
@@ -236,6 +248,8 @@ def pulled(
     sha256: str = "",
     others: Companions | None = None,
     again: str = "",
+    update: bool = False,
+    compare: bool = False,
 ) -> Model:
     """Fetch a model and wait for it. Ctrl-C or a failure of the connection ends the waiting only; `again` is the command to go on with."""
     purpose = f"{name}/{uuid}"
@@ -243,13 +257,23 @@ def pulled(
         fetchable(source, load_profile(), purpose=purpose) as file,
         (others or Companions()).handed(purpose) as handed,
     ):
-        pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, **handed.arguments)
+        pull = mesh.models.pull(
+            file.url, uuid=uuid, name=name, sha256=sha256, update=update, compare=compare, **handed.arguments
+        )
         handed.kept = True
+        _tell_change(pull, source)
         try:
             with file.fetched_by(pull, again=again):
                 return followed(pull)
         finally:
             handed.kept = file.kept
+
+
+def _tell_change(pull: Pull, source: str) -> None:
+    """Say that the source of a model that is there has changed, and what fetches it."""
+    if pull.download.source_changed:
+        again = shlex.join(["llamesh", "pull", source, "--uuid", pull.model_uuid, "--update"])
+        note(text(f"the source of {pull.model_uuid} has changed since it was fetched: `{again}` fetches it again"))
 
 
 def rm(

@@ -24,6 +24,7 @@ def quant_connected() -> Iterator[Client]:
 def calls_quant(mesh: Client) -> Iterator[None]:
     """CommandError, with the remedy, if the block calls the Quant service of a mesh that has none."""
     from llamesh.client.errors import MeshError
+    from llamesh.client.quant_presence import START_QUANT
 
     try:
         yield
@@ -32,6 +33,6 @@ def calls_quant(mesh: Client) -> Iterator[None]:
             raise
         raise CommandError(
             f"the mesh at {mesh.profile.url} runs no Quant service",
-            hint="on its machine: `llamesh down`, then `llamesh up --quant`, or LLAMESH_QUANT=true for every start",
+            hint=START_QUANT,
             code=Exit.UNAVAILABLE,
         ) from error

@@ -80,7 +80,7 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
             if here and on_this_machine(asked) and urlsplit(asked).port != urlsplit(here.management).port:
                 cause += f" at {asked}"
                 hint += f"; the management address of the mesh that runs here is {here.management}"
-    code = exit_of(error.code, error.reason)
+    code = exit_of(error.code, error.reason, error.metadata.get("rule", ""))
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
     return failure(cause, parts=parts, hint=hint, code=code)

@@ -27,10 +27,10 @@ REMEDIES = {
     "MODEL_NAME_TAKEN": "take another name",
     "MODEL_IN_USE": "`llamesh stop {servers}` stops what uses it",
     "MODEL_NOT_FOUND": "`llamesh models` lists the models; `llamesh pull` fetches one",
-    "DOWNLOAD_CONFLICT": "`llamesh pull --uuid NAME` chooses another id; `llamesh downloads cancel {modelUuid}` ends the first download, "
-    "`llamesh rm {modelUuid}` removes its model",
+    "DOWNLOAD_CONFLICT": "`llamesh pull SOURCE --name NAME` makes it another model; `llamesh downloads cancel {modelUuid}` ends the first"
+    " download",
     "DOWNLOAD_NOT_FOUND": "`llamesh downloads` lists the downloads; `llamesh pull` fetches a model",
-    "DOWNLOAD_ENDED": "`llamesh downloads retry {modelUuid}` fetches it again unless it has SUCCEEDED",
+    "DOWNLOAD_ENDED": "`llamesh downloads retry {modelUuid}` fetches it again",
     "DOWNLOAD_NOT_ENDED": "`llamesh downloads cancel {modelUuid}` ends it first",
     "DECISION_NOT_FOUND": "`llamesh why` lists the decisions that are kept",
     "CONTRACT_NOT_FOUND": "`llamesh contracts list` lists the contracts",
@@ -51,11 +51,23 @@ REMEDIES = {
     "QUANT_REFUSED": "",
     "QUANTISATION_FAILED": "`llamesh jobs show {jobId}` shows the log of the step; `llamesh jobs retry {jobId}` tries again",
     "SOURCE_REFUSED": "`llamesh pull --help` names the forms of a source; an administrator allows folders and hosts in the settings",
-    "SOURCE_UNAVAILABLE": "correct what the message names, and pull again; if nothing answers, check the network of the mesh's machine",
+    "SOURCE_UNAVAILABLE": "check the address, and the network of the mesh's machine",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
 """Commands for remedies of the contract that name REST calls. Braces hold keys of the error's metadata."""
+_MIRROR = "; without internet access, HF_ENDPOINT names a mirror of the Hugging Face Hub"
+"""The end of the remedy if the Hub does not answer."""
+_BY_REQUEST = frozenset({"CONTENT_MISMATCH", "MODEL_INVALID", "SOURCE_REFUSED"})
+"""Reasons of failed downloads that the same request may meet again, because something in it is wrong."""
 BY_RULE: Mapping[tuple[str, str], str] = {
+    (
+        "DOWNLOAD_CONFLICT",
+        "changed",
+    ): "`llamesh pull PATH --uuid {modelUuid} --update` replaces the model with the file, "
+    "`llamesh pull PATH --name NAME` makes it another model",
+    ("DOWNLOAD_CONFLICT", "SUCCEEDED"): "`llamesh pull SOURCE --name NAME` makes it another model, "
+    "`llamesh pull SOURCE --uuid {modelUuid} --update` replaces the first one",
+    ("DOWNLOAD_ENDED", "SUCCEEDED"): "nothing is left to do: `llamesh describe {modelUuid}` shows the model",
     ("QUANT_REFUSED", "disk"): "`llamesh df` shows what takes room; `llamesh quantize` takes one type too",
     (
         "QUANT_REFUSED",
@@ -72,7 +84,9 @@ BY_RULE: Mapping[tuple[str, str], str] = {
         "QUANT_MODEL_EXISTS",
         "making",
     ): "`llamesh jobs watch {jobId}` follows the job that makes it; give another --name, or end the job: `llamesh jobs cancel {jobId}`",
+    ("SOURCE_REFUSED", "form"): "`llamesh pull --help` names the forms of a source",
     ("SOURCE_REFUSED", "missing"): "check the name, and that the mesh may read it",
+    ("SOURCE_REFUSED", "ambiguous"): "",
     ("SOURCE_REFUSED", "parts"): "complete the files of the model, or take another one",
     ("SOURCE_REFUSED", "pickle"): "`llamesh search` finds models that are GGUF files already",
     (
@@ -81,7 +95,7 @@ BY_RULE: Mapping[tuple[str, str], str] = {
     ): "of a GGUF model, `llamesh pull {address}` comes first, then `llamesh quantize MODEL`",
     ("SOURCE_REFUSED", "place"): "take an address of the places that the mesh has",
 }
-"""Commands for the rules of a reason, in the metadata `rule`. The message of an error has the rest."""
+"""Commands for the rules of a reason, in the metadata `rule`, and for the state of a download, in `state`. The message has the rest."""
 OF_A_USER_OF_JOBS = frozenset({"USER_DISABLED", "USER_NOT_FOUND", "SCOPE_MISSING"})
 """The reasons with which a job ends that the user whose rights it has may not have any more."""
 _TAKES_JOB_OVER = "`llamesh jobs retry {jobId}` goes on with your rights"
@@ -121,11 +135,21 @@ def remedy_for(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
     again = f"`llamesh downloads retry {uuid}` fetches it again from the same source"
     if source and not is_address(source):
         again = f"`llamesh pull PATH --uuid {uuid}` takes its file again"
+    elif reason in _BY_REQUEST:
+        again = (
+            f"`llamesh pull ADDRESS --uuid {uuid}` with the right options replaces the request,"
+            f" `llamesh downloads retry {uuid}` repeats it"
+        )
     return f"{remedy}{' ' if remedy.endswith('.') else '; '}{again}" if remedy else again
 
 
 def _remedy(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
-    remedy = BY_RULE.get((reason, metadata.get("rule", "")), REMEDIES.get(reason))
+    detail = metadata.get("rule") or metadata.get("state", "")
+    remedy = BY_RULE.get((reason, detail), REMEDIES.get(reason))
+    if reason == "SOURCE_REFUSED" and _FAILED_DOWNLOAD in metadata:
+        remedy = "correct what the message names"
+    if reason == "SOURCE_UNAVAILABLE" and metadata.get("source", "").startswith("hf:"):
+        remedy = f"{remedy}{_MIRROR}"
     if reason in OF_A_USER_OF_JOBS and metadata.get("jobId"):
         remedy = _TAKES_JOB_OVER
     if remedy is None:

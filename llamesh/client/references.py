@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from llamesh.locations import expanded
-from llamesh.model_addresses import canonical, is_address, shown_address
+from llamesh.model_addresses import ADDRESSES, canonical, is_address, likely, shown_address
 from llamesh.v1 import download_pb2, model_pb2, server_pb2
 
 if TYPE_CHECKING:
@@ -33,12 +33,24 @@ def address_of(source: str | Path) -> str:
     return expanded(source).absolute().as_uri()
 
 
-def name_way_of_file(refused: errors.MeshError, address: str) -> None:
-    """Put into the refusal of a file outside the import folders how it comes in: the mesh cannot know that the file is its caller's."""
-    if address.startswith("file:"):
-        path = shlex.quote(unquote(urlsplit(address).path))
+def name_way_of_file(refused: errors.MeshError, source: str | Path, address: str) -> None:
+    """Put into the refusal of a file outside the import folders how it comes in: the mesh cannot know that the file is its caller's.
+
+    If there is no such file here either, the refusal says so; a word that is no path gets the nearest address.
+    """
+    if not address.startswith("file:"):
+        return
+    word, path = str(source), Path(unquote(urlsplit(address).path))
+    if isinstance(source, str) and not path.exists() and "/" not in word and not word.lower().endswith(".gguf"):
+        refused.message = f"{word} is neither an address nor a file of this machine"
+        refused.remedy = f"Did you mean {likely(word) or f'ollama:{word}'}? An address is {ADDRESSES}."
+    elif not path.exists():
+        refused.message = f"there is no file {word} on this machine, and the mesh imports none of this path"
+        refused.remedy = "Check the path. On the machine of the mesh, the file must be below LLAMESH_HOME/import or LLAMESH_IMPORT_DIRS."
+    else:
+        path_word = shlex.quote(str(path))
         refused.remedy = (
-            f"Run `llamesh pull {path}`, which hands a file of this machine over to its mesh;"
+            f"Run `llamesh pull {path_word}`, which hands a file of this machine over to its mesh;"
             " or put it below LLAMESH_HOME/import or a folder of LLAMESH_IMPORT_DIRS."
         )
 

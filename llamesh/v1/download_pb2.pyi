@@ -90,9 +90,9 @@ class _DownloadStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._
     DOWNLOAD_STATE_SUCCEEDED: _DownloadState.ValueType  # 4
     """The model is in the catalogue."""
     DOWNLOAD_STATE_FAILED: _DownloadState.ValueType  # 5
-    """Ended with an error. After SOURCE_UNAVAILABLE, and after STORE_UNAVAILABLE unless its disk is full, the parts that have arrived are kept
-    for LLAMESH_DOWNLOAD_PAUSED_HOURS, and a new start with the same source goes on with them. Otherwise nothing of it is left. Also after
-    SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or damaged.
+    """Ended with an error. After SOURCE_REFUSED and SOURCE_UNAVAILABLE, and after STORE_UNAVAILABLE unless its disk is full, the parts that have
+    arrived are kept for LLAMESH_DOWNLOAD_PAUSED_HOURS, and a new start with the same source goes on with them. Otherwise nothing of it is
+    left. Also after SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or damaged.
     """
     DOWNLOAD_STATE_CANCELLED: _DownloadState.ValueType  # 6
     """Stopped on request; nothing of it is left."""
@@ -113,9 +113,9 @@ DOWNLOAD_STATE_VERIFYING: DownloadState.ValueType  # 3
 DOWNLOAD_STATE_SUCCEEDED: DownloadState.ValueType  # 4
 """The model is in the catalogue."""
 DOWNLOAD_STATE_FAILED: DownloadState.ValueType  # 5
-"""Ended with an error. After SOURCE_UNAVAILABLE, and after STORE_UNAVAILABLE unless its disk is full, the parts that have arrived are kept
-for LLAMESH_DOWNLOAD_PAUSED_HOURS, and a new start with the same source goes on with them. Otherwise nothing of it is left. Also after
-SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or damaged.
+"""Ended with an error. After SOURCE_REFUSED and SOURCE_UNAVAILABLE, and after STORE_UNAVAILABLE unless its disk is full, the parts that have
+arrived are kept for LLAMESH_DOWNLOAD_PAUSED_HOURS, and a new start with the same source goes on with them. Otherwise nothing of it is
+left. Also after SUCCEEDED, with MODEL_CORRUPT, when the model's object was found missing or damaged.
 """
 DOWNLOAD_STATE_CANCELLED: DownloadState.ValueType  # 6
 """Stopped on request; nothing of it is left."""
@@ -135,6 +135,8 @@ class StartDownloadRequest(google.protobuf.message.Message):
     SHA256_FIELD_NUMBER: builtins.int
     PROJECTOR_FIELD_NUMBER: builtins.int
     ADAPTERS_FIELD_NUMBER: builtins.int
+    UPDATE_FIELD_NUMBER: builtins.int
+    COMPARE_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model's id from now on. 1 to 128 characters of [A-Za-z0-9._-]."""
     source: builtins.str
@@ -148,11 +150,17 @@ class StartDownloadRequest(google.protobuf.message.Message):
     alias, INVALID_FIELD if it looks like an address or a path.
     """
     sha256: builtins.str
-    """Expected SHA-256 of the first file, 64 hexadecimal digits. Empty: whatever comes, recorded."""
+    """Expected SHA-256 of the first file, 64 hexadecimal digits. Empty: whatever comes, recorded; without a source, as before."""
     projector: builtins.str
     """The model's multimodal projector, an address as in source; "none": no projector. Empty: as before, or else the one that lies beside the
     model on the Hub. It is fetched with the model and checked against it.
     """
+    update: builtins.bool
+    """Fetch the model again although it is there. It changes in one step, once all bytes are verified; until then, and if that fails, it stays
+    as it is. The source may be another one. Bytes that the mesh has are not fetched.
+    """
+    compare: builtins.bool
+    """If the model is there, look whether its source has other bytes now, for 3 s at most: `source_changed` of the answer."""
     @property
     def adapters(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[Global___AdapterSource]:
         """LoRA adapters of the model: these and no others. Empty: as before. One with the name and the source "none": no adapters. They are fetched with the model and checked against it."""
@@ -166,8 +174,10 @@ class StartDownloadRequest(google.protobuf.message.Message):
         sha256: builtins.str = ...,
         projector: builtins.str = ...,
         adapters: collections.abc.Iterable[Global___AdapterSource] | None = ...,
+        update: builtins.bool = ...,
+        compare: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["adapters", b"adapters", "model_uuid", b"model_uuid", "name", b"name", "projector", b"projector", "sha256", b"sha256", "source", b"source"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["adapters", b"adapters", "compare", b"compare", "model_uuid", b"model_uuid", "name", b"name", "projector", b"projector", "sha256", b"sha256", "source", b"source", "update", b"update"]) -> None: ...
 
 Global___StartDownloadRequest: typing_extensions.TypeAlias = StartDownloadRequest
 
@@ -543,6 +553,7 @@ class Download(google.protobuf.message.Message):
     CREATE_TIME_FIELD_NUMBER: builtins.int
     UPDATE_TIME_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
+    SOURCE_CHANGED_FIELD_NUMBER: builtins.int
     model_uuid: builtins.str
     """The model's id."""
     name: builtins.str
@@ -565,6 +576,8 @@ class Download(google.protobuf.message.Message):
     """The revision of the source, if it has revisions: the commit of a repository of Hugging Face, or the SHA-256 of the manifest in a
     registry. Known once RUNNING.
     """
+    source_changed: builtins.bool
+    """In the answer of a StartDownload with `compare`: the source has other bytes now than the model. `update` fetches them."""
     @property
     def error(self) -> Global___DownloadError:
         """Why the download FAILED; while QUEUED, the cause of the wait."""
@@ -593,9 +606,10 @@ class Download(google.protobuf.message.Message):
         create_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         update_time: google.protobuf.timestamp_pb2.Timestamp | None = ...,
         revision: builtins.str = ...,
+        source_changed: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["create_time", b"create_time", "error", b"error", "update_time", b"update_time"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bytes_done", b"bytes_done", "bytes_per_second", b"bytes_per_second", "bytes_total", b"bytes_total", "create_time", b"create_time", "error", b"error", "model_uuid", b"model_uuid", "name", b"name", "resume_count", b"resume_count", "revision", b"revision", "sha256", b"sha256", "source", b"source", "state", b"state", "update_time", b"update_time"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bytes_done", b"bytes_done", "bytes_per_second", b"bytes_per_second", "bytes_total", b"bytes_total", "create_time", b"create_time", "error", b"error", "model_uuid", b"model_uuid", "name", b"name", "resume_count", b"resume_count", "revision", b"revision", "sha256", b"sha256", "source", b"source", "source_changed", b"source_changed", "state", b"state", "update_time", b"update_time"]) -> None: ...
 
 Global___Download: typing_extensions.TypeAlias = Download
 
@@ -609,7 +623,7 @@ class DownloadError(google.protobuf.message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     REMEDY_FIELD_NUMBER: builtins.int
     reason: builtins.str
-    """Name of an ErrorReason without its prefix, for instance "CONTENT_MISMATCH"; empty if it only waits for another download."""
+    """Name of an ErrorReason without its prefix, for instance "CONTENT_MISMATCH"; empty if it only waits for another download or for its turn."""
     message: builtins.str
     """For people."""
     remedy: builtins.str

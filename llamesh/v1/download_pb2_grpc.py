@@ -89,7 +89,7 @@ class DownloadServiceServicer(object):
 
     def StartDownload(self, request, context):
         """Starts a download. A call with the same source returns the present download: it resumes a PAUSED one and restarts a FAILED or
-        CANCELLED one, or one whose object is missing. The call returns when the download is recorded, before any byte has arrived; if there is
+        CANCELLED one, or one whose object is missing. A restart with a source takes nothing else from the request that failed. The call returns when the download is recorded, before any byte has arrived; if there is
         a model, it looks for the model's object first, for 3 s at most. A download outlives the connection and a restart. While the object
         store cannot be used, the download is QUEUED, for 10 minutes at most.
         """
@@ -536,7 +536,7 @@ class CatalogueServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteCatalogueModel(self, request, context):
-        """Removes the record, and the object if no other record shares it. The gateway checks first whether a server uses it.
+        """Removes the record, and the object if no other record shares it. MODEL_IN_USE names the servers that use the model.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

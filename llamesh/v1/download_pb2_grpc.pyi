@@ -255,7 +255,7 @@ class DownloadServiceStub(typing.Generic[_DownloadServiceStartDownloadType, _Dow
 
     StartDownload: _DownloadServiceStartDownloadType
     """Starts a download. A call with the same source returns the present download: it resumes a PAUSED one and restarts a FAILED or
-    CANCELLED one, or one whose object is missing. The call returns when the download is recorded, before any byte has arrived; if there is
+    CANCELLED one, or one whose object is missing. A restart with a source takes nothing else from the request that failed. The call returns when the download is recorded, before any byte has arrived; if there is
     a model, it looks for the model's object first, for 3 s at most. A download outlives the connection and a restart. While the object
     store cannot be used, the download is QUEUED, for 10 minutes at most.
     """
@@ -342,7 +342,7 @@ class DownloadServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.download_pb2.Download, collections.abc.Awaitable[llamesh.v1.download_pb2.Download]]:
         """Starts a download. A call with the same source returns the present download: it resumes a PAUSED one and restarts a FAILED or
-        CANCELLED one, or one whose object is missing. The call returns when the download is recorded, before any byte has arrived; if there is
+        CANCELLED one, or one whose object is missing. A restart with a source takes nothing else from the request that failed. The call returns when the download is recorded, before any byte has arrived; if there is
         a model, it looks for the model's object first, for 3 s at most. A download outlives the connection and a restart. While the object
         store cannot be used, the download is QUEUED, for 10 minutes at most.
         """
@@ -611,7 +611,7 @@ class CatalogueServiceStub(typing.Generic[_CatalogueServiceGetCatalogueModelType
     """Gives a model further names and takes some away. See GatewayService.ChangeModelAliases."""
 
     DeleteCatalogueModel: _CatalogueServiceDeleteCatalogueModelType
-    """Removes the record, and the object if no other record shares it. The gateway checks first whether a server uses it."""
+    """Removes the record, and the object if no other record shares it. MODEL_IN_USE names the servers that use the model."""
 
     LocateModel: _CatalogueServiceLocateModelType
     """Makes sure that the model is a file of this machine and says where: for the process runtime. MODEL_CORRUPT if its object is missing
@@ -690,7 +690,7 @@ class CatalogueServiceServicer(metaclass=abc.ABCMeta):
         request: llamesh.v1.download_pb2.DeleteCatalogueModelRequest,
         context: _ServicerContext,
     ) -> typing.Union[llamesh.v1.model_pb2.Model, collections.abc.Awaitable[llamesh.v1.model_pb2.Model]]:
-        """Removes the record, and the object if no other record shares it. The gateway checks first whether a server uses it."""
+        """Removes the record, and the object if no other record shares it. MODEL_IN_USE names the servers that use the model."""
 
     @abc.abstractmethod
     def LocateModel(

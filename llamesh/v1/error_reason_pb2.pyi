@@ -81,9 +81,11 @@ class _ErrorReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._En
     ERROR_REASON_DOWNLOAD_CONFLICT: _ErrorReason.ValueType  # 31
     """The same model_uuid is being fetched, or was fetched, from another source."""
     ERROR_REASON_SOURCE_REFUSED: _ErrorReason.ValueType  # 32
-    """The source may not be used: its form is wrong, or its scheme, host, address, place or folder is not on the allow-list."""
+    """The source may not be used: its form is wrong, its scheme, host, address, place or folder is not on the allow-list, or it has no such
+    file, model, revision or type, or may not be read. `rule` says which: form, scheme, host, missing, ambiguous, parts, ...
+    """
     ERROR_REASON_SOURCE_UNAVAILABLE: _ErrorReason.ValueType  # 33
-    """The source does not answer, or not with the file."""
+    """The source does not answer, or with something else than the file."""
     ERROR_REASON_CONTENT_MISMATCH: _ErrorReason.ValueType  # 34
     """The bytes that came are not those that were promised (length or SHA-256)."""
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 35
@@ -211,9 +213,11 @@ ERROR_REASON_DOWNLOAD_NOT_FOUND: ErrorReason.ValueType  # 30
 ERROR_REASON_DOWNLOAD_CONFLICT: ErrorReason.ValueType  # 31
 """The same model_uuid is being fetched, or was fetched, from another source."""
 ERROR_REASON_SOURCE_REFUSED: ErrorReason.ValueType  # 32
-"""The source may not be used: its form is wrong, or its scheme, host, address, place or folder is not on the allow-list."""
+"""The source may not be used: its form is wrong, its scheme, host, address, place or folder is not on the allow-list, or it has no such
+file, model, revision or type, or may not be read. `rule` says which: form, scheme, host, missing, ambiguous, parts, ...
+"""
 ERROR_REASON_SOURCE_UNAVAILABLE: ErrorReason.ValueType  # 33
-"""The source does not answer, or not with the file."""
+"""The source does not answer, or with something else than the file."""
 ERROR_REASON_CONTENT_MISMATCH: ErrorReason.ValueType  # 34
 """The bytes that came are not those that were promised (length or SHA-256)."""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 35

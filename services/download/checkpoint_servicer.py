@@ -22,7 +22,7 @@ from llamesh.v1.checkpoint_pb2 import (
 from llamesh.v1.checkpoint_pb2_grpc import CheckpointServiceServicer
 from services.download.checkpoints import Checkpoints
 from services.download.matrix_files import MatrixFiles
-from services.download.sources import SourceError, SourceRefusedError
+from services.download.sources import SourceError
 from services.download.verification import transfer_error
 
 
@@ -73,5 +73,4 @@ def _errors(source: str) -> Iterator[None]:
         yield
     except SourceError as error:
         shown = source.rstrip("/").rpartition("/")[2] if source.startswith(("file:", "/")) else shown_address(source)
-        missing = 400 <= error.status < 500 and not error.transient
-        raise transfer_error(SourceRefusedError(str(error), rule="missing") if missing else error, shown) from error
+        raise transfer_error(error, shown) from error

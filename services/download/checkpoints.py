@@ -126,5 +126,5 @@ class Checkpoints:
         except ValueError as error:
             raise SourceRefusedError(str(error), rule="form") from error
         if not address.startswith(("file:", "/")):
-            raise SourceRefusedError(f"not the address of a checkpoint: give {FORMS}", rule="scheme")
+            raise SourceRefusedError(f"not the address of a checkpoint: give {FORMS}", rule="form")
         return None

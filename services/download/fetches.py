@@ -144,7 +144,7 @@ class Fetches:
             self._room.use(row.model_uuid, length)
             self.holds.moved(row.model_uuid)
 
-        fetch = Fetch(row, await self._files(row), retries, used, self._clock)
+        fetch = Fetch(row, await self.files(row), retries, used, self._clock)
         try:
             total = await self._survey(row, fetch.files) if len(fetch.files) > 1 else None
             for number, file in enumerate(fetch.files, 1):
@@ -170,8 +170,11 @@ class Fetches:
             self._room.release(row.model_uuid)
         return fetch.staged
 
-    async def _files(self, row: TransferRow) -> list[SourceFile]:
-        """Return the files of the model: those of its source, with the projector and the adapters that the caller gave instead."""
+    async def files(self, row: TransferRow) -> list[SourceFile]:
+        """Return the files of the model: those of its source, with the projector and the adapters that the caller gave instead.
+
+        Raises SourceError.
+        """
         instead = {FileRole.PROJECTOR: bool(row.projector), FileRole.ADAPTER: bool(row.adapters)}
         files = [file for file in await self._source.files(row.source) if not instead.get(file.role)]
         if row.projector not in ("", NO_FILE):

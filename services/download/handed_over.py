@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import stat
 import time
 from collections.abc import Collection
 from itertools import islice
@@ -53,11 +54,15 @@ def _removed(folder: Path, now: float) -> bool:
 
 
 def _changed(folder: Path) -> float:
-    """Return when the folder or anything below it was last linked or written, in seconds since 1970; infinity if that is not known."""
+    """Return when the folder or anything below it was last linked or written, in seconds since 1970; infinity if that is not known.
+
+    A file with further links does not count: each new link to it, which another folder may get, changes it too. The link that this folder
+    got has changed the folder.
+    """
     try:
         # The files of a checkpoint lie in a folder of their own.
-        below = islice(folder.rglob("*"), MAX_ENTRIES)
-        return max(item.lstat().st_ctime for item in (folder, *below))
+        stats = [item.lstat() for item in (folder, *islice(folder.rglob("*"), MAX_ENTRIES))]
+        return max(it.st_ctime for it in stats if stat.S_ISDIR(it.st_mode) or it.st_nlink == 1)
     except OSError:
         # An entry gets another name when its copy is complete.
         return math.inf

@@ -15,7 +15,7 @@ from llamesh.kit.errors import MeshError, Reason
 from llamesh.v1.download_pb2 import HubModel, HubRepository, SearchHubResponse
 from services.download.catalogue import Catalogue
 from services.download.memory_fits import MemoryFits
-from services.download.sources import HubSource, SourceError
+from services.download.sources import HubSource, SourceError, SourceRefusedError
 from services.download.sources.hub_found import FoundModel, FoundRepository, models_of
 from services.download.sources.shown_texts import shown_text
 from services.download.verification import transfer_error
@@ -49,10 +49,9 @@ class HubSearch:
         except TimeoutError as error:
             raise self._unavailable(f"no answer within {SEARCH_SECONDS:.0f} s") from error
         except SourceError as error:
-            reason = transfer_error(error, self._hub.host)
-            if reason.reason != Reason.ERROR_REASON_SOURCE_UNAVAILABLE:
-                raise reason from error
-            raise self._unavailable(reason.message, error.status) from error
+            if isinstance(error, SourceRefusedError):
+                raise transfer_error(error, self._hub.host) from error
+            raise self._unavailable(shown_text(str(error)), error.status) from error
         listed = await asyncio.gather(*(self._listed(repository, ends) for repository in found))
         return await self._answer(listed)
 

@@ -19,15 +19,14 @@ from sqlalchemy import update
 
 from llamesh.file_holds import held
 from llamesh.kit.database import Database
-from llamesh.kit.errors import MeshError, Reason, name_of
+from llamesh.kit.errors import MeshError, Reason
 from llamesh.kit.logs import log
 from llamesh.kit.objects import ObjectDamagedError, ObjectNotFoundError, ObjectStore, StoreError
 from services.download.catalogue import Catalogue
 from services.download.present_objects import version_of
 from services.download.publications import models_with
 from services.download.tables import ACTIVE, ModelFileRow, ModelRow, TransferRow, TransferState
-
-CORRUPT = name_of(Reason.ERROR_REASON_MODEL_CORRUPT)
+from services.download.transfer_requests import CORRUPT
 
 CHECK_SECONDS = 3.0
 """Seconds for which the check of an object may delay a call."""

@@ -22,10 +22,20 @@ from llamesh.kit.errors import Reason, name_of
 from llamesh.kit.objects import PartLayout
 from services.download.source_names import same_source
 from services.download.tables import ACTIVE, ObjectPartRow, PartialObjectRow, TransferRow, TransferState
-from services.download.transfer_requests import TransferRequest
+from services.download.transfer_requests import TransferRequest, required_sha256
 
-_OUTAGES = tuple(map(name_of, (Reason.ERROR_REASON_SOURCE_UNAVAILABLE, Reason.ERROR_REASON_STORE_UNAVAILABLE)))
-"""Reasons of failures that are not about the bytes: a later start may use them. A failure because of a full disk gives them up itself."""
+_OUTAGES = tuple(
+    map(
+        name_of,
+        (
+            Reason.ERROR_REASON_SOURCE_REFUSED,
+            Reason.ERROR_REASON_SOURCE_UNAVAILABLE,
+            Reason.ERROR_REASON_STORE_UNAVAILABLE,
+        ),
+    )
+)
+"""Reasons of failures that are not about the bytes: a later start may use them. A failure because of a full disk gives them up itself. A
+source also refuses a signature or a token that has expired."""
 _STOPPED = or_(
     TransferRow.state == TransferState.PAUSED,
     and_(
@@ -70,10 +80,11 @@ def objects_of(
     return PartialObjectRow.model_uuid == model_uuid, PartialObjectRow.attempt == attempt
 
 
-def parts_are_usable(row: TransferRow, request: TransferRequest) -> bool:
+def parts_are_usable(row: TransferRow, has_model: bool, request: TransferRequest) -> bool:
     """Return whether the parts of a transfer that has ended are of use for a request that starts it again."""
     outage = row.state == TransferState.FAILED and row.error_reason in _OUTAGES
-    return outage and same_source(request.source, row.source) and request.sha256 in ("", row.expected_sha256)
+    same_digest = required_sha256(row, has_model, request) == row.expected_sha256
+    return outage and same_source(request.source, row.source) and same_digest
 
 
 async def kept_bytes(session: AsyncSession, row: TransferRow) -> int:

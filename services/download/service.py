@@ -56,6 +56,7 @@ from services.download.publications import Publications
 from services.download.retry_backoffs import RetryBackoffs
 from services.download.room import Room
 from services.download.servicer import CatalogueServicer, DownloadServicer
+from services.download.source_comparison import SourceComparison
 from services.download.sources import (
     AddressRules,
     FileSource,
@@ -150,7 +151,8 @@ async def run(member: Member) -> None:
         )
         search = HubSearch(hub, catalogue, fits)
         has_quant = settings.quant or bool(settings.quant_service_url)
-        starts = Starts(transfers, integrity, sources, has_quant)
+        comparison = SourceComparison(catalogue, fetches, sources)
+        starts = Starts(transfers, integrity, sources, comparison, has_quant)
         broadcasts = DownloadBroadcasts(worker, changes)
         downloads = DownloadServicer(starts, transfers, pauses, broadcasts, pages, store, search)
         add_DownloadServiceServicer_to_server(downloads, member.server)

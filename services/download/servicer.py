@@ -77,7 +77,11 @@ class DownloadServicer(DownloadServiceServicer):
 
     async def StartDownload(self, request: StartDownloadRequest, context: Context) -> Download:
         """See download.proto."""
-        return self._broadcasts.changed(await self._starts.start(request, caller().subject))
+        row = await self._starts.start(request, caller().subject)
+        answer = Download()
+        answer.CopyFrom(self._broadcasts.changed(row))
+        answer.source_changed = await self._starts.source_has_changed(request, row)
+        return answer
 
     async def GetDownload(self, request: GetDownloadRequest, context: Context) -> Download:
         """See download.proto."""

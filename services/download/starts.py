@@ -12,6 +12,7 @@ from llamesh.model_addresses import shown_address
 from llamesh.v1.download_pb2 import StartDownloadRequest
 from services.download.integrity import Integrity
 from services.download.model_names import check_name, default_name
+from services.download.source_comparison import SourceComparison
 from services.download.sources import CheckedSource, Source, SourceRefusedError
 from services.download.tables import MAX_SUBJECT, NO_FILE, TransferRow
 from services.download.transfer_requests import TransferRequest
@@ -22,10 +23,13 @@ from services.download.verification import source_refusal
 class Starts:
     """Starts downloads. `has_quant` says whether a model without an address is asked of a Quant service."""
 
-    def __init__(self, transfers: Transfers, integrity: Integrity, source: Source, has_quant: bool) -> None:
+    def __init__(
+        self, transfers: Transfers, integrity: Integrity, source: Source, comparison: SourceComparison, has_quant: bool
+    ) -> None:
         self._transfers = transfers
         self._integrity = integrity
         self._source = source
+        self._comparison = comparison
         self._has_quant = has_quant
 
     async def start(self, request: StartDownloadRequest, subject: str) -> TransferRow:
@@ -41,6 +45,10 @@ class Starts:
             source = self._quant_source(request.model_uuid)
             return await self._transfers.start(self._transfer_request(request, source, subject))
 
+    async def source_has_changed(self, request: StartDownloadRequest, row: TransferRow) -> bool:
+        """Return whether the source of the model that is there has other bytes now, if the request asks for it."""
+        return request.compare and await self._comparison.has_changed(row)
+
     def _transfer_request(self, request: StartDownloadRequest, address: str, subject: str) -> TransferRequest:
         if request.name:
             check_name("name", request.name)
@@ -49,6 +57,7 @@ class Starts:
             name=request.name,
             sha256=request.sha256.lower(),
             requested_by=subject[:MAX_SUBJECT],
+            update=request.update,
         )
         if request.projector == NO_FILE:
             wanted = replace(wanted, projector=NO_FILE)
@@ -77,7 +86,7 @@ class Starts:
         if not self._has_quant:
             raise MeshError(
                 Reason.ERROR_REASON_QUANT_NOT_CONFIGURED,
-                f"{model_uuid}: no source was named and no Quant service is configured",
+                f"{model_uuid}: no source was named, and no Quant service is configured",
                 {"modelUuid": model_uuid},
             )
         return f"quant:{model_uuid}"

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from llamesh.kit.errors import MeshError, Reason
+from llamesh.kit.errors import MeshError, Reason, name_of
 from services.download.source_names import same_source, shown_source
 from services.download.tables import UNENDED, TransferRow, TransferState
+
+CORRUPT = name_of(Reason.ERROR_REASON_MODEL_CORRUPT)
 
 
 @dataclass(frozen=True, slots=True)
 class TransferRequest:
-    """A request for a transfer. An empty field means the value of the previous request, or the default."""
+    """A request for a transfer.
+
+    An empty field means the value of the previous request unless the request is complete (`is_complete`), or else the default.
+    """
 
     model_uuid: str
     source: str = ""
@@ -24,32 +29,62 @@ class TransferRequest:
     projector: str = ""
     adapters: Sequence[tuple[str, str]] = ()
     """Name and source of each."""
+    update: bool = False
+    """Whether a model that is there is fetched again, possibly from another source."""
 
 
 def must_start(row: TransferRow | None, has_model: bool, request: TransferRequest) -> bool:
     """Return whether a request starts a transfer; False if the present one serves it. Raises DOWNLOAD_CONFLICT if they differ."""
     if row is None or not (row.state in UNENDED or (row.state == TransferState.SUCCEEDED and has_model)):
         return True
+    if request.update and row.state == TransferState.SUCCEEDED:
+        return True
     known = row.sha256 if row.state == TransferState.SUCCEEDED else row.expected_sha256
     if not same_source(request.source, row.source) or request.sha256 not in ("", known):
-        source = shown_source(row.shown_source)
-        raise MeshError(
-            Reason.ERROR_REASON_DOWNLOAD_CONFLICT,
-            f"{row.model_uuid} is or was fetched from {source}"
-            + (f" with SHA-256 {known}" if known else "")
-            + ", which differs from this request",
-            {"modelUuid": row.model_uuid, "source": source},
-        )
+        raise _other_source(row, request, known)
     if request.projector in ("", row.projector) and list(map(list, request.adapters)) in ([], row.adapters):
         return False
     if row.state != TransferState.SUCCEEDED:
         words = (
             f"{row.model_uuid} is being fetched with another projector or other adapters: cancel that download first"
         )
-        raise MeshError(
-            Reason.ERROR_REASON_DOWNLOAD_CONFLICT, words, {"modelUuid": row.model_uuid, "source": row.shown_source}
-        )
+        raise _conflict(row, words)
     return True
+
+
+def _other_source(row: TransferRow, request: TransferRequest, known: str) -> MeshError:
+    """The refusal of a request for another source than that of the transfer, or for another digest than `known`."""
+    source = shown_source(row.shown_source)
+    is_file = all(each.startswith(("file:", "/")) for each in (row.source, request.source))
+    if is_file and row.state == TransferState.SUCCEEDED and request.shown_source == source:
+        words = f"{row.model_uuid} was fetched from another file {source}, or from this one before it changed"
+        return _conflict(row, words, rule="changed")
+    words = f"{row.model_uuid} is or was fetched from {source}" + (f" with SHA-256 {known}" if known else "")
+    return _conflict(row, f"{words}, which differs from this request")
+
+
+def _conflict(row: TransferRow, words: str, rule: str = "") -> MeshError:
+    details = {"modelUuid": row.model_uuid, "source": shown_source(row.shown_source), "state": row.state}
+    return MeshError(Reason.ERROR_REASON_DOWNLOAD_CONFLICT, words, details | ({"rule": rule} if rule else {}))
+
+
+def is_complete(row: TransferRow, has_model: bool, request: TransferRequest) -> bool:
+    """Return whether a request that starts a transfer takes nothing from the previous request except the name.
+
+    A request with a source is complete, because the previous one may have failed for exactly the value that this one leaves out, and a file
+    that a command handed over for it is gone. If the source has brought a model, the request leaves out what the model keeps.
+    """
+    repaired = row.state == TransferState.FAILED and row.error_reason == CORRUPT
+    brought = has_model and (row.state == TransferState.SUCCEEDED or repaired)
+    return bool(request.source) and not (brought and same_source(request.source, row.source))
+
+
+def required_sha256(row: TransferRow, has_model: bool, request: TransferRequest) -> str:
+    """Return the SHA-256 that the transfer of a request requires; empty if any is accepted."""
+    # The bytes that replace those of a model have another digest.
+    if request.update or is_complete(row, has_model, request):
+        return request.sha256
+    return request.sha256 or row.expected_sha256
 
 
 def queue_paused(row: TransferRow, now: datetime) -> None:

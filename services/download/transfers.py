@@ -26,7 +26,13 @@ from services.download.killed_runs import note_kill
 from services.download.source_names import same_source
 from services.download.start_limits import MAX_UNENDED, refuse_too_many
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
-from services.download.transfer_requests import TransferRequest, must_start, queue_paused
+from services.download.transfer_requests import (
+    TransferRequest,
+    is_complete,
+    must_start,
+    queue_paused,
+    required_sha256,
+)
 
 _MAX_MESSAGE = 2_000
 
@@ -82,20 +88,20 @@ class Transfers:
                 )
                 session.add(row)
             total = 0
-            if kept_parts.parts_are_usable(row, request):
+            if kept_parts.parts_are_usable(row, has_model, request):
                 await kept_parts.pass_on(session, row)
                 total = row.bytes_total
-            self._renew(row, request)
+            self._renew(row, has_model, request)
             row.bytes_total = total
             await check_no_alias(session, row.model_uuid, row.name)
             return row
 
-    def _renew(self, row: TransferRow, request: TransferRequest) -> None:
-        same = same_source(request.source, row.source)
-        row.name = request.name or row.name if same else request.name
-        row.expected_sha256 = request.sha256 or row.expected_sha256 if same else request.sha256
-        row.projector = request.projector or row.projector if same else request.projector
-        if request.adapters or not same:
+    def _renew(self, row: TransferRow, has_model: bool, request: TransferRequest) -> None:
+        complete = is_complete(row, has_model, request)
+        row.name = request.name or row.name if same_source(request.source, row.source) else request.name
+        row.expected_sha256 = required_sha256(row, has_model, request)
+        row.projector = request.projector if complete else request.projector or row.projector
+        if request.adapters or complete:
             row.adapters = list(map(list, request.adapters))
         if request.source:
             row.source, row.shown_source = request.source, request.shown_source

@@ -70,6 +70,8 @@ def source_refusal(error: SourceRefusedError, shown_source: str, field: str = "s
 def transfer_error(error: Exception, shown_source: str) -> MeshError:
     """Return the error of a transfer for any exception. An unexpected one becomes INTERNAL without details; the log has them.
 
+    SOURCE_UNAVAILABLE means that another try may help. A source that lacks the file, or does not give it, is SOURCE_REFUSED.
+
     The message may be shown and logged, whatever the source put into the exception (see `shown_texts`).
     """
     words = shown_text(str(error))
@@ -87,6 +89,8 @@ def transfer_error(error: Exception, shown_source: str) -> MeshError:
             return _mismatch(words, error.opened, error.found)
         case SourceTruncatedError():
             return _mismatch(words, error.expected, error.actual)
+        case SourceError() if 400 <= error.status < 500 and not error.transient:
+            return source_refusal(SourceRefusedError(words, rule="missing"), shown_source)
         case SourceError():
             return MeshError(
                 Reason.ERROR_REASON_SOURCE_UNAVAILABLE,

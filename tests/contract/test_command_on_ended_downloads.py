@@ -27,7 +27,7 @@ class Downloads(FakeDownloads):
         return download_pb2.ListDownloadsResponse(downloads=[self.GetDownload(request, context)])
 
     def GetDownload(self, request: Any, context: Any) -> download_pb2.Download:
-        return download_pb2.Download(model_uuid="gone", state=self.state)
+        return download_pb2.Download(model_uuid="gone", source="hf:ada/gone-GGUF", state=self.state)
 
     StartDownload = GetDownload
 
@@ -43,7 +43,14 @@ def downloads() -> Downloads:
         (["cancel"], SUCCEEDED, "the download of gone has ended already; nothing was done\n"),
         (["cancel"], FAILED, "the download of gone has ended already; nothing was done\n"),
         (["cancel"], RUNNING, ""),
-        (["retry"], SUCCEEDED, "the download of gone has succeeded already; nothing was done\n"),
+        (
+            ["retry"],
+            SUCCEEDED,
+            (
+                "the download of gone has succeeded already; nothing was done\n"
+                "`llamesh pull --uuid gone --update` fetches it again\n"
+            ),
+        ),
         (["retry", "--no-wait"], RUNNING, ""),
     ],
 )

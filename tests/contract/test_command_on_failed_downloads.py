@@ -76,9 +76,29 @@ def test_a_damaged_model_has_one_command_that_repairs_it(downloads: Downloads, c
 
 
 def test_a_reason_without_a_command_has_the_remedy_of_the_contract(downloads: Downloads, capsys: Capture) -> None:
-    downloads.reason = "CONTENT_MISMATCH"
+    downloads.reason = "INTERNAL"
     assert run(["downloads", "-o", "wide"]) == Exit.OK
     assert f"{CONTRACTS} `llamesh downloads retry none` fetches it again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("reason", ["CONTENT_MISMATCH", "MODEL_INVALID", "SOURCE_REFUSED"])
+def test_a_request_that_may_be_wrong_is_replaced(downloads: Downloads, capsys: Capture, reason: str) -> None:
+    downloads.reason = reason
+    assert run(["downloads"]) == Exit.OK
+    assert "`llamesh pull ADDRESS --uuid none` with the right options replaces the request" in capsys.readouterr().out
+
+
+def test_a_failed_source_of_the_hub_may_have_a_mirror(downloads: Downloads, capsys: Capture) -> None:
+    for source, named in (("hf:ada/tiny", True), ("https://a/gone.gguf", False)):
+        downloads.source = source
+        assert run(["downloads"]) == Exit.OK
+        assert ("HF_ENDPOINT" in capsys.readouterr().out) is named
+
+
+def test_what_the_source_refuses_is_no_outage(downloads: Downloads, capsys: Capture) -> None:
+    downloads.reason = "SOURCE_REFUSED"
+    assert run(["pull", "https://a/gone.gguf"]) == Exit.REFUSED
+    assert "correct what the message names" in capsys.readouterr().err
 
 
 def test_a_caller_who_may_not_list_downloads_reads_that_there_is_no_model(

@@ -97,8 +97,8 @@ FORBIDDEN = {
     "a relative path": ("file:model.gguf", "absolute path"),
     "loopback without TLS": ("http://127.0.0.1/model.gguf", "scheme"),
     "the metadata address": ("http://169.254.169.254/latest/meta-data/", "scheme"),
-    "ftp": ("ftp://example.com/model.gguf", "scheme"),
-    "no scheme": ("example.com/model.gguf", "scheme"),
+    "ftp": ("ftp://example.com/model.gguf", "form"),
+    "no scheme": ("example.com/model.gguf", "form"),
     "a name and a password": ("https://user:secret@example.com/model.gguf", "credentials"),
     "no host": ("https:///model.gguf", "host"),
 }

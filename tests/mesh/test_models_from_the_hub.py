@@ -115,7 +115,7 @@ def test_a_model_of_the_hub_is_run_with_one_command(user: dict[str, str]) -> Non
 )
 def test_a_wrong_address_is_answered_with_the_right_one(user: dict[str, str], word: str, hint: str) -> None:
     refused = llamesh(user, "pull", word)
-    assert refused.returncode in {Exit.USAGE, Exit.UNAVAILABLE}
+    assert refused.returncode in {Exit.USAGE, Exit.REFUSED}
     assert hint in " ".join(refused.stderr.split())
 
 

@@ -134,7 +134,12 @@ def test_a_changed_file_is_not_taken_for_the_first(mesh: RunningMesh, user: dict
     os.utime(tmp_path / "changes.gguf", (1, 1))
     changed = llamesh(user, tmp_path, "pull", "./changes.gguf")
     assert changed.returncode != Exit.OK
-    assert "changes.gguf is or was fetched from changes.gguf" in changed.stderr
+    assert (
+        "changes.gguf was fetched from another file changes.gguf, or from this one before it changed" in changed.stderr
+    )
+    assert "`llamesh pull PATH --uuid changes.gguf --update`" in changed.stderr
+    updated = llamesh(user, tmp_path, "pull", "./changes.gguf", "--update")
+    assert updated.returncode == Exit.OK, updated.stderr
     assert llamesh(user, tmp_path, "pull", "./changes.gguf", "--name", "second.gguf").returncode == Exit.OK
 
 

@@ -1,6 +1,6 @@
 """A FAKE of the Hugging Face Hub on loopback: the three calls that `services.download.sources.hub` makes, after the documented API.
 
-GET /api/models?search=WORDS&filter=gguf&sort=downloads&direction=-1&limit=N finds repositories;
+GET /api/models?search=WORDS&filter=gguf&sort=downloads&direction=-1&limit=N finds repositories, and so does author=OWNER;
 GET /api/models/OWNER/REPO/revision/REV?blobs=true lists a repository; GET /OWNER/REPO/resolve/COMMIT/PATH redirects to the bytes. It was
 never compared with the real Hub, which no test reaches.
 """
@@ -95,11 +95,13 @@ class FakeHub:
         if self.redirect:
             return web.Response(status=302, headers={"Location": self.redirect})
         query = request.query
-        words = query["search"].lower().split()
+        words, owner = query.get("search", "").lower().split(), query.get("author", "")
         found = [
             {"id": name, "downloads": each.downloads, "likes": 7, "tags": each.tags}
             for name, each in self.repositories.items()
-            if query["filter"] in each.tags and all(word in name.lower() for word in words)
+            if query.get("filter") in (None, *each.tags)
+            and all(word in name.lower() for word in words)
+            and owner in ("", name.partition("/")[0])
         ]
         assert (query["sort"], query["direction"]) == ("downloads", "-1")
         found.sort(key=lambda item: -int(str(item["downloads"])))

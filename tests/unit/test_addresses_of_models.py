@@ -9,7 +9,7 @@ import pytest
 
 from llamesh.hub_addresses import read_hub_address
 from llamesh.kit.config import Settings
-from llamesh.model_addresses import SCHEMES, canonical, default_name, is_address, likely
+from llamesh.model_addresses import SCHEMES, canonical, default_name, is_address, likely, name_with_owner
 from services.download.service import files_of, hub_of, sources_of
 
 HEX = "0123456789abcdef" * 4
@@ -28,7 +28,7 @@ REPO = "hf:ggml-org/SmolLM2-GGUF"
         ("  https://hf.co/ggml-org/SmolLM2-GGUF/tree/main\n", REPO),
         ("https://huggingface.co/ggml-org/SmolLM2-GGUF?local-app=llama.cpp", REPO),
         ("hf:ggml-org/SmolLM2-GGUF@main", REPO),
-        ("hf:ggml-org/SmolLM2-GGUF:q4_k_m", f"{REPO}:q4_k_m"),
+        ("hf:ggml-org/SmolLM2-GGUF:q4_k_m", f"{REPO}:Q4_K_M"),
         ("hf.co/ggml-org/SmolLM2-GGUF:Q8_0", f"{REPO}:Q8_0"),
         ("https://huggingface.co/ggml-org/SmolLM2-GGUF:Q8_0", f"{REPO}:Q8_0"),
         ("https://huggingface.co/ggml-org/SmolLM2-GGUF/blob/main/a.Q8_0.gguf", f"{REPO}/a.Q8_0.gguf"),
@@ -203,3 +203,18 @@ async def test_every_scheme_has_a_source_and_every_source_a_scheme(tmp_path: Pat
         sources = sources_of(settings, hub_of(settings), files_of(settings), channel)
     assert sources.by_scheme.keys() == set(SCHEMES)
     assert len(SCHEMES) == len(set(SCHEMES))
+
+
+@pytest.mark.parametrize(
+    ("address", "present", "name"),
+    [
+        ("hf:ada/tiny-GGUF:Q8_0", "hf:eve/tiny-GGUF:Q8_0", "ada-tiny:Q8_0"),
+        ("ollama:ada/tiny:1b", "ollama:tiny:1b", "ada-tiny:1b"),
+        ("hf:ada/tiny-GGUF:Q8_0", "https://models.example/tiny", "ada-tiny:Q8_0"),
+        ("hf:ada/tiny-GGUF@v2:Q8_0", "hf:ada/tiny-GGUF:Q8_0", ""),
+        ("https://models.example/tiny.gguf", "hf:ada/tiny-GGUF:Q8_0", ""),
+        ("hf:ada", "hf:eve/tiny-GGUF:Q8_0", ""),
+    ],
+)
+def test_the_model_of_another_owner_gets_the_owner_in_front(address: str, present: str, name: str) -> None:
+    assert name_with_owner(address, present) == name

@@ -167,11 +167,11 @@ async def test_without_folders_nothing_is_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("a.gguf", "scheme"),
-        ("", "scheme"),
-        ("ftp://models.example/a.gguf", "scheme"),
-        ("gopher://models.example/", "scheme"),
-        ("data:application/octet-stream;base64,R0dVRg==", "scheme"),
+        ("a.gguf", "form"),
+        ("", "form"),
+        ("ftp://models.example/a.gguf", "form"),
+        ("gopher://models.example/", "form"),
+        ("data:application/octet-stream;base64,R0dVRg==", "form"),
         ("file:a.gguf", "absolute path"),
         ("file://models.example/a.gguf", "file URL"),
         ("file:///a.gguf?x=1", "file URL"),

@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("LLAMESH_HOME", str(home))
     monkeypatch.setattr(
-        "llamesh.cli.local_files.running_here", lambda _: Addresses("http://localhost:8200", "http://localhost:8080")
+        "llamesh.client.own_files.running_here", lambda _: Addresses("http://localhost:8200", "http://localhost:8080")
     )
     return home
 
@@ -123,7 +123,11 @@ def test_a_fetch_that_is_paused_is_not_said_to_go_on(
 
 @pytest.mark.parametrize(
     ("ended", "error", "folders"),
-    [(True, errors.ContentMismatch("other bytes"), 0), (False, errors.of_reason("DOWNLOAD_NOT_FOUND", "removed"), 1)],
+    [
+        (True, errors.ContentMismatch("other bytes"), 0),
+        (True, errors.of_reason("SOURCE_UNAVAILABLE", "no answer"), 0),
+        (False, errors.of_reason("DOWNLOAD_NOT_FOUND", "removed"), 1),
+    ],
 )
 def test_a_fetch_that_has_ended_is_not_said_to_go_on(
     home: Path, model: Path, ended: bool, error: Exception, folders: int, capsys: pytest.CaptureFixture[str]
@@ -162,12 +166,12 @@ def test_copies_for_which_there_is_no_room_are_refused_before_the_first_one(
     copied: list[Path] = []
     length = sum(file.stat().st_size for file in checkpoint.iterdir())
     monkeypatch.setattr(Path, "hardlink_to", other_disk)
-    monkeypatch.setattr("llamesh.cli.handed_folder._copy", lambda path, _: copied.append(path))
+    monkeypatch.setattr("llamesh.client.handed_folder._copy", lambda path, _: copied.append(path))
     monkeypatch.setattr(
-        "llamesh.cli.handed_folder.disk_space", lambda _: DiskSpace(RESERVE_BYTES + length - 1, 1 << 40)
+        "llamesh.client.handed_folder.disk_space", lambda _: DiskSpace(RESERVE_BYTES + length - 1, 1 << 40)
     )
     with (
-        pytest.raises(CommandError, match=f"copies take {length} B, and its disk has {length - 1} B free") as refused,
+        pytest.raises(CommandError, match="copies take 0 MiB, and its disk has 0 MiB free") as refused,
         handed_over_folder(checkpoint, LOCAL),
     ):
         pass
@@ -177,7 +181,7 @@ def test_copies_for_which_there_is_no_room_are_refused_before_the_first_one(
 
 
 def test_links_need_no_room(home: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llamesh.cli.handed_folder.disk_space", lambda _: DiskSpace(0, 1 << 40))
+    monkeypatch.setattr("llamesh.client.handed_folder.disk_space", lambda _: DiskSpace(0, 1 << 40))
     with handed_over_folder(checkpoint, LOCAL) as handed:
         assert path_of(handed).is_dir()
 
@@ -225,7 +229,7 @@ def test_a_mesh_that_cannot_read_the_file_is_told_apart(
         ("nowhere/x.gguf", "there is no file", "", Exit.NOT_FOUND),
         ("a folder/My Modal.gguf", "there is no file", "did you mean 'a folder/My Model.gguf'?", Exit.NOT_FOUND),
         ("a folder", "is a directory", "name a file of it: 'a folder/My Model.gguf'", Exit.USAGE),
-        ("empty", "is empty", "convert_hf_to_gguf", Exit.USAGE),
+        ("empty", "is empty", "`llamesh quantize ./FOLDER --types Q4_K_M`", Exit.USAGE),
         ("text.txt", "is no GGUF file", "convert_hf_to_gguf", Exit.USAGE),
         ("pipe", "is no regular file but a pipe", "name a GGUF file", Exit.USAGE),
         ("loop", "loop", "", Exit.USAGE),
@@ -357,6 +361,18 @@ def test_files_of_a_checkpoint_stay_if_one_of_them_was_written_a_moment_ago(tmp_
         copy.write_bytes(b"more")
     assert remove_unused(tmp_path, [], (earlier + copy.stat().st_ctime) / 2 + GRACE_SECONDS) == []
     assert remove_unused(tmp_path, [], copy.stat().st_ctime + GRACE_SECONDS + 1) == [folder]
+
+
+def test_a_new_link_to_the_file_keeps_no_folder(tmp_path: Path, model: Path) -> None:
+    for name in ("left", "new"):
+        (tmp_path / "handed" / name).mkdir(parents=True)
+        (tmp_path / "handed" / name / "x.gguf").hardlink_to(model)
+    os.utime(tmp_path / "handed" / "left")
+    changed = (tmp_path / "handed" / "left").stat().st_ctime
+    while model.stat().st_ctime <= changed:
+        model.chmod(0o600)
+    now = (changed + model.stat().st_ctime) / 2 + GRACE_SECONDS
+    assert tmp_path / "handed" / "left" in remove_unused(tmp_path / "handed", [], now)
 
 
 def test_a_folder_stays_while_a_command_brings_files_into_it(

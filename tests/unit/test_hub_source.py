@@ -150,7 +150,12 @@ async def test_the_token_opens_gated_repositories(hub: FakeHub) -> None:
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("hf:ada/none", "has no repository ada/none, or it is private and HF_TOKEN is not set"),
+        (
+            "hf:eve/none",
+            "has no repository eve/none, or it is private and HF_TOKEN is not set: `llamesh search none` looks for others",
+        ),
+        ("hf:ada/tiny-GUFF:Q8_0", "did you mean hf:ada/tiny-GGUF?"),
+        ("hf:eve/tiny-GGUF", "did you mean hf:ada/tiny-GGUF?"),
         ("hf:ada/tiny-GGUF@v9", "ada/tiny-GGUF has no revision v9"),
     ],
 )
@@ -158,6 +163,14 @@ async def test_a_model_that_the_hub_lacks_is_refused_with_the_reason(hub: FakeHu
     with pytest.raises(SourceError, match=words) as caught:
         await fetched(hub, address)
     assert not caught.value.transient
+
+
+async def test_a_search_that_does_not_answer_in_time_delays_no_refusal(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.download.sources.hub.NEAREST_SECONDS", 0.0)
+    with pytest.raises(SourceError, match="`llamesh search tiny` looks for others"):
+        await fetched(hub, "hf:eve/tiny-GGUF")
 
 
 @pytest.mark.parametrize("location", ["https://169.254.169.254/x", "http://127.0.0.1:9/x", "https://localhost/x"])

@@ -103,7 +103,8 @@ def test_a_model_that_is_copied_to_the_mesh_leaves_nothing(home: Path, tmp_path:
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(100))
     prepare = """
 from pathlib import Path
-from llamesh.cli import handed_folder, local_files
+from llamesh.cli import local_files
+from llamesh.client import handed_folder
 
 def links(path, target):
     target.touch()

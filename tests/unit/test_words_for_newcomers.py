@@ -15,8 +15,9 @@ from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.talk import Talk
 from llamesh.client.errors import of_reason
 from llamesh.client.profile import Profile
-from llamesh.client.references import name_way_of_file
+from llamesh.client.references import address_of, name_way_of_file
 from llamesh.client.silence import Silence
+from llamesh.v1 import download_pb2
 
 Capture = pytest.CaptureFixture[str]
 
@@ -61,7 +62,9 @@ def test_an_interrupted_fetch_names_the_command_that_goes_on(
 ) -> None:
     monkeypatch.setattr(models, "followed", MagicMock(side_effect=KeyboardInterrupt))
     mesh = MagicMock()
-    mesh.models.pull.return_value = SimpleNamespace(model_uuid="a", silence=Silence(), ended=False, paused=False)
+    mesh.models.pull.return_value = SimpleNamespace(
+        model_uuid="a", silence=Silence(), ended=False, paused=False, download=download_pb2.Download()
+    )
     with pytest.raises(KeyboardInterrupt):
         models.pulled(mesh, "https://models.example/a.gguf", again=again)
     assert f"`{again or 'llamesh pull --uuid a'}` waits for it again" in capsys.readouterr().err
@@ -140,10 +143,22 @@ def test_describe_breaks_lines_between_words(monkeypatch: pytest.MonkeyPatch) ->
     assert all(line.startswith(" " * 12) for line in others)
 
 
-def test_the_sdk_says_how_a_file_comes_in() -> None:
-    refused = of_reason("SOURCE_REFUSED", "a b.gguf lies in no folder")
-    before = refused.remedy
-    name_way_of_file(refused, "https://models.example/a.gguf")
-    assert refused.remedy == before
-    name_way_of_file(refused, "file:///home/ada/a%20b.gguf")
-    assert refused.remedy.startswith("Run `llamesh pull '/home/ada/a b.gguf'`, which hands a file")
+def test_the_sdk_says_how_a_file_comes_in(tmp_path: Path) -> None:
+    def refused(source: str | Path) -> tuple[str, str]:
+        error = of_reason("SOURCE_REFUSED", "it lies in no folder")
+        name_way_of_file(error, source, address_of(source))
+        return error.message, error.remedy
+
+    unchanged = of_reason("SOURCE_REFUSED", "it lies in no folder")
+    assert refused("https://models.example/a.gguf") == (unchanged.message, unchanged.remedy)
+    path = tmp_path / "a b.gguf"
+    path.touch()
+    assert refused(path)[1].startswith(f"Run `llamesh pull '{path}'`, which hands a file")
+    words, remedy = refused("llama3.2")
+    assert (words, remedy.partition("?")[0]) == (
+        "llama3.2 is neither an address nor a file of this machine",
+        "Did you mean ollama:llama3.2",
+    )
+    assert refused(str(tmp_path / "none.gguf"))[0].startswith(
+        f"there is no file {tmp_path / 'none.gguf'} on this machine"
+    )

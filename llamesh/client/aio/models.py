@@ -11,9 +11,10 @@ from llamesh.client import errors
 from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.pull import AsyncPull
 from llamesh.client.names import names_of, resolve
-from llamesh.client.references import Model, address_of, model_uuid_of, name_way_of_file, uuid_for
+from llamesh.client.own_files import hand_over
+from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file, uuid_for
 from llamesh.client.services import DOWNLOAD, GATEWAY
-from llamesh.model_addresses import default_name
+from llamesh.model_addresses import default_name, name_with_owner
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2
 
 if TYPE_CHECKING:
@@ -55,8 +56,15 @@ class AsyncModels(AsyncPart):
         return self.pages(f"{GATEWAY}/ListModels", request, gateway_pb2.ListModelsResponse, "models")
 
     async def get(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:
-        """Return one model by its id."""
+        """Return one model by its id, its name or an alias; an id goes before a name. Raises ModelNotFound and AmbiguousNameError."""
         request = gateway_pb2.GetModelRequest(model_uuid=model_uuid_of(model))
+        try:
+            return await self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, timeout)
+        except (errors.ModelNotFound, errors.InvalidField):
+            # The id may be a name, which may have letters that no id has.
+            request.model_uuid = await self.find(request.model_uuid)
+            if request.model_uuid == model_uuid_of(model):
+                raise
         return await self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, timeout)
 
     async def find(self, name: str) -> str:
@@ -84,14 +92,22 @@ class AsyncModels(AsyncPart):
         sha256: str = "",
         projector: str | Path = "",
         adapters: Mapping[str, str | Path] | None = None,
+        update: bool = False,
+        compare: bool = False,
         timeout: float | None = None,
     ) -> AsyncPull:
-        """Start a download from an address, or from a file below the mesh's import folders. The default `uuid` is made from the name.
+        """Start a download from an address or a file. The default `uuid` is made from the name.
+
+        A file that lies below none of the mesh's import folders is linked into one if the mesh runs on this machine and on the same disk.
+
+        If neither is given and the model of another owner has the default name, the name begins with the owner of this one.
 
         `projector` is the source of the model's multimodal projector, or `none`; by default the one beside the model on the Hub.
         `adapters` are the sources of LoRA adapters by the names under which servers use them; None: as before, empty: no adapters.
+        `update` fetches a model that is there again, also from another source; the model changes in one step. `compare` looks whether the
+        source of a model that is there has changed, for 3 s at most: `download.source_changed` of the result.
 
-        SourceRefused, whose remedy says how to bring it in, for a file outside those folders.
+        SourceRefused, whose remedy says how to bring it in, for any other file outside those folders.
         """
         address = address_of(source)
         file = name or default_name(address)
@@ -102,13 +118,24 @@ class AsyncModels(AsyncPart):
             sha256=sha256,
             projector=projector if projector == "none" else address_of(projector),
             adapters=_adapters(adapters),
+            update=update,
+            compare=compare,
         )
         try:
-            download = await self._call(f"{DOWNLOAD}/StartDownload", request, download_pb2.Download, timeout)
+            return AsyncPull(self._mesh, await self._start(request, timeout))
         except errors.SourceRefused as refused:
-            name_way_of_file(refused, address)
-            raise
-        return AsyncPull(self._mesh, download)
+            if refused.metadata.get("rule") != "folder" or not hand_over(request, self._mesh.profile.url):
+                name_way_of_file(refused, source, address)
+                raise
+        except errors.DownloadConflict as taken:
+            other = "" if uuid or name else name_with_owner(address, taken.metadata.get("source", ""))
+            if not other:
+                raise
+            request.model_uuid, request.name = default_uuid(other), other
+        return AsyncPull(self._mesh, await self._start(request, timeout))
+
+    async def _start(self, request: download_pb2.StartDownloadRequest, timeout: float | None) -> download_pb2.Download:
+        return await self._call(f"{DOWNLOAD}/StartDownload", request, download_pb2.Download, timeout)
 
     async def pulling(self, model: Model, *, timeout: float | None = None) -> AsyncPull:
         """Return the download of a model, whether it is running or has ended."""

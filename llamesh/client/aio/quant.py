@@ -5,11 +5,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+from google.protobuf.message import Message
 
 from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.watching import is_full, watched
+from llamesh.client.quant_presence import asking_quant
 from llamesh.client.references import Model, job_source, matrix_address
 from llamesh.client.services import QUANT
+from llamesh.client.transport import AsyncTransport
 from llamesh.v1 import quant_pb2
 
 ENDED = frozenset(
@@ -24,7 +29,15 @@ ENDED = frozenset(
 
 
 class AsyncQuant(AsyncPart):
-    """Calls of the Quant service. A mesh without this service answers NOT_IMPLEMENTED."""
+    """Calls of the Quant service. NotImplemented, with the remedy, from a mesh without this service."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        super().__init__(transport)
+        self._call = self._called
+
+    async def _called(self, method: str, request: Message, answer: Any, timeout: float | None = None) -> Any:
+        with asking_quant():
+            return await self._transport.call(method, request, answer, timeout)
 
     async def create(
         self,
@@ -125,12 +138,15 @@ class AsyncQuant(AsyncPart):
                 f"{QUANT}/WatchQuantJobs", request, quant_pb2.WatchQuantJobsResponse, deadline
             )
 
-        async for event in watched(begin, timeout, self._transport.silence, lambda error: patient and is_full(error)):
-            kind = event.WhichOneof("event")
-            if kind != "heartbeat":
-                yield event
-            if job_id and (kind == "removed_job_id" or event.job.state in ENDED):
-                return
+        with asking_quant():
+            async for event in watched(
+                begin, timeout, self._transport.silence, lambda error: patient and is_full(error)
+            ):
+                kind = event.WhichOneof("event")
+                if kind != "heartbeat":
+                    yield event
+                if job_id and (kind == "removed_job_id" or event.job.state in ENDED):
+                    return
 
     async def wait(
         self,

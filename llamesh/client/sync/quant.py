@@ -6,11 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from google.protobuf.message import Message
+
+from llamesh.client.quant_presence import asking_quant
 from llamesh.client.references import Model, job_source, matrix_address
 from llamesh.client.services import QUANT
 from llamesh.client.sync.part import Part
 from llamesh.client.sync.watching import is_full, watched
+from llamesh.client.transport import Transport
 from llamesh.v1 import quant_pb2
 
 ENDED = frozenset(
@@ -25,7 +30,15 @@ ENDED = frozenset(
 
 
 class Quant(Part):
-    """Calls of the Quant service. A mesh without this service answers NOT_IMPLEMENTED."""
+    """Calls of the Quant service. NotImplemented, with the remedy, from a mesh without this service."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        self._call = self._called
+
+    def _called(self, method: str, request: Message, answer: Any, timeout: float | None = None) -> Any:
+        with asking_quant():
+            return self._transport.call(method, request, answer, timeout)
 
     def create(
         self,
@@ -126,12 +139,13 @@ class Quant(Part):
                 f"{QUANT}/WatchQuantJobs", request, quant_pb2.WatchQuantJobsResponse, deadline
             )
 
-        for event in watched(begin, timeout, self._transport.silence, lambda error: patient and is_full(error)):
-            kind = event.WhichOneof("event")
-            if kind != "heartbeat":
-                yield event
-            if job_id and (kind == "removed_job_id" or event.job.state in ENDED):
-                return
+        with asking_quant():
+            for event in watched(begin, timeout, self._transport.silence, lambda error: patient and is_full(error)):
+                kind = event.WhichOneof("event")
+                if kind != "heartbeat":
+                    yield event
+                if job_id and (kind == "removed_job_id" or event.job.state in ENDED):
+                    return
 
     def wait(
         self,

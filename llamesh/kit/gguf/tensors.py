@@ -101,7 +101,11 @@ class Tensors:
         self._end = place + size
         self._next = _padded(self._end, self.alignment)
         if self._end > reader.size:
-            raise reader.error(f"its {size} bytes at {place} lie outside a file of {reader.size} bytes", offset=here)
+            words = f"its {size} bytes at {place} lie outside a file of {reader.size} bytes"
+            # The data begins behind the header, which is not read to its end yet.
+            if reader.size_known:
+                words += f": the file is truncated, at least {self._end - reader.size + here} bytes are missing"
+            raise reader.error(words, offset=here)
         return place
 
     def check_place(self) -> int:

@@ -94,5 +94,5 @@ class Sources:
         if kind is None:
             meant = likely(address)
             hint = f"did you mean {meant}?" if meant else f"give {ADDRESSES}, or file:///PATH/FILE.gguf"
-            raise SourceRefusedError(f"not the address of a model: {hint}", rule="scheme")
+            raise SourceRefusedError(f"not the address of a model: {hint}", rule="form")
         return kind

@@ -7,6 +7,8 @@ meantime changes nothing. Invariant: the bytes have the size and the SHA-256 in 
 from __future__ import annotations
 
 import asyncio
+import re
+import shlex
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +19,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from llamesh.hub_addresses import HubAddress, read_hub_address
+from llamesh.nearest import near
 from services.download.sources.addresses import AddressRules
 from services.download.sources.http_client import SourceAnswerError, service_client
 from services.download.sources.http_objects import HttpObjects
@@ -33,6 +36,12 @@ from services.download.sources.source import (
     SourceRefusedError,
 )
 
+NEAREST_SECONDS = 3.0
+"""Seconds for which the search for repositories with nearly the name of an unknown one may delay its refusal."""
+MAX_NEAREST = 3
+"""Maximum number of them that are named."""
+_COMPARED = 50
+"""Repositories of each search that are compared."""
 MAX_LISTINGS = 8
 """Maximum number of listings that are kept, each of bounded size (see `hub_listing`).
 
@@ -100,23 +109,41 @@ class HubSource:
                 _check_size(file, found)
                 yield found
         except SourceAnswerError as error:
-            raise self._explained(error, address) from error
+            raise await self._explained(error, address) from error
 
     async def search(self, query: str, limit: int) -> list[FoundRepository]:
         """Return the most downloaded repositories with GGUF files that a query finds. Raises SourceError."""
-        words = f"search={quote(query, safe='')}&filter=gguf&sort=downloads&direction=-1&limit={limit}"
-        document = await self._client.document(self._url(f"/api/models?{words}"), self.host)
+        return await self._found(f"search={quote(query, safe='')}&filter=gguf", limit)
+
+    async def _found(self, words: str, limit: int) -> list[FoundRepository]:
+        url = self._url(f"/api/models?{words}&sort=downloads&direction=-1&limit={limit}")
+        document = await self._client.document(url, self.host)
         try:
             return read_found(document, limit)
         except ValueError as error:
             raise SourceError(f"{self.host} does not answer like the Hugging Face Hub: check HF_ENDPOINT") from error
+
+    async def _nearest(self, address: HubAddress) -> str:
+        """Return the repositories whose names are most like that of an unknown one, as the end of a sentence."""
+        name = re.sub(r"[-_.]gguf$", "", address.repo, flags=re.IGNORECASE)
+        searches = (f"search={quote(name, safe='')}", f"author={quote(address.owner, safe='')}")
+        try:
+            async with asyncio.timeout(NEAREST_SECONDS):
+                found = await asyncio.gather(*(self._found(words, _COMPARED) for words in searches))
+        except (SourceError, TimeoutError):
+            found = []
+        names = dict.fromkeys(each.address.repository for repositories in found for each in repositories)
+        names.pop(address.repository, None)
+        if meant := near(address.repository, names, MAX_NEAREST):
+            return f": did you mean {' or '.join(str(read_hub_address(each)) for each in meant)}?"
+        return f": `llamesh search {shlex.quote(name)}` looks for others"
 
     async def listing(self, address: HubAddress) -> HubListing:
         """Return the files of a repository. Raises SourceError."""
         try:
             return await self._listing(address)
         except SourceAnswerError as error:
-            raise self._explained(error, address) from error
+            raise await self._explained(error, address) from error
 
     async def _listing(self, address: HubAddress) -> HubListing:
         known = self._listings.get((address.repository, address.revision))
@@ -137,7 +164,7 @@ class HubSource:
     def _url(self, path: str) -> URL:
         return self._client.parsed(f"{self._endpoint}{path}")
 
-    def _explained(self, error: SourceAnswerError, address: HubAddress) -> SourceError:
+    async def _explained(self, error: SourceAnswerError, address: HubAddress) -> SourceError:
         """Return the error with a message that names the remedy. The Hub also answers 401 for a repository that does not exist."""
         code, said = error.headers.get("X-Error-Code", ""), error.headers.get("X-Error-Message", "")
         repository = address.repository
@@ -158,7 +185,7 @@ class HubSource:
                 if self._has_token
                 else "it is private and HF_TOKEN is not set"
             )
-            words = f"{self.host} has no repository {repository}, or {account}"
+            words = f"{self.host} has no repository {repository}, or {account}{await self._nearest(address)}"
         else:
             return error
         return SourceError(words, status=error.status)

@@ -15,7 +15,7 @@ from llamesh.nearest import near, nearest
 from llamesh.part_names import MAX_PARTS, part_of, whole_name
 from llamesh.sizes import size
 from services.download.sources.hub_listing import HubFile, HubListing
-from services.download.sources.source import SourceError
+from services.download.sources.source import SourceRefusedError
 
 DEFAULT_TYPE = "Q4_K_M"
 """The type that llama.cpp and Ollama use by default."""
@@ -52,7 +52,7 @@ class HubModel:
 
 
 def choose(listing: HubListing, address: HubAddress) -> Sequence[HubFile]:
-    """Return the files of the model that an address means. Raises SourceError, which lists the possible models or the missing parts."""
+    """Return the files of the model that an address means. Raises SourceRefusedError, with the possible models or the missing parts."""
     if address.path:
         files = _models(_gguf_files(listing, address))
         return _single(address, [model for model in files if model.is_at(address.path)], files)
@@ -77,7 +77,7 @@ def _gguf_files(listing: HubListing, address: HubAddress) -> list[HubFile]:
             if listing.has_safetensors
             else ""
         )
-        raise SourceError(f"{address.repository} has no GGUF file{hint}")
+        raise SourceRefusedError(f"{address.repository} has no GGUF file{hint}", rule="missing")
     return list(listing.files.values())
 
 
@@ -105,28 +105,32 @@ def _single(address: HubAddress, matching: Sequence[HubModel], all_models: Seque
     if matching:
         names = "; ".join(_described(address, model) for model in matching[:_MAX_LISTED])
         what = f"of the type {matching[0].type}" if not address.path else f"called {address.path}"
-        raise SourceError(f"{address.repository} has {len(matching)} models {what}: name one: {names}")
+        words = f"{address.repository} has {len(matching)} models {what}: name one: {names}"
+        raise SourceRefusedError(words, rule="ambiguous")
     if address.path:
         meant = nearest(address.path, [file.path for model in all_models for file in model.files], 0.5)
         hint = (
             f"did you mean {_address_of(address, HubFile(meant, None, ''))}?" if meant else _listed(address, all_models)
         )
-        raise SourceError(f"{address.repository} has no file {address.path}: {hint}")
+        raise SourceRefusedError(f"{address.repository} has no file {address.path}: {hint}", rule="missing")
     what = (
         f"has no file of the type {address.choice}" if address.choice else f"has several models and no {DEFAULT_TYPE}"
     )
-    raise SourceError(f"{address.repository} {what}: {_listed(address, all_models)}")
+    rule = "missing" if address.choice else "ambiguous"
+    raise SourceRefusedError(f"{address.repository} {what}: {_listed(address, all_models)}", rule=rule)
 
 
 def _complete(address: HubAddress, model: HubModel) -> Sequence[HubFile]:
     if model.count > MAX_PARTS:
-        raise SourceError(f"{model.files[0].path} is of a model in {model.count} parts; at most {MAX_PARTS} are taken")
+        words = f"{model.files[0].path} is of a model in {model.count} parts; at most {MAX_PARTS} are taken"
+        raise SourceRefusedError(words, rule="parts")
     present = {part_of(file.path)[0] for file in model.files}
     missing = [str(number) for number in range(1, model.count + 1) if number not in present]
     if missing:
-        raise SourceError(
+        raise SourceRefusedError(
             f"{address.repository} lacks {'part' if len(missing) == 1 else 'parts'} {', '.join(missing[:_MAX_LISTED])} of"
-            f" {model.count} of {whole_name(model.files[0].path)}: ask its owner, or take another file of it"
+            f" {model.count} of {whole_name(model.files[0].path)}: ask its owner, or take another file of it",
+            rule="parts",
         )
     return model.files
 

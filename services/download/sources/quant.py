@@ -82,9 +82,7 @@ class QuantSource:
 
     def _parts(self, source: str) -> tuple[QuantModels, str]:
         if self._models is None:
-            raise SourceRefusedError(
-                "no Quant service is configured: set QUANT_SERVICE_URL, or start the mesh with --quant", rule=NO_QUANT
-            )
+            raise SourceRefusedError("no Quant service is configured", rule=NO_QUANT)
         model_uuid = source.partition(":")[2].removeprefix("//")
         if not _MODEL.fullmatch(model_uuid):
             raise SourceRefusedError("a model of Quant is quant:MODEL, with the model's id", rule="form")

@@ -234,7 +234,8 @@ def _file(address: RegistryAddress, manifest: ModelManifest) -> tuple[FileRole, 
     for role, layer in manifest.files:
         if layer.sha256 == address.layer:
             return role, layer
-    raise SourceError(f"the manifest of {address.place} has no GGUF file sha256:{address.layer}")
+    words = f"the manifest of {address.place} has no GGUF file sha256:{address.layer}"
+    raise SourceRefusedError(words, rule="missing")
 
 
 def _adapter_name(number: int) -> str:

@@ -95,7 +95,7 @@ class Service:
     catalogue: CatalogueServiceStub
     caller: list[tuple[str, str]]
 
-    async def start(self, model_uuid: str, source: str = "", **fields: str) -> pb.Download:
+    async def start(self, model_uuid: str, source: str = "", **fields: Any) -> pb.Download:
         request = pb.StartDownloadRequest(model_uuid=model_uuid, source=source, **fields)
         return await self.downloads.StartDownload(request, metadata=self.caller)
 
@@ -123,7 +123,7 @@ class Service:
                     return found
                 await asyncio.sleep(0.03)
 
-    async def fetched(self, model_uuid: str, source: str = "", **fields: str) -> pb.Download:
+    async def fetched(self, model_uuid: str, source: str = "", **fields: Any) -> pb.Download:
         """Start it and wait for its end."""
         await self.start(model_uuid, source, **fields)
         return await self.state(model_uuid)

@@ -200,8 +200,8 @@ PEER_FAULTS = {
     ),
     "announces fewer bytes than it has": PeerFault(
         always(announced(1000)),
-        failed("MODEL_INVALID", "lie outside a file of"),
-        failed("MODEL_INVALID", "lie outside a file of"),
+        failed("MODEL_INVALID", "the file is truncated, at least"),
+        failed("MODEL_INVALID", "the file is truncated, at least"),
     ),
     "sends another range": PeerFault(
         always(shifted), None, failed("SOURCE_UNAVAILABLE", "were requested, the answer has 'bytes 0-9/")
@@ -229,7 +229,7 @@ PEER_FAULTS = {
         always(other(HTML)), failed("MODEL_INVALID", "not a GGUF file"), failed("MODEL_INVALID", "not a GGUF file")
     ),
     "lets its address expire": PeerFault(
-        always(expired), failed("SOURCE_UNAVAILABLE", "answers 403"), failed("SOURCE_UNAVAILABLE", "answers 403")
+        always(expired), failed("SOURCE_REFUSED", "answers 403"), failed("SOURCE_REFUSED", "answers 403")
     ),
     "gives addresses for one request": PeerFault(expiring, SUCCESS, SUCCESS),
     "redirects to a private address": PeerFault(

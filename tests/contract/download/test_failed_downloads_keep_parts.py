@@ -39,7 +39,7 @@ async def lose_source(service: Service, source: RangedServer) -> None:
     source.fault = away
     source.go_on_until(NEVER)
     await service.resume("m1")
-    await failed(service, "SOURCE_UNAVAILABLE")
+    await failed(service, "SOURCE_REFUSED")
     source.fault = well
 
 
@@ -94,7 +94,7 @@ async def test_a_removed_record_and_a_cancelled_new_start_leave_nothing(
     await nothing_left(half, journal)
     source.fault = away
     await half.start("m1", source.url)
-    await failed(half, "SOURCE_UNAVAILABLE")
+    await failed(half, "SOURCE_REFUSED")
     await half.downloads.DeleteDownload(pb.DeleteDownloadRequest(model_uuid="m1"), metadata=half.caller)
     await nothing_left(half, journal)
 
@@ -106,7 +106,7 @@ async def test_parts_of_a_failed_download_that_are_too_old_are_removed(
     service = await open_half(download_paused_hours=1e-9)
     source.fault = away
     source.go_on_until(NEVER)
-    await failed(service, "SOURCE_UNAVAILABLE")
+    await failed(service, "SOURCE_REFUSED")
     await nothing_left(service, journal)
     source.fault = well
     await service.start("m1", source.url)

@@ -88,7 +88,7 @@ async def test_a_stream_whose_object_changes_is_begun_again(hub: FakeHub, hub_se
 
 async def test_the_types_that_there_are_stand_in_the_error(hub_service: Service) -> None:
     download = await hub_service.fetched("m1", "hf:ada/tiny-GGUF:Q5_K_M")
-    assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "SOURCE_UNAVAILABLE")
+    assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "SOURCE_REFUSED")
     assert "did you mean hf:ada/tiny-GGUF:Q4_K_M? There are Q4_K_M" in download.error.message
 
 

@@ -140,7 +140,7 @@ async def test_a_failed_download_is_seen_by_watchers(service: Service, web: Mode
         while (message := await stream.read()).download.state != pb.DOWNLOAD_STATE_FAILED:
             pass
     stream.cancel()
-    assert message.download.error.reason == "SOURCE_UNAVAILABLE"
+    assert message.download.error.reason == "SOURCE_REFUSED"
 
 
 async def test_more_transfers_than_may_run_at_once_wait_their_turn(service: Service, web: ModelServer) -> None:

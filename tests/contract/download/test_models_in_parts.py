@@ -97,7 +97,7 @@ def with_other(number: int, data: bytes) -> dict[str, bytes]:
 
 
 REFUSED = {
-    "a missing part": (without(3), "SOURCE_UNAVAILABLE", "cannot open tiny-00003-of-00003.gguf"),
+    "a missing part": (without(3), "SOURCE_REFUSED", "cannot open tiny-00003-of-00003.gguf"),
     "a part of another split": (with_other(3, Parts(4).part(3)), "MODEL_INVALID", "file 3 of 3 is not part 3"),
     "a part of another model": (
         with_other(3, Parts().part(3, tensor_name="blk.0.attn_q.weight")),

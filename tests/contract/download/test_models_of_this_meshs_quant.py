@@ -72,7 +72,7 @@ async def test_the_figures_of_a_model_are_in_the_catalogue_and_of_others_none(me
 
 async def test_a_model_that_quant_has_not_made_is_refused_with_the_reason(mesh: Service) -> None:
     download = await mesh.fetched("none")
-    assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "SOURCE_UNAVAILABLE")
+    assert (download.state, download.error.reason) == (pb.DOWNLOAD_STATE_FAILED, "SOURCE_REFUSED")
     assert "has made no model none" in download.error.message
 
 

@@ -110,7 +110,7 @@ async def test_a_foreign_service_has_a_token_of_its_own(
 @pytest.mark.parametrize(
     ("answer", "reason", "words"),
     [
-        ((401, ""), "SOURCE_UNAVAILABLE", "asks for a token: set QUANT_SERVICE_TOKEN"),
+        ((401, ""), "SOURCE_REFUSED", "asks for a token: set QUANT_SERVICE_TOKEN"),
         ((500, ""), "SOURCE_UNAVAILABLE", "answers 500"),
         ((200, "<html>"), "SOURCE_UNAVAILABLE", "the Quant service answers with invalid JSON"),
         (
@@ -120,10 +120,10 @@ async def test_a_foreign_service_has_a_token_of_its_own(
         ),
         ((200, "[1]"), "SOURCE_UNAVAILABLE", "no object_key"),
         ((200, '{"model_uuid": "x", "object_key": "a"}'), "SOURCE_UNAVAILABLE", "about another model"),
-        ((200, '{"object_key": "none.gguf"}'), "SOURCE_UNAVAILABLE", "llm-models has no object none.gguf"),
+        ((200, '{"object_key": "none.gguf"}'), "SOURCE_REFUSED", "llm-models has no object none.gguf"),
         ((200, '{"object_key": "../a"}'), "SOURCE_REFUSED", "names a file"),
         ((200, '{"object_key": "a", "bucket": "UP/../x"}'), "SOURCE_UNAVAILABLE", "is not a valid bucket name"),
-        ((200, '{"object_key": "a", "bucket": "gone"}'), "SOURCE_UNAVAILABLE", "check QUANT_MINIO_ENDPOINT"),
+        ((200, '{"object_key": "a", "bucket": "gone"}'), "SOURCE_REFUSED", "check QUANT_MINIO_ENDPOINT"),
         ((200, '{"object_key": "tiny/Q4.gguf", "size_bytes": "7"}'), "CONTENT_MISMATCH", "Quant says 7"),
         (
             (

@@ -174,7 +174,7 @@ async def test_a_wrong_form_is_refused_with_the_nearest_right_one(service: Servi
 
 async def test_a_tag_that_is_not_there_gets_the_nearest_one(registry: FakeRegistry, service: Service) -> None:
     download = await service.fetched("m1", "ollama:tiny:135")
-    assert download.error.reason == "SOURCE_UNAVAILABLE"
+    assert download.error.reason == "SOURCE_REFUSED"
     assert "ollama:tiny has no tag 135: did you mean ollama:tiny:135m? There are" in download.error.message
     registry.lists_tags = False
     download = await service.fetched("m2", "ollama:tiny:135")

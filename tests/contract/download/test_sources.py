@@ -25,7 +25,7 @@ async def test_a_wrong_file_is_given_up_at_its_first_bytes(sqlite_service: Servi
 
 async def test_a_source_that_is_not_there_is_said_so_and_can_be_tried_again(service: Service, web: ModelServer) -> None:
     download = await service.fetched("m1", web.url("a.gguf"))
-    assert (download.error.reason, download.state) == ("SOURCE_UNAVAILABLE", pb.DOWNLOAD_STATE_FAILED)
+    assert (download.error.reason, download.state) == ("SOURCE_REFUSED", pb.DOWNLOAD_STATE_FAILED)
     assert "404" in download.error.message
     web.files["a.gguf"] = TINY
     again = await service.fetched("m1")
@@ -95,8 +95,8 @@ async def test_a_file_that_does_not_fit_is_refused_with_the_numbers(sqlite_servi
 
 REFUSED = [
     ("http://models.example/a.gguf", "scheme"),
-    ("ftp://models.example/a.gguf", "scheme"),
-    ("a.gguf", "scheme"),
+    ("ftp://models.example/a.gguf", "form"),
+    ("a.gguf", "form"),
     ("https://user:hunter2@models.example/a.gguf", "credentials"),
     ("/etc/passwd", "folder"),
     ("file:///proc/self/environ", "folder"),

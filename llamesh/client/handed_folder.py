@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llamesh import locks
-from llamesh.cli.output import size
-from llamesh.cli.printing import note
 from llamesh.disk_space import disk_space
 from llamesh.file_holds import RemovalLock
 from llamesh.regular_files import must_be_copied
+from llamesh.sizes import size
 
 _LARGE = 256 * 2**20
 """Size in bytes from which a copy is announced, because it takes long."""
@@ -30,10 +29,13 @@ _SHARED = ".shared"
 
 
 class HandedFolder:
-    """A folder in which the mesh finds the files of a command."""
+    """A folder in which the mesh finds the files of a command. `announce` gets a line before a large file is copied."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, copies: bool = True, announce: Callable[[str], object] = lambda _: None) -> None:
+        """Without `copies`, a file that cannot be linked is an OSError."""
         self._path = path
+        self._copies = copies
+        self._announce = announce
         self._created = False
 
     def place(self, files: Mapping[str, Path]) -> None:
@@ -49,8 +51,11 @@ class HandedFolder:
                     (self._path / _SHARED).touch(mode=0o600)
                 places = {self._path / name: file.resolve() for name, file in files.items()}
                 copied = {target: path for target, path in places.items() if not _linked(path, target)}
+                if copied and not self._copies:
+                    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
                 _check_room(self._path, copied.values())
                 for target, path in copied.items():
+                    self._tell(path)
                     _copy_whole(path, target)
             except BaseException:
                 self._remove_created()
@@ -66,6 +71,11 @@ class HandedFolder:
                 self._remove_created()
         finally:
             lock.end()
+
+    def _tell(self, path: Path) -> None:
+        length = path.stat().st_size
+        if length >= _LARGE:
+            self._announce(f"copying {path.name} ({size(length)}) to the disk of the mesh")
 
     def _remove_created(self) -> None:
         from shutil import rmtree
@@ -120,9 +130,6 @@ def _check_room(folder: Path, files: Iterable[Path]) -> None:
 
 def _copy_whole(path: Path, target: Path) -> None:
     """Copy a file, which has its name once it is complete."""
-    length = path.stat().st_size
-    if length >= _LARGE:
-        note(f"copying {path.name} ({size(length)}) to the disk of the mesh")
     unfinished = target.with_name(f"{target.name}.part")
     try:
         _copy(path, unfinished)
