@@ -10,7 +10,7 @@ import grpc
 from pydantic import AliasChoices
 from pydantic_core import PydanticUndefined
 
-from llamesh.cli.failure import BY_CODE, MEANINGS, REFUSALS, Exit
+from llamesh.cli.failure import BY_CODE, LACKS_A_PART, MEANINGS, REFUSALS, Exit
 from llamesh.kit import limits
 from llamesh.kit.config import Settings
 from llamesh.kit.errors import name_of, spec_of
@@ -140,6 +140,8 @@ def exit_codes() -> str:
         errors_of = [name for name, given in BY_CODE.items() if given is code]
         if code is Exit.REFUSED:
             errors_of += sorted(REFUSALS)
+        if code is Exit.UNAVAILABLE:
+            errors_of += sorted(LACKS_A_PART)
         rows.append(f"| `{code.value}` | {', '.join(f'`{name}`' for name in errors_of)} | {MEANINGS[code]} |")
     head = (
         "# Exit codes\n\nEvery command of `llamesh` ends with one of these codes. Data goes to standard output, everything else to "

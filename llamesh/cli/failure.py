@@ -25,7 +25,7 @@ class Exit(enum.IntEnum):
 MEANINGS = {
     Exit.OK: "The command did what was asked, or nothing had to be done.",
     Exit.FAILED: "The command failed for another reason than those below, or several names failed for different reasons.",
-    Exit.USAGE: "The command line, a file or a setting is wrong: a person must correct it.",
+    Exit.USAGE: "The command line, the form of an address, a file or a setting is wrong: a person must correct it.",
     Exit.NOT_FOUND: "What was named is not there: a model, a server, a download, a job, a file.",
     Exit.NOT_SIGNED_IN: "There is no valid token: `llamesh login`.",
     Exit.REFUSED: "A right, a limit or a rule forbids it.",

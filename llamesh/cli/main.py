@@ -32,7 +32,7 @@ COMMANDS = {
     "Models and servers": {
         "run": ("llamesh.cli.run:run", "Fetch and serve a model if needed, and talk to it."),
         "models": ("llamesh.cli.models:models", "Models that can be served."),
-        "alias": ("llamesh.cli.models:alias", "Give a model further names."),
+        "alias": ("llamesh.cli.aliases:alias", "Give a model further names."),
         "search": ("llamesh.cli.search:search", "Find models of the Hugging Face Hub."),
         "pull": ("llamesh.cli.models:pull", "Fetch a model."),
         "downloads": ("llamesh.cli.downloads:app", "Models on their way."),

@@ -35,7 +35,6 @@ from services.download.transfer_requests import (
 )
 
 _MAX_MESSAGE = 2_000
-
 _LISTING = Listing("downloads", BY_TIME)
 _ORDER = (TransferRow.create_time, TransferRow.model_uuid)
 _SHOWN = TransferRow.hidden.is_(False)

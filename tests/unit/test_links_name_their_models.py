@@ -24,7 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / "import").mkdir(parents=True)
     monkeypatch.setenv("LLAMESH_HOME", str(home))
     monkeypatch.setattr(
-        "llamesh.cli.local_files.running_here", lambda _: Addresses("http://localhost:8200", "http://localhost:8080")
+        "llamesh.client.own_files.running_here", lambda _: Addresses("http://localhost:8200", "http://localhost:8080")
     )
     return home
 

@@ -51,7 +51,7 @@ async def starts(settings: Settings) -> AsyncIterator[Starts]:
     nothing = cast("Any", None)
     async with grpc.aio.insecure_channel(f"unix:{settings.home}/quant.sock") as channel:
         sources = sources_of(settings, hub_of(settings), files_of(settings), channel)
-        yield Starts(nothing, nothing, sources, has_quant=True)
+        yield Starts(nothing, nothing, sources, nothing, has_quant=True)
 
 
 @pytest.mark.parametrize("field", ["source", "projector", "adapters"])

@@ -34,7 +34,6 @@ MAX_DOCUMENT_BYTES = 8 << 20
 """Maximum size of an API's answer."""
 _MAX_ERROR_BYTES = 4096
 _CONNECT_SECONDS = 10.0
-"""Seconds to make a connection."""
 _ANSWER_SECONDS = 60.0
 """Deadline in seconds for the connection and the headers of the final answer; interim answers (103) do not extend it."""
 _BODY_SECONDS = 60.0
