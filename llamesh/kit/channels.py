@@ -56,6 +56,8 @@ CLIENT_OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.default_authority", "llamesh"),
 )
+"""gRPC's transparent retries stay on: they save calls that a restarting service has not seen. They are safe only on a channel that is kept
+(ADR 48)."""
 
 
 def channel(settings: Settings, service: str, caller: str) -> grpc.aio.Channel:
