@@ -76,7 +76,7 @@ stop: ## Stop the mesh on this machine
 	@test ! -x $(BIN)/llamesh || $(BIN)/llamesh down
 
 restart: $(VENV)/run.stamp ## Stop the mesh and start it again in the background with the same members
-	@PYTHONPATH=. $(BIN)/python tools/restart.py
+	@$(BIN)/python -m tools.restart
 
 clean: stop ## Stop the mesh and remove the environments of this checkout (LLAMESH_HOME stays)
 	@rm -rf $(VENV) .tools

@@ -17,7 +17,7 @@ from cyclopts import Parameter
 
 from llamesh.cli.addressee import Addressee, check_served, with_served_names
 from llamesh.cli.connection import meant
-from llamesh.cli.context import slot_context
+from llamesh.cli.context_sizes import slot_context
 from llamesh.cli.conversation import Conversation, content, encoded, image_paths, path_alone
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.inference import inference_address

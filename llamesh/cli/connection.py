@@ -11,7 +11,13 @@ from urllib.parse import urlsplit
 
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.silence import bound
-from llamesh.client.contexts import DEFAULT, VARIABLE, ContextNotFoundError, NoMeshSelectedError
+from llamesh.client.contexts import (
+    DEFAULT,
+    VARIABLE,
+    ContextNotFoundError,
+    ContextUnreadableError,
+    NoMeshSelectedError,
+)
 from llamesh.client.profile import (
     DEFAULT_PORT,
     InferencePortError,
@@ -127,11 +133,15 @@ def not_selected(error: NoMeshSelectedError, option: str = "") -> CommandError:
         return _no_mesh_runs(error)
     if isinstance(error, InferencePortError):
         return _wrong_port(error, option)
-    hint = "`llamesh context` lists them"
+    if isinstance(error, ContextUnreadableError):
+        hint = f"`llamesh context rm {error.name}`, then `llamesh context add {error.name} URL`"
+        return CommandError(str(error), hint=hint, code=Exit.USAGE)
+    hint, code = "`llamesh context` lists them", Exit.NOT_FOUND
     if isinstance(error, ContextNotFoundError) and error.source:
         unset = f"unset {VARIABLE}" if error.source == VARIABLE else f"`llamesh context use {DEFAULT}`"
         hint += f"; {unset}, for the mesh of this machine or of the last login"
-    return CommandError(str(error), hint=hint, code=Exit.USAGE)
+        code = Exit.USAGE
+    return CommandError(str(error), hint=hint, code=code)
 
 
 def _no_mesh_runs(error: NoMeshRunsError) -> CommandError:

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from llamesh.cli import described_model
 from llamesh.cli.absent_models import refuse_coming
 from llamesh.cli.connection import connected
-from llamesh.cli.context import model_context, model_of
+from llamesh.cli.context_sizes import model_context, model_of
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.lookups import ServerNotUniqueError, own_server, refuse_near
 from llamesh.cli.output import Output, show_one, size, text, when, word

@@ -151,9 +151,9 @@ def retry(model: ModelName, *, wait: bool = True, output: Output = "table") -> N
         mesh.models.pulling(uuid)  # ModelNotFound if there is no such download: a pull of an unknown id would start one
         pull = mesh.models.pull("", uuid=uuid)
         if pull.ended:
-            # One that has failed would wait again.
+            # A download that had failed is queued again, so it has not ended.
             note(text(f"the download of {uuid} has succeeded already; nothing was done"))
-            path = [] if is_address(pull.download.source) else ["PATH"]
+            path = [] if not pull.download.source or is_address(pull.download.source) else ["PATH"]
             note(text(f"`{shlex.join(['llamesh', 'pull', *path, '--uuid', uuid, '--update'])}` fetches it again"))
         if wait:
             followed(pull)

@@ -78,9 +78,9 @@ def exit_of(code: str, reason: str = "", rule: str = "") -> Exit:
     return Exit.REFUSED if reason in REFUSALS else BY_CODE.get(code, Exit.FAILED)
 
 
-def exit_of_http(status: int) -> Exit:
-    """The exit code for an HTTP status: that of the corresponding gRPC code."""
-    return exit_of(_CODE_OF_HTTP.get(status, ""))
+def exit_of_http(status: int, reason: str = "", rule: str = "") -> Exit:
+    """The exit code for an HTTP status: that of the corresponding gRPC code, of the reason and of its rule."""
+    return exit_of(_CODE_OF_HTTP.get(status, ""), reason, rule)
 
 
 class CommandError(Exception):

@@ -59,7 +59,7 @@ COMMANDS = {
     },
     "Access and usage": {
         "login": ("llamesh.cli.account:login", "Get a token and keep it."),
-        "context": ("llamesh.cli.mesh_contexts:app", "The meshes that you work with."),
+        "context": ("llamesh.cli.contexts:app", "The meshes that you work with."),
         "keys": ("llamesh.cli.keys:app", "Keys for programs."),
         "users": ("llamesh.cli.users:app", "Who can log in."),
         "contracts": ("llamesh.cli.contracts:app", "What someone may use."),

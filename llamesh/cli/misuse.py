@@ -44,7 +44,8 @@ _OF_OTHERS = {
     "import": _FETCHES,
     "download": _FETCHES,
     "install": _FETCHES,
-    "update": "`llamesh set SERVER` changes a server, `llamesh apply -f FILE` what a file declares; `llamesh pull SOURCE` fetches a model",
+    "update": "`llamesh set SERVER` changes a server, `llamesh apply -f FILE` what a file declares; "
+    "`llamesh pull SOURCE --update` fetches a model again",
     "get": "`llamesh models` lists the models, `llamesh status` the servers; `llamesh describe NAME` shows one",
 }
 """Words of other tools for which there are several commands here."""

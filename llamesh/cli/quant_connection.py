@@ -24,12 +24,12 @@ def quant_connected() -> Iterator[Client]:
 def calls_quant(mesh: Client) -> Iterator[None]:
     """CommandError, with the remedy, if the block calls the Quant service of a mesh that has none."""
     from llamesh.client.errors import MeshError
-    from llamesh.client.quant_presence import START_QUANT
+    from llamesh.client.quant_presence import START_QUANT, is_absent
 
     try:
         yield
     except MeshError as error:
-        if error.code != "UNIMPLEMENTED":
+        if not is_absent(error):
             raise
         raise CommandError(
             f"the mesh at {mesh.profile.url} runs no Quant service",

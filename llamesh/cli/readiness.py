@@ -22,10 +22,16 @@ def awaited(mesh: Client, server: Server, timeout: float = WAIT_SECONDS) -> Serv
     shown = ProgressLine(unknown=False)
     shown.look(ProgressFigures(name, "waits for its engines", 0, 0))
     try:
-        return mesh.servers.wait_ready(server, timeout=timeout)
-    except KeyboardInterrupt:
+        with shown.shows(mesh.silence):
+            return mesh.servers.wait_ready(server, timeout=timeout)
+    except BaseException as error:
         shown.clear()
-        note(f"the server {name} goes on starting: `llamesh wait {uuid}` waits for it, `llamesh stop {uuid}` ends it")
+        if mesh.silence.seconds:
+            note(f"it is not known whether the server {name} goes on starting: `llamesh wait {uuid}` waits for it")
+        elif isinstance(error, KeyboardInterrupt):
+            note(
+                f"the server {name} goes on starting: `llamesh wait {uuid}` waits for it, `llamesh stop {uuid}` ends it"
+            )
         raise
     finally:
         shown.clear()

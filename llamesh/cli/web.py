@@ -97,8 +97,13 @@ def refusal(response: http.client.HTTPResponse) -> CommandError:
         found = json.loads(content)
         error = found.get("error", found)
         for detail in found.get("details", ()):
-            if str(detail.get("@type", "")).endswith("LocalizedMessage"):
+            kind = str(detail.get("@type", "")).rpartition(".")[2]
+            if kind == "LocalizedMessage":
                 hint = hint or str(detail["message"])
+            elif kind == "ErrorInfo":
+                code = exit_of_http(
+                    response.status, str(detail["reason"]), str(detail.get("metadata", {}).get("rule", ""))
+                )
         return CommandError(str(error["message"]), parts=parts, hint=hint, code=code)
     except (ValueError, KeyError, TypeError, AttributeError):
         if content.lstrip().startswith(b"<"):

@@ -34,6 +34,15 @@ class ContextNotFoundError(NoMeshSelectedError):
         """What names it: LLAMESH_CONTEXT or the path of the file; empty if a caller has named it."""
 
 
+class ContextUnreadableError(NoMeshSelectedError):
+    """The file of the selected context is damaged, or may not be read."""
+
+    def __init__(self, name: str, file: Path) -> None:
+        super().__init__(f"the context {name!r} cannot be read: {file}")
+        self.name = name
+        """Its name."""
+
+
 def config_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """The folder of logins and contexts."""
     base = environment.get("XDG_CONFIG_HOME")

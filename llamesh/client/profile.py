@@ -20,6 +20,7 @@ from llamesh.client.contexts import (
     DEFAULT,
     VARIABLE,
     ContextNotFoundError,
+    ContextUnreadableError,
     NoMeshSelectedError,
     context_path,
     selected_context,
@@ -108,14 +109,17 @@ def load_profile(environment: Mapping[str, str] = os.environ) -> Profile:
     """Combine the environment with the selected context. Its token is sent only to the mesh that issued it.
 
     NoMeshRunsError if LLAMESH_HOME selects the mesh, and none runs there. InferencePortError if LLAMESH_URL or the context names the
-    inference port of the mesh that runs here. ContextNotFoundError if the selected context does not exist or cannot be read.
+    inference port of the mesh that runs here. ContextNotFoundError and ContextUnreadableError if the selected context cannot be used.
     """
+    if environment.get(VARIABLE, "").strip() == DEFAULT:
+        # The variable goes before LLAMESH_HOME.
+        environment = {**environment, "LLAMESH_HOME": ""}
     url = with_scheme(environment.get("LLAMESH_URL", "").strip().rstrip("/"))
     context = usable_context(environment, given=url)
     stored = stored_profile(environment, context)
     if context != DEFAULT and not url:
         if stored is None:
-            raise ContextNotFoundError(context, str(context_path(context, environment)))
+            raise ContextUnreadableError(context, context_path(context, environment))
         url = stored.url
     kept = _without_token_of_ended_mesh(stored or Profile(), environment)
     given = bool(environment.get("LLAMESH_HOME")) and not url

@@ -84,14 +84,14 @@ def test_a_reason_without_a_command_has_the_remedy_of_the_contract(downloads: Do
 @pytest.mark.parametrize("reason", ["CONTENT_MISMATCH", "MODEL_INVALID", "SOURCE_REFUSED"])
 def test_a_request_that_may_be_wrong_is_replaced(downloads: Downloads, capsys: Capture, reason: str) -> None:
     downloads.reason = reason
-    assert run(["downloads"]) == Exit.OK
+    assert run(["downloads", "-o", "wide"]) == Exit.OK
     assert "`llamesh pull ADDRESS --uuid none` with the right options replaces the request" in capsys.readouterr().out
 
 
 def test_a_failed_source_of_the_hub_may_have_a_mirror(downloads: Downloads, capsys: Capture) -> None:
     for source, named in (("hf:ada/tiny", True), ("https://a/gone.gguf", False)):
         downloads.source = source
-        assert run(["downloads"]) == Exit.OK
+        assert run(["downloads", "-o", "wide"]) == Exit.OK
         assert ("HF_ENDPOINT" in capsys.readouterr().out) is named
 
 

@@ -13,6 +13,7 @@ from llamesh.cli.mesh.lock import held
 from llamesh.client.contexts import (
     DEFAULT,
     ContextNotFoundError,
+    ContextUnreadableError,
     config_folder,
     context_names,
     context_path,
@@ -72,6 +73,8 @@ def test_what_is_more_explicit_goes_before_the_selected_context(
         assert load_profile().url == HERE.management
         monkeypatch.setenv("LLAMESH_CONTEXT", "lab")
         assert load_profile() == Profile(LAB, "secret")
+        monkeypatch.setenv("LLAMESH_CONTEXT", DEFAULT)
+        assert load_profile() == Profile()
 
 
 def test_a_context_of_a_tunnel_is_not_the_mesh_that_runs_here(tmp_path: Path) -> None:
@@ -95,12 +98,16 @@ def test_a_context_that_cannot_be_used_selects_no_other_mesh(
         context_path("lab").write_text("{")
     else:
         monkeypatch.setenv("LLAMESH_CONTEXT", "../profile")
-    with pytest.raises(ContextNotFoundError):
+    with pytest.raises(ContextUnreadableError if damage == "garbage" else ContextNotFoundError):
         load_profile()
     assert run(["status"]) == Exit.USAGE
     said = capsys.readouterr().err
-    assert said.startswith("error: no context is named ")
-    assert "hint: `llamesh context` lists them; " in said
+    if damage == "garbage":
+        assert said.startswith("error: the context 'lab' cannot be read: ")
+        assert "hint: `llamesh context rm lab`, then `llamesh context add lab URL`" in said
+    else:
+        assert said.startswith("error: no context is named ")
+        assert "hint: `llamesh context` lists them; " in said
     monkeypatch.setenv("LLAMESH_URL", "https://third.example")
     assert load_profile() == Profile("https://third.example")
 
@@ -149,8 +156,6 @@ def test_files_of_contexts_are_for_this_user_only(folder: Path) -> None:
         (["add", "new", "ftp://x"], "'ftp://x' is not an address"),
         (["add", "new", "https://user:pw@x"], "is not an address"),
         (["add", "new", "https://x/v1"], "'https://x/v1' is not an address"),
-        (["use", "nolab"], "no context is named 'nolab'"),
-        (["rm", "nolab"], "no context is named 'nolab'"),
         (["rm", "default"], "the context `default` always exists"),
     ],
 )
@@ -159,6 +164,22 @@ def test_mistakes_are_named(arguments: list[str], words: str, capsys: Capture) -
     assert run(["context", *arguments]) == Exit.USAGE
     assert words in capsys.readouterr().err
     assert context_names() == [DEFAULT, "lab"]
+
+
+@pytest.mark.parametrize("command", ["use", "rm"])
+def test_a_context_that_does_not_exist_is_not_found(command: str, capsys: Capture) -> None:
+    assert run(["context", command, "nolab"]) == Exit.NOT_FOUND
+    assert "no context is named 'nolab'" in capsys.readouterr().err
+
+
+def test_a_shell_that_names_the_context_itself_is_told_nothing(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_profile(Profile(LAB), context="lab")
+    monkeypatch.setenv("LLAMESH_CONTEXT", "lab")
+    monkeypatch.setenv("LLAMESH_HOME", "/elsewhere")
+    assert run(["context", "use", "lab"]) == Exit.OK
+    assert "unset" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["LLAMESH_URL", "LLAMESH_CONTEXT", "LLAMESH_HOME"])

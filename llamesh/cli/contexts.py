@@ -36,7 +36,7 @@ class _Shown:
 
 
 _COLUMNS = (
-    Column("CONTEXT", lambda item: item.name),
+    Column("NAME", lambda item: item.name),
     Column("SELECTED", lambda item: "yes" if item.selected else ""),
     Column("MESH", lambda item: item.url or "the mesh of this machine"),
     Column("LOGIN", lambda item: item.login),
@@ -139,7 +139,9 @@ def _say_overridden(name: str) -> None:
     """Note that this shell uses another mesh, because its environment names it."""
     for variable in ("LLAMESH_URL", VARIABLE, "LLAMESH_HOME"):
         value = os.environ.get(variable, "").strip()
-        if value and not (variable == VARIABLE and value == name):
+        if variable == VARIABLE and value == name:
+            return
+        if value:
             note(f"{variable} is set, so this shell uses what it names; to use {name} here: unset {variable}")
             return
 
