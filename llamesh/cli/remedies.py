@@ -63,7 +63,7 @@ BY_RULE: Mapping[tuple[str, str], str] = {
     (
         "DOWNLOAD_CONFLICT",
         "changed",
-    ): "`llamesh pull PATH --uuid {modelUuid} --update` replaces the model with the file, "
+    ): "`llamesh pull PATH --uuid {modelUuid} --update` replaces the model with the file (give files of --mmproj and --lora again), "
     "`llamesh pull PATH --name NAME` makes it another model",
     ("DOWNLOAD_CONFLICT", "SUCCEEDED"): "`llamesh pull SOURCE --name NAME` makes it another model, "
     "`llamesh pull SOURCE --uuid {modelUuid} --update` replaces the first one",
