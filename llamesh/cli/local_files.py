@@ -68,13 +68,12 @@ def model_file(word: str) -> Path:
         words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CommandError(f"{word}: {words}", code=Exit.USAGE) from None
     if found.is_dir():
-        inside = sorted(item.name for item in _listing(found) if item.name.endswith(".gguf"))
-        hint = f"name a file of it: {_shown(word, inside[0])}" if inside else "name a GGUF file"
-        if not inside and (found / "config.json").is_file():
-            hint = f"`llamesh quantize {as_path(word)} --types Q4_K_M` converts a checkpoint"
-        raise CommandError(
-            f"{word} is a directory", parts=[", ".join(inside[:5])] * bool(inside), hint=hint, code=Exit.USAGE
-        )
+        inside = gguf_names(found)
+        hint = checkpoint_hint(word, found) or "name a GGUF file"
+        if inside:
+            hint = f"name a file of it: {shown_path(word, inside[0])}"
+        names = [", ".join(inside[:_MAX_LISTED])] * bool(inside)
+        raise CommandError(f"{word} is a directory", parts=names, hint=hint, code=Exit.USAGE)
     if not found.is_file():
         words = str(NotRegularError(Path(word), found.stat().st_mode))
         raise CommandError(words, hint="name a GGUF file", code=Exit.USAGE)
@@ -111,11 +110,22 @@ def _nearest(word: str) -> str:
     directory, name = os.path.split(word)
     names = [item.name for item in _listing(expanded(directory or "."))]
     meant = nearest(name, names)
-    return f"did you mean {_shown(directory or '.', meant)}?" if meant else ""
+    return f"did you mean {shown_path(directory or '.', meant)}?" if meant else ""
 
 
-def _shown(directory: str, name: str) -> str:
-    """Quote a path for a shell."""
+def gguf_names(folder: Path) -> list[str]:
+    """The names of the GGUF files of a folder, sorted; empty if it cannot be read."""
+    return sorted(item.name for item in _listing(folder) if item.name.endswith(".gguf"))
+
+
+def checkpoint_hint(word: str, folder: Path) -> str:
+    """The command that converts a checkpoint, as a hint for its folder as it was written; empty for another folder."""
+    is_checkpoint = (folder / "config.json").is_file()
+    return f"`llamesh quantize {as_path(word)} --types Q4_K_M` converts a checkpoint" if is_checkpoint else ""
+
+
+def shown_path(directory: str, name: str) -> str:
+    """The path of a file of a directory as it was written, quoted for a shell."""
     return shlex.quote(os.path.join(directory, name))  # noqa: PTH118 - a Path would drop the leading ./
 
 
