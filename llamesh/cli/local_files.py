@@ -262,7 +262,11 @@ def home_for(profile: Profile, path: Path) -> Path:
     if home := home_here(profile.url):
         return home
     if on_this_machine(profile.url):
-        _refuse_other_service(profile)
+        from llamesh.cli.connection import check_gateway, connected
+
+        # No file can be handed over at the port of another service, which says so itself.
+        with connected(profile.url) as mesh:
+            check_gateway(mesh, _LOOK_SECONDS)
         raise CommandError(
             f"the home of the mesh at {profile.url} is not known, so {path.name} cannot be handed over",
             hint="LLAMESH_HOME names its home, if this machine has it; else name a file that it can read: file:///folder/model.gguf",
@@ -273,20 +277,6 @@ def home_for(profile: Profile, path: Path) -> Path:
         hint="give an https address, or copy the file there and name it as that machine does: file:///folder/model.gguf",
         code=Exit.USAGE,
     )
-
-
-def _refuse_other_service(profile: Profile) -> None:
-    """Refuse the address of a port of another service, where no file can be handed over either."""
-    from llamesh.cli.connection import connected
-    from llamesh.client.errors import MeshError
-
-    with connected(profile.url) as mesh:
-        try:
-            # Any call that the gateway alone answers; there need not be such a model.
-            mesh.models.get("none", timeout=_LOOK_SECONDS)
-        except MeshError as error:
-            if error.reason == "NOT_IMPLEMENTED":
-                raise
 
 
 def _not_placed(path: Path, home: Path, error: OSError) -> CommandError:
