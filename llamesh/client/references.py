@@ -36,9 +36,11 @@ def address_of(source: str | Path) -> str:
 def name_way_of_file(refused: errors.MeshError, source: str | Path, address: str) -> None:
     """Put into the refusal of a file outside the import folders how it comes in: the mesh cannot know that the file is its caller's.
 
-    If there is no such file here either, the refusal says so; a word that is no path gets the nearest address.
+    If there is no such file here either, the refusal says so; a word that is no path gets the nearest address. A refusal of another kind,
+    or of a companion of the model, stays as it is.
     """
-    if not address.startswith("file:"):
+    other = any(item.field != "source" for item in refused.fields)
+    if not address.startswith("file:") or refused.metadata.get("rule") != "folder" or other:
         return
     word, path = str(source), Path(unquote(urlsplit(address).path))
     if isinstance(source, str) and not path.exists() and "/" not in word and not word.lower().endswith(".gguf"):
