@@ -3,7 +3,8 @@
 A mesh on this machine reads files below LLAMESH_HOME/import only. `handed_over` links the file, or all parts of a model, into
 `import/handed-over` (copies if the file is on another file system) and removes the links when the fetch has ended, unless another command
 has used them too (`handed_folder`); if the command ends earlier, the download service removes them. Invariant: a link's path depends on the
-names, the identity and the time of change of the files, so that the same files are the same source, and changed files are another one.
+names, the identity and the time of change of the files, and on what they are for, so that the same files for the same model are the same
+source, and changed files are another one.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from llamesh.locations import expanded
-from llamesh.model_addresses import ADDRESSES, canonical, is_address, likely, shown_address
+from llamesh.model_addresses import ADDRESSES, canonical, default_name, is_address, likely, shown_address
 from llamesh.v1 import download_pb2, model_pb2, server_pb2
 
 if TYPE_CHECKING:
@@ -68,6 +68,12 @@ def uuid_for(address: str, name: str) -> str:
     Then the address makes it, so that the mesh judges the address and says what is wrong with it.
     """
     return default_uuid(name) or (default_uuid(shown_address(address)) or "model" if address else "")
+
+
+def uuid_of_pull(source: str | Path, *, uuid: str, name: str) -> str:
+    """Return the id of the model that a pull brings: the given one, else made from the name, else from the source."""
+    address = address_of(source)
+    return uuid or uuid_for(address, name or default_name(address))
 
 
 def model_uuid_of(model: Model) -> str:

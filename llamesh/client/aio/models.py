@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
@@ -13,10 +14,10 @@ from llamesh.client.aio.part import AsyncPart
 from llamesh.client.aio.pull import AsyncPull
 from llamesh.client.names import names_of, resolve
 from llamesh.client.own_files import hand_over
-from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file, uuid_for
+from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file, uuid_of_pull
 from llamesh.client.services import DOWNLOAD, GATEWAY
 from llamesh.client.transport import DEADLINE
-from llamesh.model_addresses import default_name, name_with_owner
+from llamesh.model_addresses import name_with_owner
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2
 
 if TYPE_CHECKING:
@@ -125,9 +126,8 @@ class AsyncModels(AsyncPart):
         SourceRefused, whose remedy says how to bring it in, for any other file outside those folders.
         """
         address = address_of(source)
-        file = name or default_name(address)
         request = download_pb2.StartDownloadRequest(
-            model_uuid=uuid or uuid_for(address, file),
+            model_uuid=uuid_of_pull(source, uuid=uuid, name=name),
             source=address,
             name=name,
             sha256=sha256,
@@ -139,7 +139,9 @@ class AsyncModels(AsyncPart):
         try:
             return AsyncPull(self._mesh, await self._start(request, timeout))
         except errors.SourceRefused as refused:
-            if refused.metadata.get("rule") != "folder" or not hand_over(request, self._mesh.profile.url):
+            outside = refused.metadata.get("rule") == "folder"
+            # It may wait for a command that copies the same files.
+            if not outside or not await asyncio.to_thread(hand_over, request, self._mesh.profile.url):
                 name_way_of_file(refused, source, address)
                 raise
         except errors.DownloadConflict as taken:
