@@ -27,6 +27,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\bAsync([A-Z])", r"\1"),
     (r"\basyncio\.sleep\b", "time.sleep"),
+    (r"\basyncio\.to_thread\((\w+), ", r"\1("),
     (r"\bllamesh\.client\.aio\b", "llamesh.client.sync"),
 )
 """Replacements that remove `await` from a module."""

@@ -7,8 +7,9 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from llamesh.cli.failure import CommandError, Exit
-from llamesh.cli.local_files import is_path
+from llamesh.cli.local_files import checkpoint_hint, gguf_names, is_path, model_file, shown_path, written_as_path
 from llamesh.cli.output import text
+from llamesh.locations import expanded
 from llamesh.model_addresses import canonical, is_address, names_user
 
 if TYPE_CHECKING:
@@ -17,21 +18,53 @@ if TYPE_CHECKING:
 
 
 def refuse_source(word: str, models: Iterable[Model]) -> None:
-    """Refuse an address or a file where a model of the mesh is needed, with the commands that take it, or the model that came from it."""
-    if not is_address(word) and not is_path(word):
+    """Refuse an address or a path where a model of the mesh is needed, with the commands that take it, or the model that came from it.
+
+    A folder that has the name of a model by chance is no path unless it is written as one (see `refuse_folder`).
+    """
+    if is_address(word):
+        _refuse_address(word, models)
+    if not is_path(word):
         return
-    shown = "the address with a user name" if names_user(word) else text(word)
-    what = "an address" if is_address(word) else "a file"
+    if written_as_path(word):
+        refuse_folder(word)
+        # It refuses what is no model file, with its reason.
+        model_file(word)
+    if expanded(word).is_file():
+        raise _fetchable(text(word), "a file", quote(word))
+
+
+def refuse_folder(word: str) -> None:
+    """Refuse the path of a folder where a model of the mesh is needed, with the command that takes a file of it."""
+    try:
+        folder = expanded(word)
+        if not word or not folder.is_dir():
+            return
+    except (OSError, ValueError):
+        return
+    hint = checkpoint_hint(word, folder) or "`llamesh models` lists the models"
+    if inside := gguf_names(folder):
+        hint = f"`llamesh run {shown_path(word, inside[0])}` fetches a file of it, serves it and talks to it"
+    raise CommandError(f"{text(word)} is a directory, not a model of the mesh", hint=text(hint), code=Exit.USAGE)
+
+
+def _refuse_address(word: str, models: Iterable[Model]) -> None:
     try:
         source = canonical(word)
     except ValueError:
         source = word
-    if fetched := next((model for model in models if model.source == source), None):
+    fetched = next((model for model in models if model.source == source), None)
+    shown = "the address with a user name" if names_user(word) else text(word)
+    if fetched:
         hint = f"did you mean {text(fetched.model_uuid)}? It was fetched from there"
-    else:
-        given = "SOURCE" if names_user(word) else quote(word)
-        hint = f"`llamesh run {given}` fetches it, serves it and talks to it; `llamesh pull {given}` only fetches it"
-    raise CommandError(f"{shown} is {what}, not a model of the mesh", hint=hint, code=Exit.USAGE)
+        raise CommandError(f"{shown} is an address, not a model of the mesh", hint=hint, code=Exit.USAGE)
+    raise _fetchable(shown, "an address", "SOURCE" if names_user(word) else quote(word))
+
+
+def _fetchable(shown: str, what: str, given: str) -> CommandError:
+    """Return the refusal of a source with the commands that take it."""
+    hint = f"`llamesh run {given}` fetches it, serves it and talks to it; `llamesh pull {given}` only fetches it"
+    return CommandError(f"{shown} is {what}, not a model of the mesh", hint=hint, code=Exit.USAGE)
 
 
 def refuse_coming(mesh: Client, word: str) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -37,6 +36,8 @@ def alias(
     """
     if "" in names:
         raise CommandError("llamesh alias: a name in NAMES is empty", hint="llamesh alias MODEL NAME", code=Exit.USAGE)
+    from llamesh.cli.refusals import refused_in_words
+
     with connected() as mesh:
         uuid = find_model(mesh, model)
         add, gone = ((), names) if remove else (names, ())
@@ -46,25 +47,11 @@ def alias(
                 hint=text(f"llamesh alias {model}"),
                 code=Exit.NOT_FOUND,
             )
-        with _in_words(names):
+        with refused_in_words(lambda words: _with_names(words, names), hint="`llamesh alias --help`"):
             changed = mesh.models.change_aliases(uuid, add=add, remove=gone) if names else mesh.models.get(uuid)
         show_one(changed, output, NAMES)
 
 
-@contextmanager
-def _in_words(names: Sequence[str]) -> Iterator[None]:
-    """Say a refusal of the block with the names that were given in place of fields of the request."""
-    from llamesh.cli.refusals import translate
-    from llamesh.client.errors import MeshError
-
-    try:
-        yield
-    except MeshError as error:
-        failure = translate(error) if error.reason == "INVALID_FIELD" else None
-        if failure is None:
-            raise
-        cause, *parts = (
-            re.sub(r"\b(?:add|remove)\[(\d+)\](?=:)", lambda found: repr(names[int(found[1])]), words)
-            for words in (failure.cause, *failure.parts)
-        )
-        raise CommandError(cause, parts=parts, hint="`llamesh alias --help`", code=failure.code) from error
+def _with_names(words: str, names: Sequence[str]) -> str:
+    """Return a message with the names that were given in place of fields of the request."""
+    return re.sub(r"\b(?:add|remove)\[(\d+)\](?=:)", lambda found: repr(names[int(found[1])]), words)

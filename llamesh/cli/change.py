@@ -129,7 +129,7 @@ def _bare(word: str) -> str:
 def _set_defaults(mesh: Client, changes: ServerChanges, present: Server, unset: Sequence[str]) -> None:
     """Put the defaults of the server's own options into the changes. A duration of zero means the default."""
     if "name" in unset:
-        changes.model_name = mesh.models.get(present.model_uuid).name
+        changes.model_name = mesh.models.get(present.model_uuid, by_name=False).name
     if "replicas" in unset:
         changes.replicas = 1
     if "metered" in unset:

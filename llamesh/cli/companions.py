@@ -10,6 +10,7 @@ from typing import TypedDict
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.local_files import HandedOver
 from llamesh.cli.sources import fetchable
+from llamesh.client.own_files import companion_purpose
 from llamesh.client.profile import Profile, load_profile
 
 NO_FILE = "none"
@@ -65,13 +66,13 @@ class Companions:
         return cls(projector, found)
 
     @contextmanager
-    def handed(self, purpose: str, profile: Profile | None = None) -> Iterator[HandedCompanions]:
-        """Put the files of this machine where the mesh of a profile may read them, for as long as the block lasts."""
+    def handed(self, model_uuid: str, profile: Profile | None = None) -> Iterator[HandedCompanions]:
+        """Put the files of this machine where the mesh of a profile may read them for a model, for as long as the block lasts."""
         profile = profile or load_profile()
         with ExitStack() as stack:
 
             def hand(source: str, what: str) -> HandedOver:
-                return stack.enter_context(fetchable(source, profile, purpose=f"{what} of {purpose}"))
+                return stack.enter_context(fetchable(source, profile, purpose=companion_purpose(what, model_uuid)))
 
             projector = HandedOver(self.projector) if self.projector == NO_FILE else hand(self.projector, "projector")
             adapters = self.adapters

@@ -70,6 +70,21 @@ def connected(url: str = "") -> Iterator[Client]:
         yield mesh
 
 
+def check_gateway(mesh: Client, timeout: float) -> None:
+    """Raise the MeshError by which a port of another service says that it is not the gateway. Other errors are ignored.
+
+    `timeout`: deadline of the call in seconds.
+    """
+    from llamesh.client.errors import MeshError
+
+    try:
+        # Any call that the gateway alone answers; there need not be such a model.
+        mesh.models.get("none", by_name=False, timeout=timeout)
+    except MeshError as error:
+        if error.reason == "NOT_IMPLEMENTED":
+            raise
+
+
 def log_in(mesh: Client, username: str, password: str) -> str:
     """Get a token and store it in the profile. Return a description for people."""
     from llamesh.client.profile import Profile, context_of, home_of, save_profile

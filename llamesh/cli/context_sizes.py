@@ -22,7 +22,8 @@ def model_of(mesh: Client, server: Server) -> Model | None:
     from llamesh.client.errors import MeshError
 
     try:
-        return mesh.models.get(server.model_uuid)
+        # By the id only: another model may have the id of one that was removed as its name.
+        return mesh.models.get(server.model_uuid, by_name=False)
     except MeshError:
         return None
 

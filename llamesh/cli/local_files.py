@@ -3,7 +3,8 @@
 A mesh on this machine reads files below LLAMESH_HOME/import only. `handed_over` links the file, or all parts of a model, into
 `import/handed-over` (copies if the file is on another file system) and removes the links when the fetch has ended, unless another command
 has used them too (`handed_folder`); if the command ends earlier, the download service removes them. Invariant: a link's path depends on the
-names, the identity and the time of change of the files, so that the same files are the same source, and changed files are another one.
+names, the identity and the time of change of the files, and on what they are for, so that the same files for the same model are the same
+source, and changed files are another one.
 """
 
 from __future__ import annotations
@@ -68,13 +69,12 @@ def model_file(word: str) -> Path:
         words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CommandError(f"{word}: {words}", code=Exit.USAGE) from None
     if found.is_dir():
-        inside = sorted(item.name for item in _listing(found) if item.name.endswith(".gguf"))
-        hint = f"name a file of it: {_shown(word, inside[0])}" if inside else "name a GGUF file"
-        if not inside and (found / "config.json").is_file():
-            hint = f"`llamesh quantize {as_path(word)} --types Q4_K_M` converts a checkpoint"
-        raise CommandError(
-            f"{word} is a directory", parts=[", ".join(inside[:5])] * bool(inside), hint=hint, code=Exit.USAGE
-        )
+        inside = gguf_names(found)
+        hint = checkpoint_hint(word, found) or "name a GGUF file"
+        if inside:
+            hint = f"name a file of it: {shown_path(word, inside[0])}"
+        names = [", ".join(inside[:_MAX_LISTED])] * bool(inside)
+        raise CommandError(f"{word} is a directory", parts=names, hint=hint, code=Exit.USAGE)
     if not found.is_file():
         words = str(NotRegularError(Path(word), found.stat().st_mode))
         raise CommandError(words, hint="name a GGUF file", code=Exit.USAGE)
@@ -111,11 +111,22 @@ def _nearest(word: str) -> str:
     directory, name = os.path.split(word)
     names = [item.name for item in _listing(expanded(directory or "."))]
     meant = nearest(name, names)
-    return f"did you mean {_shown(directory or '.', meant)}?" if meant else ""
+    return f"did you mean {shown_path(directory or '.', meant)}?" if meant else ""
 
 
-def _shown(directory: str, name: str) -> str:
-    """Quote a path for a shell."""
+def gguf_names(folder: Path) -> list[str]:
+    """The names of the GGUF files of a folder, sorted; empty if it cannot be read."""
+    return sorted(item.name for item in _listing(folder) if item.name.endswith(".gguf"))
+
+
+def checkpoint_hint(word: str, folder: Path) -> str:
+    """The command that converts a checkpoint, as a hint for its folder as it was written; empty for another folder."""
+    is_checkpoint = (folder / "config.json").is_file()
+    return f"`llamesh quantize {as_path(word)} --types Q4_K_M` converts a checkpoint" if is_checkpoint else ""
+
+
+def shown_path(directory: str, name: str) -> str:
+    """The path of a file of a directory as it was written, quoted for a shell."""
     return shlex.quote(os.path.join(directory, name))  # noqa: PTH118 - a Path would drop the leading ./
 
 
@@ -252,7 +263,11 @@ def home_for(profile: Profile, path: Path) -> Path:
     if home := home_here(profile.url):
         return home
     if on_this_machine(profile.url):
-        _refuse_other_service(profile)
+        from llamesh.cli.connection import check_gateway, connected
+
+        # No file can be handed over at the port of another service, which says so itself.
+        with connected(profile.url) as mesh:
+            check_gateway(mesh, _LOOK_SECONDS)
         raise CommandError(
             f"the home of the mesh at {profile.url} is not known, so {path.name} cannot be handed over",
             hint="LLAMESH_HOME names its home, if this machine has it; else name a file that it can read: file:///folder/model.gguf",
@@ -263,20 +278,6 @@ def home_for(profile: Profile, path: Path) -> Path:
         hint="give an https address, or copy the file there and name it as that machine does: file:///folder/model.gguf",
         code=Exit.USAGE,
     )
-
-
-def _refuse_other_service(profile: Profile) -> None:
-    """Refuse the address of a port of another service, where no file can be handed over either."""
-    from llamesh.cli.connection import connected
-    from llamesh.client.errors import MeshError
-
-    with connected(profile.url) as mesh:
-        try:
-            # Any call that the gateway alone answers; there need not be such a model.
-            mesh.models.get("none", timeout=_LOOK_SECONDS)
-        except MeshError as error:
-            if error.reason == "NOT_IMPLEMENTED":
-                raise
 
 
 def _not_placed(path: Path, home: Path, error: OSError) -> CommandError:

@@ -37,13 +37,15 @@ def find_id(word: str, known: Sequence[tuple[str, str]], kind: str) -> str:
 
 def find_model(mesh: Client, word: str) -> str:
     """The id of the model that a word names by its id, its name or an alias."""
-    from llamesh.cli.absent_models import refuse_coming, refuse_source
+    from llamesh.cli.absent_models import refuse_coming, refuse_folder, refuse_source
 
     models = list(mesh.models.list())
     known = [pair for model in models for pair in names_of(model)]
     if not any(word in pair for pair in known):
         refuse_source(word, models)
         refuse_coming(mesh, word)
+        refuse_near(word, known, "model")
+        refuse_folder(word)
     return find_id(word, known, "model")
 
 

@@ -170,9 +170,10 @@ def pull(
             )
             show_one(model, output, MODEL)
             return
+        purpose = _purpose(source, uuid, name)
         with (
-            fetchable(source, load_profile(), purpose=f"{name}/{uuid}") as file,
-            others.handed(f"{name}/{uuid}") as handed,
+            fetchable(source, load_profile(), purpose=purpose) as file,
+            others.handed(purpose) as handed,
         ):
             asked = mesh.models.pull(
                 file.url, uuid=uuid, name=name, sha256=sha256, update=update, compare=compare, **handed.arguments
@@ -196,7 +197,7 @@ def pulled(
     compare: bool = False,
 ) -> Model:
     """Fetch a model and wait for it. Ctrl-C or a failure of the connection ends the waiting only; `again` is the command to go on with."""
-    purpose = f"{name}/{uuid}"
+    purpose = _purpose(source, uuid, name)
     with (
         fetchable(source, load_profile(), purpose=purpose) as file,
         (others or Companions()).handed(purpose) as handed,
@@ -211,6 +212,17 @@ def pulled(
                 return followed(pull)
         finally:
             handed.kept = file.kept
+
+
+def _purpose(source: str, uuid: str, name: str) -> str:
+    """Return the purpose for which files are handed over: the id of the model. The files of an SDK have the same."""
+    from llamesh.client.references import uuid_of_pull
+
+    try:
+        return uuid_of_pull(source, uuid=uuid, name=name)
+    except ValueError:
+        # A path that cannot be, which is refused as soon as it is looked at.
+        return uuid
 
 
 def _tell_change(pull: Pull, source: str) -> None:

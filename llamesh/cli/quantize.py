@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,9 +87,11 @@ def quantize(
             hint=f"llamesh quantize {model} --types Q4_K_M,Q8_0; --dry-run shows all",
             code=Exit.USAGE,
         )
+    from llamesh.cli.refusals import refused_in_words
+
     words = calibration_text(calibration) if calibration else ""
     measured = importance_matrix or calibration is not None
-    with quant_connected() as mesh, _in_options():
+    with quant_connected() as mesh, refused_in_words(_with_options, {"INVALID_FIELD", "QUANT_REFUSED"}):
         with (
             quantisable(model, mesh, kept=not dry_run) as source,
             matrix_source(imatrix, mesh.profile, kept=not dry_run) as matrix,
@@ -121,22 +121,6 @@ def quantize(
             note(f"`llamesh jobs watch {job.job_id}` follows it")
             return Exit.OK
         return waited(mesh, job.job_id, output)
-
-
-@contextmanager
-def _in_options() -> Iterator[None]:
-    """Say a refusal of the block with options of the command in place of fields of the request."""
-    from llamesh.cli.refusals import translate
-    from llamesh.client.errors import MeshError
-
-    try:
-        yield
-    except MeshError as error:
-        failure = translate(error) if error.reason in {"INVALID_FIELD", "QUANT_REFUSED"} else None
-        if failure is None:
-            raise
-        parts = [_with_options(part) for part in failure.parts]
-        raise CommandError(_with_options(failure.cause), parts=parts, hint=failure.hint, code=failure.code) from error
 
 
 def _with_options(words: str) -> str:

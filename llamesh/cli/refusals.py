@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from llamesh.cli.connection import (
@@ -84,6 +86,24 @@ def translate(error: Exception, url: str = "") -> CommandError | None:
     if error.retry_after:
         parts.append(f"try again after {error.retry_after:g} s")
     return failure(cause, parts=parts, hint=hint, code=code)
+
+
+@contextmanager
+def refused_in_words(
+    replace: Callable[[str], str], reasons: Collection[str] = ("INVALID_FIELD",), hint: str = ""
+) -> Iterator[None]:
+    """Say a refusal of the block in the words of a command. `replace` puts them into a message in place of fields of the request.
+
+    `reasons`: those of the refusals that name fields. `hint`: what to do, if not what the refusal says.
+    """
+    try:
+        yield
+    except MeshError as error:
+        failure = translate(error) if error.reason in reasons else None
+        if failure is None:
+            raise
+        cause, *parts = map(replace, (failure.cause, *failure.parts))
+        raise CommandError(cause, parts=parts, hint=hint or failure.hint, code=failure.code) from error
 
 
 def command_error(error: Exception) -> CommandError:

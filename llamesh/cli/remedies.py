@@ -15,6 +15,11 @@ from llamesh.model_addresses import is_address
 if TYPE_CHECKING:
     from llamesh.v1.download_pb2 import Download
 
+_CORRECTED = "correct what the message names"
+_ALLOWED = (
+    "`llamesh pull --help` names the forms of a source; an administrator allows folders and hosts in the settings"
+)
+"""The remedy for sources that the settings of the mesh may allow."""
 REMEDIES = {
     "COMPONENT_UNAVAILABLE": "try again in a moment; `llamesh doctor` names the component and its cause",
     "UNAUTHENTICATED": "`llamesh login` gets a token",
@@ -50,7 +55,7 @@ REMEDIES = {
     " `llamesh downloads cancel MODEL` ends one",
     "QUANT_REFUSED": "",
     "QUANTISATION_FAILED": "`llamesh jobs show {jobId}` shows the log of the step; `llamesh jobs retry {jobId}` tries again",
-    "SOURCE_REFUSED": "`llamesh pull --help` names the forms of a source; an administrator allows folders and hosts in the settings",
+    "SOURCE_REFUSED": _CORRECTED,
     "SOURCE_UNAVAILABLE": "check the address, and the network of the mesh's machine",
     "KEY_NOT_FOUND": "`llamesh keys list` lists the keys",
 }
@@ -63,7 +68,7 @@ BY_RULE: Mapping[tuple[str, str], str] = {
     (
         "DOWNLOAD_CONFLICT",
         "changed",
-    ): "`llamesh pull PATH --uuid {modelUuid} --update` replaces the model with the file, "
+    ): "`llamesh pull PATH --uuid {modelUuid} --update` replaces the model with the file (give files of --mmproj and --lora again), "
     "`llamesh pull PATH --name NAME` makes it another model",
     ("DOWNLOAD_CONFLICT", "SUCCEEDED"): "`llamesh pull SOURCE --name NAME` makes it another model, "
     "`llamesh pull SOURCE --uuid {modelUuid} --update` replaces the first one",
@@ -84,6 +89,7 @@ BY_RULE: Mapping[tuple[str, str], str] = {
         "QUANT_MODEL_EXISTS",
         "making",
     ): "`llamesh jobs watch {jobId}` follows the job that makes it; give another --name, or end the job: `llamesh jobs cancel {jobId}`",
+    **dict.fromkeys((("SOURCE_REFUSED", rule) for rule in ("folder", "host", "address", "scheme")), _ALLOWED),
     ("SOURCE_REFUSED", "form"): "`llamesh pull --help` names the forms of a source",
     ("SOURCE_REFUSED", "missing"): "check the name, and that the mesh may read it",
     ("SOURCE_REFUSED", "ambiguous"): "",
@@ -147,7 +153,7 @@ def _remedy(reason: str, metadata: Mapping[str, str], contracts: str) -> str:
     detail = metadata.get("rule") or metadata.get("state", "")
     remedy = BY_RULE.get((reason, detail), REMEDIES.get(reason))
     if reason == "SOURCE_REFUSED" and _FAILED_DOWNLOAD in metadata:
-        remedy = "correct what the message names"
+        remedy = _CORRECTED
     if reason == "SOURCE_UNAVAILABLE" and metadata.get("source", "").startswith("hf:"):
         remedy = f"{remedy}{_MIRROR}"
     if reason in OF_A_USER_OF_JOBS and metadata.get("jobId"):

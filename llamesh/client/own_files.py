@@ -1,6 +1,7 @@
 """Files of this machine that a mesh on this machine may not read: linked into LLAMESH_HOME/import/handed-over, as the command does.
 
-The download service removes the links when the fetch has ended. Invariant: the same files are the same source, so a pull can be repeated.
+The download service removes the links when the fetch has ended. Invariant: the same files for the same model are the same
+source, whether the SDK or the command hands them over, so a pull can be repeated.
 """
 
 from __future__ import annotations
@@ -31,12 +32,11 @@ def hand_over(request: download_pb2.StartDownloadRequest, url: str) -> bool:
         return False
     given = type(request)()
     given.CopyFrom(request)
-    purpose = f"{request.name}/{request.model_uuid}"
     try:
-        given.source = _linked(request.source, home, purpose)
-        given.projector = _linked(request.projector, home, f"projector of {purpose}")
+        given.source = _linked(request.source, home, request.model_uuid)
+        given.projector = _linked(request.projector, home, companion_purpose("projector", request.model_uuid))
         for adapter in given.adapters:
-            adapter.source = _linked(adapter.source, home, f"{adapter.name} of {purpose}")
+            adapter.source = _linked(adapter.source, home, companion_purpose(adapter.name, request.model_uuid))
     except (OSError, ValueError):
         return False
     request.CopyFrom(given)
@@ -50,8 +50,16 @@ def home_here(url: str) -> Path | None:
     return home_directory(os.environ) if same else None
 
 
+def companion_purpose(companion: str, model_uuid: str) -> str:
+    """Return the purpose (see `place_of`) for a companion of a model: `projector`, or the name of an adapter."""
+    return f"{companion} of {model_uuid}"
+
+
 def place_of(home: Path, files: Mapping[str, Path], purpose: str) -> Path:
-    """Return the folder for files by their names in it. `purpose` tells apart several fetches of one file. Raises OSError."""
+    """Return the folder for files by their names in it. Raises OSError.
+
+    `purpose` tells apart several fetches of one file: the id of the model that it becomes, or `companion_purpose`.
+    """
     stats = ((name, file.stat()) for name, file in files.items())
     words = "-".join(f"{name}-{it.st_dev}-{it.st_ino}-{it.st_size}-{it.st_mtime_ns}" for name, it in stats)
     return handed_over_directory(home) / hashlib.sha256(f"{words}-{purpose}".encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from llamesh.locations import expanded
-from llamesh.model_addresses import ADDRESSES, canonical, is_address, likely, shown_address
+from llamesh.model_addresses import ADDRESSES, canonical, default_name, is_address, likely, shown_address
 from llamesh.v1 import download_pb2, model_pb2, server_pb2
 
 if TYPE_CHECKING:
@@ -36,9 +36,11 @@ def address_of(source: str | Path) -> str:
 def name_way_of_file(refused: errors.MeshError, source: str | Path, address: str) -> None:
     """Put into the refusal of a file outside the import folders how it comes in: the mesh cannot know that the file is its caller's.
 
-    If there is no such file here either, the refusal says so; a word that is no path gets the nearest address.
+    If there is no such file here either, the refusal says so; a word that is no path gets the nearest address. A refusal of another kind,
+    or of a companion of the model, stays as it is.
     """
-    if not address.startswith("file:"):
+    other = any(item.field != "source" for item in refused.fields)
+    if not address.startswith("file:") or refused.metadata.get("rule") != "folder" or other:
         return
     word, path = str(source), Path(unquote(urlsplit(address).path))
     if isinstance(source, str) and not path.exists() and "/" not in word and not word.lower().endswith(".gguf"):
@@ -66,6 +68,12 @@ def uuid_for(address: str, name: str) -> str:
     Then the address makes it, so that the mesh judges the address and says what is wrong with it.
     """
     return default_uuid(name) or (default_uuid(shown_address(address)) or "model" if address else "")
+
+
+def uuid_of_pull(source: str | Path, *, uuid: str, name: str) -> str:
+    """Return the id of the model that a pull brings: the given one, else made from the name, else from the source."""
+    address = address_of(source)
+    return uuid or uuid_for(address, name or default_name(address))
 
 
 def model_uuid_of(model: Model) -> str:

@@ -72,11 +72,12 @@ def is_complete(row: TransferRow, has_model: bool, request: TransferRequest) -> 
     """Return whether a request that starts a transfer takes nothing from the previous request except the name.
 
     A request with a source is complete, because the previous one may have failed for exactly the value that this one leaves out, and a file
-    that a command handed over for it is gone. If the source has brought a model, the request leaves out what the model keeps.
+    that a command handed over for it is gone. If the source has brought a model, the request leaves out what the model keeps; so does an
+    update of a model that is there, whose source may be another one.
     """
     repaired = row.state == TransferState.FAILED and row.error_reason == CORRUPT
     brought = has_model and (row.state == TransferState.SUCCEEDED or repaired)
-    return bool(request.source) and not (brought and same_source(request.source, row.source))
+    return bool(request.source) and not (brought and (request.update or same_source(request.source, row.source)))
 
 
 def required_sha256(row: TransferRow, has_model: bool, request: TransferRequest) -> str:

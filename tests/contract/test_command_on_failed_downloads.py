@@ -9,11 +9,12 @@ import pytest
 
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
-from llamesh.cli.remedies import REMEDIES
+from llamesh.cli.remedies import REMEDIES, remedy_for
 from llamesh.v1 import download_pb2
 from tests.contract.fakes import FakeDownloads, refuse
 
 Capture = pytest.CaptureFixture[str]
+FORMS = "`llamesh pull --help` names the forms of a source"
 MESSAGE = "the server answered 404"
 CONTRACTS = "Start the download again."
 
@@ -127,3 +128,14 @@ def test_a_download_that_waits_shows_the_reason_and_no_remedy(downloads: Downloa
     shown = capsys.readouterr().err
     assert "its download is QUEUED" in shown
     assert "`llamesh pull --uuid none` waits for it" in shown
+
+
+@pytest.mark.parametrize("rule", ["folder", "host", "address", "scheme"])
+def test_a_source_that_the_settings_may_allow_names_the_settings(rule: str) -> None:
+    remedy = remedy_for("SOURCE_REFUSED", {"rule": rule}, CONTRACTS)
+    assert remedy == f"{FORMS}; an administrator allows folders and hosts in the settings"
+
+
+@pytest.mark.parametrize("rule", ["regular file", "size", "format", "files", "variant", "key", ""])
+def test_another_source_that_is_refused_is_to_be_corrected(rule: str) -> None:
+    assert remedy_for("SOURCE_REFUSED", {"rule": rule}, CONTRACTS) == "correct what the message names"

@@ -8,11 +8,13 @@ from typing import Any
 import grpc
 import pytest
 
+from llamesh.cli.connection import check_gateway
+from llamesh.cli.context import model_of
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client import errors
 from llamesh.client.sync import Client
-from llamesh.v1 import download_pb2, model_pb2
+from llamesh.v1 import download_pb2, gateway_pb2, model_pb2, server_pb2
 from tests.contract.fakes import FakeDownloads, FakeGateway, refuse
 
 Capture = pytest.CaptureFixture[str]
@@ -42,7 +44,18 @@ class Downloads(FakeDownloads):
 class Gateway(FakeGateway):
     """Knows models by their ids only."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds_left: list[float] = []
+        """How long the callers wait for the pages of the list."""
+
+    def ListModels(self, request: Any, context: Any) -> gateway_pb2.ListModelsResponse:
+        self.seconds_left.append(context.time_remaining())
+        return super().ListModels(request, context)
+
     def GetModel(self, request: Any, context: Any) -> model_pb2.Model:
+        if " " in request.model_uuid:
+            refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "model_uuid: does not match")
         if request.model_uuid != "m3":
             refuse(context, grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", f"no model {request.model_uuid}")
         return super().GetModel(request, context)
@@ -113,6 +126,27 @@ def test_a_download_that_has_ended_names_what_is_left_to_do(
 
 def test_a_model_is_found_by_its_name(mesh: Client) -> None:
     assert mesh.models.get("name3").model_uuid == "m3"
+
+
+@pytest.mark.parametrize("word", ["nobody", "no id has blanks"])
+def test_a_word_that_names_nothing_is_not_found_within_the_deadline(mesh: Client, gateway: Gateway, word: str) -> None:
+    with pytest.raises(errors.ModelNotFound):
+        mesh.models.get(word, timeout=9)
+    assert len(gateway.seconds_left) == 3
+    assert max(gateway.seconds_left) <= 9
+
+
+@pytest.mark.parametrize("model", ["name3", "a name", model_pb2.Model(model_uuid="name3")])
+def test_an_id_is_not_looked_up_as_a_name(mesh: Client, gateway: Gateway, model: str | model_pb2.Model) -> None:
+    with pytest.raises(errors.ModelNotFound):
+        mesh.models.get(model, by_name=not isinstance(model, str))
+    assert gateway.listed == []
+
+
+def test_the_model_of_a_server_and_the_port_of_a_mesh_take_one_call(mesh: Client, gateway: Gateway) -> None:
+    assert model_of(mesh, server_pb2.Server(model_uuid="name3")) is None
+    check_gateway(mesh, 5)
+    assert gateway.listed == []
 
 
 def test_a_mesh_without_a_quant_service_says_what_starts_it(mesh: Client) -> None:

@@ -22,8 +22,10 @@ pytestmark = pytest.mark.usefixtures("url")
 class Gateway(FakeGateway):
     """Has one model, and refuses each alias."""
 
+    source = "hf:o/m:Q8_0"
+
     def ListModels(self, request: Any, context: Any) -> gateway_pb2.ListModelsResponse:
-        model = model_pb2.Model(model_uuid="words", name="words.gguf", source="hf:o/m:Q8_0")
+        model = model_pb2.Model(model_uuid="words", name="words.gguf", source=self.source)
         return gateway_pb2.ListModelsResponse(models=[model])
 
     def ChangeModelAliases(self, request: Any, context: Any) -> None:
@@ -70,6 +72,39 @@ def test_a_source_is_refused_with_the_commands_that_take_it(
     assert f"{word} is {what}, not a model of the mesh" in said
     assert f"`llamesh run {word}`" in said
     assert f"`llamesh pull {word}`" in said
+
+
+@pytest.mark.parametrize("command", ["serve", "fit", "rm"])
+def test_a_path_without_a_file_is_said_to_have_none(capsys: Capture, command: str) -> None:
+    assert run([command, "./nothere.gguf"]) == Exit.NOT_FOUND
+    said = capsys.readouterr().err
+    assert "there is no file ./nothere.gguf" in said
+    assert "llamesh run" not in said
+
+
+@pytest.mark.parametrize("command", ["serve", "fit", "rm"])
+@pytest.mark.parametrize("word", ["./folder", "folder/", "folder"])
+def test_a_folder_is_no_file(here: Path, capsys: Capture, command: str, word: str) -> None:
+    (here / "folder").mkdir()
+    assert run([command, word]) == Exit.USAGE
+    said = capsys.readouterr().err
+    assert f"{word} is a directory, not a model of the mesh\nhint: `llamesh models`" in said
+    (here / "folder" / "in.gguf").write_bytes(b"GGUF")
+    assert run([command, word]) == Exit.USAGE
+    assert f"hint: `llamesh run {word.rstrip('/')}/in.gguf`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "fit", "rm"])
+def test_a_folder_does_not_hide_the_model_that_was_meant(here: Path, capsys: Capture, command: str) -> None:
+    (here / "wordz").mkdir()
+    assert run([command, "wordz"]) == Exit.NOT_FOUND
+    assert "did you mean words?" in capsys.readouterr().err
+
+
+def test_a_file_is_not_taken_for_that_of_a_model_because_of_its_name(gateway: Gateway, capsys: Capture) -> None:
+    gateway.source = "good.gguf"
+    assert run(["serve", "good.gguf"]) == Exit.USAGE
+    assert "It was fetched from there" not in capsys.readouterr().err
 
 
 def test_the_address_of_a_model_that_the_mesh_has_names_the_model(capsys: Capture) -> None:

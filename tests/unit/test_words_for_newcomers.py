@@ -13,7 +13,7 @@ from llamesh.cli import apply, chat, describe, models, sources, tls
 from llamesh.cli.conversation import Conversation, images_of, missing_images, path_alone
 from llamesh.cli.failure import CommandError, Exit
 from llamesh.cli.talk import Talk
-from llamesh.client.errors import of_reason
+from llamesh.client.errors import FieldViolation, of_reason
 from llamesh.client.profile import Profile
 from llamesh.client.references import address_of, name_way_of_file
 from llamesh.client.silence import Silence
@@ -145,7 +145,7 @@ def test_describe_breaks_lines_between_words(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_sdk_says_how_a_file_comes_in(tmp_path: Path) -> None:
     def refused(source: str | Path) -> tuple[str, str]:
-        error = of_reason("SOURCE_REFUSED", "it lies in no folder")
+        error = of_reason("SOURCE_REFUSED", "it lies in no folder", metadata={"rule": "folder"})
         name_way_of_file(error, source, address_of(source))
         return error.message, error.remedy
 
@@ -162,3 +162,16 @@ def test_the_sdk_says_how_a_file_comes_in(tmp_path: Path) -> None:
     assert refused(str(tmp_path / "none.gguf"))[0].startswith(
         f"there is no file {tmp_path / 'none.gguf'} on this machine"
     )
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"), [("regular file", "source"), ("folder", "projector"), ("folder", "adapters")]
+)
+def test_the_sdk_leaves_a_refusal_of_another_kind_or_of_a_companion_as_it_is(
+    tmp_path: Path, rule: str, field: str
+) -> None:
+    violation = FieldViolation(field, "it lies in no folder")
+    error = of_reason("SOURCE_REFUSED", "it lies in no folder", metadata={"rule": rule}, fields=(violation,))
+    before = (error.message, error.remedy)
+    name_way_of_file(error, str(tmp_path / "none.gguf"), address_of(tmp_path / "none.gguf"))
+    assert (error.message, error.remedy) == before

@@ -41,10 +41,9 @@ def _model(mesh: Client, action: Action) -> object:
     name = spec.name or (action.present.name if action.present else "")
     sha256 = spec.sha256 or (action.present.sha256 if action.present else "")
     uuid = action.document.name
-    purpose = f"{name}/{uuid}"
     with (
-        fetchable(source, mesh.profile, purpose=purpose) as file,
-        companions_of(action.document).handed(purpose, mesh.profile) as others,
+        fetchable(source, mesh.profile, purpose=uuid) as file,
+        companions_of(action.document).handed(uuid, mesh.profile) as others,
     ):
         pull = mesh.models.pull(file.url, uuid=uuid, name=name, sha256=sha256, **others.arguments)
         # The files stay for the mesh if this command ends before the fetch.

@@ -30,7 +30,7 @@ NOT_CHECKED = (
 
 def examine(url: str) -> Iterator[Finding]:
     """Run the checks of the mesh at an address. A failure is a finding."""
-    from llamesh.cli.connection import connected
+    from llamesh.cli.connection import check_gateway, connected
     from llamesh.cli.refusals import command_error
 
     yield Finding("mesh", "ok", f"{url}, which is not the mesh of this machine's home: {NOT_CHECKED}")
@@ -40,22 +40,12 @@ def examine(url: str) -> Iterator[Finding]:
             # Health needs none, and at an address of a mesh that has ended a stranger may listen.
             mesh.transport.token = ""
             found = mesh.health(timeout=SECONDS)
-            _check_port(mesh)
+            # Each port of the mesh answers for its health.
+            check_gateway(mesh, SECONDS)
     except Exception as error:
         yield _not_answering(command_error(error))
         return
     yield from components(found)
-
-
-def _check_port(mesh: Client) -> None:
-    """Call the gateway, because each port of the mesh answers for its health. Raises MeshError at the port of another service."""
-    from llamesh.client.errors import MeshError
-
-    try:
-        mesh.models.get("none", timeout=SECONDS)
-    except MeshError as error:
-        if error.reason == "NOT_IMPLEMENTED":
-            raise
 
 
 def not_checked_here(environment: Mapping[str, str]) -> str:

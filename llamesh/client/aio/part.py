@@ -1,7 +1,9 @@
+# ruff: noqa: ASYNC109 a timeout here is the deadline of a gRPC call, which the server learns of
 """The base class of the client's parts: it holds the transport and reads paged lists."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,10 +19,14 @@ class AsyncPart:
         self._transport = transport
         self._call = transport.call
 
-    async def pages(self, method: str, request: Any, answer: type[Message], field: str) -> AsyncIterator[Any]:
-        """Yield the items of a list; each page is fetched when it is needed."""
+    async def pages(
+        self, method: str, request: Any, answer: type[Message], field: str, timeout: float | None = None
+    ) -> AsyncIterator[Any]:
+        """Yield the items of a list; each page is fetched when it is needed. `timeout`: seconds for all pages; None: 30 for each."""
+        ends = None if timeout is None else time.monotonic() + timeout
         while True:
-            page: Any = await self._call(method, request, answer)
+            left = None if ends is None else ends - time.monotonic()
+            page: Any = await self._call(method, request, answer, left)
             for item in getattr(page, field):
                 yield item
             if not page.next_page_token:

@@ -85,4 +85,4 @@ class AsyncPull:
         async for download in self.progress(timeout):
             if on_progress:
                 on_progress(download)
-        return await self._mesh.models.get(self.model_uuid)
+        return await self._mesh.models.get(self.model_uuid, by_name=False)

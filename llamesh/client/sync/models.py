@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 from llamesh.client import errors
 from llamesh.client.names import names_of, resolve
 from llamesh.client.own_files import hand_over
-from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file, uuid_for
+from llamesh.client.references import Model, address_of, default_uuid, model_uuid_of, name_way_of_file, uuid_of_pull
 from llamesh.client.services import DOWNLOAD, GATEWAY
 from llamesh.client.sync.part import Part
 from llamesh.client.sync.pull import Pull
-from llamesh.model_addresses import default_name, name_with_owner
+from llamesh.client.transport import DEADLINE
+from llamesh.model_addresses import name_with_owner
 from llamesh.v1 import download_pb2, gateway_pb2, model_pb2
 
 if TYPE_CHECKING:
@@ -55,21 +57,34 @@ class Models(Part):
         )
         return self.pages(f"{GATEWAY}/ListModels", request, gateway_pb2.ListModelsResponse, "models")
 
-    def get(self, model: Model, *, timeout: float | None = None) -> model_pb2.Model:
-        """Return one model by its id, its name or an alias; an id goes before a name. Raises ModelNotFound and AmbiguousNameError."""
-        request = gateway_pb2.GetModelRequest(model_uuid=model_uuid_of(model))
+    def get(self, model: Model, *, by_name: bool = True, timeout: float | None = None) -> model_pb2.Model:
+        """Return one model by its id, its name or an alias; an id goes before a name. Raises ModelNotFound and AmbiguousNameError.
+
+        Without `by_name`, or if `model` is an earlier answer, by its id only, in one call. `timeout`: seconds for all calls; None: 30.
+        """
+        word = model_uuid_of(model)
+        ends = time.monotonic() + (DEADLINE if timeout is None else timeout)
+        request = gateway_pb2.GetModelRequest(model_uuid=word)
         try:
             return self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, timeout)
-        except (errors.ModelNotFound, errors.InvalidField):
+        except (errors.ModelNotFound, errors.InvalidField) as error:
             # The id may be a name, which may have letters that no id has.
-            request.model_uuid = self.find(request.model_uuid)
-            if request.model_uuid == model_uuid_of(model):
-                raise
-        return self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, timeout)
+            named = by_name and isinstance(model, str)
+            request.model_uuid = self.find(word, timeout=ends - time.monotonic()) if named else word
+            if request.model_uuid == word:
+                if isinstance(error, errors.ModelNotFound):
+                    raise
+                raise errors.ModelNotFound(f"there is no model {word}", metadata={"modelUuid": word}) from error
+        return self._call(f"{GATEWAY}/GetModel", request, model_pb2.Model, ends - time.monotonic())
 
-    def find(self, name: str) -> str:
-        """Resolve an id, a name or an alias to the id of a model."""
-        return resolve(name, [pair for item in self.list() for pair in names_of(item)])
+    def find(self, name: str, *, timeout: float | None = None) -> str:
+        """Resolve an id, a name or an alias to the id of a model. Other words are returned as they are. Raises AmbiguousNameError.
+
+        `timeout`: seconds for all pages of the list; None: 30 for each.
+        """
+        request = gateway_pb2.ListModelsRequest()
+        models = self.pages(f"{GATEWAY}/ListModels", request, gateway_pb2.ListModelsResponse, "models", timeout)
+        return resolve(name, [pair for item in models for pair in names_of(item)])
 
     def change_aliases(
         self, model: Model, *, add: Iterable[str] = (), remove: Iterable[str] = (), timeout: float | None = None
@@ -110,9 +125,8 @@ class Models(Part):
         SourceRefused, whose remedy says how to bring it in, for any other file outside those folders.
         """
         address = address_of(source)
-        file = name or default_name(address)
         request = download_pb2.StartDownloadRequest(
-            model_uuid=uuid or uuid_for(address, file),
+            model_uuid=uuid_of_pull(source, uuid=uuid, name=name),
             source=address,
             name=name,
             sha256=sha256,
@@ -124,7 +138,9 @@ class Models(Part):
         try:
             return Pull(self._mesh, self._start(request, timeout))
         except errors.SourceRefused as refused:
-            if refused.metadata.get("rule") != "folder" or not hand_over(request, self._mesh.profile.url):
+            outside = refused.metadata.get("rule") == "folder"
+            # It may wait for a command that copies the same files.
+            if not outside or not hand_over(request, self._mesh.profile.url):
                 name_way_of_file(refused, source, address)
                 raise
         except errors.DownloadConflict as taken:

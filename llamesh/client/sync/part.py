@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,10 +20,14 @@ class Part:
         self._transport = transport
         self._call = transport.call
 
-    def pages(self, method: str, request: Any, answer: type[Message], field: str) -> Iterator[Any]:
-        """Yield the items of a list; each page is fetched when it is needed."""
+    def pages(
+        self, method: str, request: Any, answer: type[Message], field: str, timeout: float | None = None
+    ) -> Iterator[Any]:
+        """Yield the items of a list; each page is fetched when it is needed. `timeout`: seconds for all pages; None: 30 for each."""
+        ends = None if timeout is None else time.monotonic() + timeout
         while True:
-            page: Any = self._call(method, request, answer)
+            left = None if ends is None else ends - time.monotonic()
+            page: Any = self._call(method, request, answer, left)
             for item in getattr(page, field):
                 yield item
             if not page.next_page_token:

@@ -86,4 +86,4 @@ class Pull:
         for download in self.progress(timeout):
             if on_progress:
                 on_progress(download)
-        return self._mesh.models.get(self.model_uuid)
+        return self._mesh.models.get(self.model_uuid, by_name=False)

@@ -66,3 +66,15 @@ async def test_another_file_of_the_same_name_is_told_from_another_source(service
     assert refusal.metadata["rule"] == "changed"
     assert "m1 was fetched from another file a.gguf, or from this one before it changed" in refusal.message
     assert (await service.fetched("m1", changed, update=True)).sha256 == sha256(NEW)
+
+
+@pytest.mark.parametrize("given", [{}, {"projector": "none"}])
+async def test_an_update_from_another_file_keeps_the_companions_that_it_leaves_out(
+    service: Service, given: dict[str, str]
+) -> None:
+    source, changed = import_file(service, "a.gguf", OLD), import_file(service, "b.gguf", NEW)
+    projector = import_file(service, "p.gguf", projector_bytes())
+    await service.fetched("m1", source, projector=projector)
+    assert (await service.fetched("m1", changed, update=True, **given)).state == pb.DOWNLOAD_STATE_SUCCEEDED
+    model = await service.model("m1")
+    assert (model.sha256, len(model.files)) == (sha256(NEW), 1 if given else 2)
