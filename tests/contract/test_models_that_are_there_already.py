@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from llamesh.cli.connection import check_gateway
-from llamesh.cli.context import model_of
+from llamesh.cli.context_sizes import model_of
 from llamesh.cli.failure import Exit
 from llamesh.cli.main import run
 from llamesh.client import errors
