@@ -30,6 +30,10 @@ class Claims:
         """Whether other processes may work on the same tables."""
         return bool(self._database.schema)
 
+    def free(self, row: TransferRow) -> bool:
+        """Return whether no other process has the claim, not even one that has expired."""
+        return row.claimed_by in ("", self.owner_id)
+
     def workable(self) -> Sequence[ColumnElement[bool]]:
         """Return the conditions for an active transfer that this process runs or may claim."""
         expired = TransferRow.claim_expires < moment(self._database)

@@ -7,9 +7,10 @@ Servers and models are in different stores, so no transaction spans both. Both s
 - A declaration writes the server, then reads the model (`read`), and withdraws the server if there is none (`services.gateway.servers`;
   on Kubernetes also `controller.kubernetes.acceptance`, which reads the model of each object that it knows).
 
-If the reader finds no mark, the server was written before the mark was, and the deletion sees the server. A reader that finds a mark waits
-for the end of the deletion. The mark of a process that died expires after MARK_SECONDS. A reader takes an expired mark away before it goes
-on, so a deletion that was only slow does not find it again and starts anew: correctness does not depend on clocks.
+If the reader finds no mark, the server was written before the mark was, and the deletion sees the server. A reader or another deletion that
+finds a mark waits for the end of the deletion. The mark of a process that died expires after MARK_SECONDS. A reader takes an expired mark
+away before it goes on, and a deletion replaces it, so a deletion that was only slow does not find it again and starts anew: correctness
+does not depend on clocks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 
 from llamesh.kit.channels import asking, call_options
 from llamesh.kit.database import Database
@@ -35,7 +36,9 @@ from services.download.unowned_objects import UnownedObjects, lock_bytes
 MARK_SECONDS = 30.0
 """Seconds after which the mark of a deletion expires: longer than the controller may take to answer."""
 DECISION_SECONDS = 5.0
-"""Seconds for which a reader waits for the end of a deletion."""
+"""Seconds for which a reader or another deletion waits for the end of a deletion."""
+MAX_ROUNDS = 5
+"""Maximum number of times that a deletion begins anew, because its mark was lost or the model has changed."""
 _POLL_SECONDS = 0.05
 _ASK_SECONDS = 5.0
 """Deadline in seconds of the question for the servers of a model; the caller's deadline is longer."""
@@ -85,20 +88,22 @@ class Deletions:
                 await self._unmark(model_uuid, marked.mark)
             else:
                 await asyncio.sleep(_POLL_SECONDS)
-        raise MeshError(
-            Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
-            f"the deletion of the model {model_uuid} has not ended: try again in {MARK_SECONDS:.0f} seconds",
-            {"component": "download", "modelUuid": model_uuid},
-        )
+        raise _undecided(model_uuid)
 
     async def delete(self, model_uuid: str) -> ModelRow:
         """Delete a model and its transfer, then each of its objects if no other model shares it.
 
-        Raises MODEL_IN_USE with the servers that use it, COMPONENT_UNAVAILABLE if the controller does not answer, and the errors of
-        `Catalogue.get`.
+        Raises MODEL_IN_USE with the servers that use it, COMPONENT_UNAVAILABLE if the controller does not answer or another deletion of the
+        model does not end within DECISION_SECONDS, and the errors of `Catalogue.get`.
         """
-        while (model := await self._try(model_uuid)) is None:
-            continue
+        mark = self._new_mark()
+        try:
+            model = await self._decide(model_uuid, mark)
+        except BaseException:
+            # A mark that cannot be taken away expires.
+            with suppress(MeshError):
+                await self._unmark(model_uuid, mark)
+            raise
         # The model is deleted: a store that does not answer must not make the call fail.
         with suppress(TimeoutError):
             async with asyncio.timeout(REMOVAL_SECONDS):
@@ -106,20 +111,22 @@ class Deletions:
                     await self._objects.try_remove(file.object_key)
         return model
 
-    async def _try(self, model_uuid: str) -> ModelRow | None:
-        """Mark a model, ask for its servers, and delete its rows. Returns None if the mark was lost meanwhile."""
-        known = await self._catalogue.get(model_uuid)
-        mark = self._new_mark()
-        try:
-            await self._mark(model_uuid, mark)
+    async def _decide(self, model_uuid: str, mark: str) -> ModelRow:
+        """Mark a model, ask for its servers, and delete its rows. Begins anew if the mark was lost or the model has changed meanwhile."""
+        rounds = 0
+        for _ in range(int(DECISION_SECONDS / _POLL_SECONDS)):
+            known = await self._catalogue.get(model_uuid)
+            if not await self._mark(model_uuid, mark):
+                await asyncio.sleep(_POLL_SECONDS)
+                continue
             if used_by := await self._servers(model_uuid):
                 raise _in_use(model_uuid, used_by)
-            return await self._delete(known, mark)
-        except BaseException:
-            # A mark that cannot be taken away expires.
-            with suppress(MeshError):
-                await self._unmark(model_uuid, mark)
-            raise
+            if (model := await self._delete(known, mark)) is not None:
+                return model
+            rounds += 1
+            if rounds == MAX_ROUNDS:
+                break
+        raise _undecided(model_uuid)
 
     async def _delete(self, known: ModelRow, mark: str) -> ModelRow | None:
         """Delete the rows of a model. Return None if it has changed since it was read, or the mark is not there any more."""
@@ -130,7 +137,7 @@ class Deletions:
             if model is None:
                 raise absent(known.model_uuid, transfer)
             if model.deletion != mark or _digests(model) != _digests(known):
-                return None  # the model has other bytes than those that were locked, or another deletion has begun
+                return None  # the model has other bytes than those that were locked, or the mark has expired
             await session.delete(model)
             await set_tags(session, model.model_uuid, ())
             await remove_aliases(session, model.model_uuid)
@@ -141,16 +148,18 @@ class Deletions:
                 await self._objects.disown(session, file.object_key)
         return model
 
-    async def _mark(self, model_uuid: str, mark: str) -> None:
-        """Mark a model, also one that another deletion has marked: that one does not find its mark and starts anew."""
-        expires = moment(self._database, MARK_SECONDS)
+    async def _mark(self, model_uuid: str, mark: str) -> bool:
+        """Mark a model. Return False without effect if it has the mark of another deletion that has not expired, or is gone."""
+        free = or_(ModelRow.deletion.in_(("", mark)), ModelRow.deletion_expires < moment(self._database))
+        marked = (
+            update(ModelRow)
+            .where(ModelRow.model_uuid == model_uuid, free)
+            .values(deletion=mark, deletion_expires=moment(self._database, MARK_SECONDS))
+            .returning(ModelRow.model_uuid)
+        )
         async with self._database.begin() as session:
-            await session.execute(
-                update(ModelRow)
-                .where(ModelRow.model_uuid == model_uuid)
-                .values(deletion=mark, deletion_expires=expires),
-                execution_options={"synchronize_session": False},
-            )
+            found = await session.scalar(marked, execution_options={"synchronize_session": False})
+        return found is not None
 
     async def _unmark(self, model_uuid: str, mark: str) -> None:
         async with self._database.begin() as session:
@@ -179,6 +188,14 @@ def servers_of(controller: controller_pb2_grpc.ControllerServiceAsyncStub) -> Se
         return [server.server_uuid for server in found.servers]
 
     return servers
+
+
+def _undecided(model_uuid: str) -> MeshError:
+    return MeshError(
+        Reason.ERROR_REASON_COMPONENT_UNAVAILABLE,
+        f"the deletion of the model {model_uuid} has not ended: try again in {MARK_SECONDS:.0f} seconds",
+        {"component": "download", "modelUuid": model_uuid},
+    )
 
 
 def _in_use(model_uuid: str, servers: Sequence[str]) -> MeshError:

@@ -22,7 +22,7 @@ from llamesh.kit.pages import BY_TIME, Listing, PageQuery
 from services.download import kept_parts
 from services.download.aliases import check_no_alias, lock_names
 from services.download.claims import Claims
-from services.download.killed_runs import note_kill
+from services.download.killed_runs import note_run
 from services.download.source_names import same_source
 from services.download.start_limits import MAX_UNENDED, refuse_too_many
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
@@ -186,42 +186,42 @@ class Transfers:
             return row
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
-        """Claim a transfer and begin at its first byte. `resume_count` increases if the transfer was interrupted (see also `killed_runs`).
+        """Claim a transfer and begin with the bytes that it has kept. Its last run may have been interrupted (see `killed_runs`).
 
         Return None if it ended, was started again by a caller, is claimed by another process, or must wait for a transfer of one.
         """
         async with self._database.begin() as session:
             await self.claims.lock_begins(session)
             row = await self._workable_row(session, model_uuid, attempt)
-            if row is not None and await self.claims.must_wait(session, row):
+            if row is None or await self.claims.must_wait(session, row):
                 return None
-            if row is not None:
-                await note_kill(session, row)
-                row.resume_count += row.state != TransferState.QUEUED
-                row.state = TransferState.RUNNING
-                row.bytes_done = 0
-                row.error_reason = row.error_message = ""
-                await self.claims.take(session, row)
-                row.update_time = self._clock()
+            await note_run(session, row, self.claims.owner_id)
+            row.state = TransferState.RUNNING
+            row.error_reason = row.error_message = ""
+            await self.claims.take(session, row)
+            row.update_time = self._clock()
             return row
 
     async def requeue(
-        self, model_uuid: str, attempt: int, error: MeshError, *, keep: bool = False
+        self, model_uuid: str, attempt: int, error: MeshError | None, *, keep: bool = False, killed: bool = False
     ) -> TransferRow | None:
-        """Queue a transfer again, with an error that has the reason to wait. With `keep`, only this process may begin it again."""
+        """Queue a transfer again, with an error that has the reason to wait. With `keep`, only this process may begin it again.
+
+        Without an error, only one whose run was interrupted; `killed`: see `note_run`.
+        """
         async with self._database.begin() as session:
             row = await self._workable_row(session, model_uuid, attempt)
-            if row is not None:
-                row.resume_count += row.state != TransferState.QUEUED
-                row.state = TransferState.QUEUED
-                row.bytes_done = 0
-                row.error_reason = name_of(error.reason)
-                row.error_message = error.message[:_MAX_MESSAGE]
-                if keep:
-                    await self.claims.take(session, row)
-                else:
-                    row.drop_claim()
-                row.update_time = self._clock()
+            if row is None or (error is None and row.state == TransferState.QUEUED):
+                return None
+            await note_run(session, row, self.claims.owner_id, killed=killed)
+            row.state = TransferState.QUEUED
+            row.error_reason = name_of(error.reason) if error else ""
+            row.error_message = error.message[:_MAX_MESSAGE] if error else ""
+            if keep:
+                await self.claims.take(session, row)
+            else:
+                row.drop_claim()
+            row.update_time = self._clock()
             return row
 
     async def opened(

@@ -3,8 +3,8 @@
 Level-triggered: `_follow_rows` compares the rows of the transfer table with its tasks, starts a task for each active row without one, and
 cancels the tasks whose row has changed (cancelled, paused, started again, taken over). It is woken by a call that changed a row, the end of
 a task, the end of the shortest wait and a change of the store's health; otherwise it runs every POLL_SECONDS, so a missed wake-up costs
-seconds. It runs one pass at a time, because two passes would start the same row twice. After a restart, interrupted rows are found like all
-others (see `killed_runs`). `cleanup` removes what ended transfers have left. Several processes share the work: see `claims`.
+seconds. It runs one pass at a time, because two passes would start the same row twice. Rows that no process runs any more are queued first
+(see `interrupted_runs`). `cleanup` removes what ended transfers have left. Several processes share the work: see `claims`.
 
 Invariant: a process runs no more transfers than it has slots, of one source all processes one, and those of one user leave a slot to others
 (see `slots`). A process whose own store fails does not fail a transfer that another process might run.
@@ -22,17 +22,19 @@ from llamesh.kit.leases import RENEW_SECONDS
 from llamesh.kit.logs import log, report_failure
 from services.download import transfer_run
 from services.download.cleanup import Cleanup
+from services.download.interrupted_runs import InterruptedRuns
 from services.download.kept_parts import KeptParts
 from services.download.killed_runs import Suspects
 from services.download.partial_objects import PartialObjects
 from services.download.progress import Progress
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
-from services.download.slots import SourceTurns, begin_next, holders, wait_words
+from services.download.slots import SourceTurns, holders, wait_words
 from services.download.store_health import StoreHealth
 from services.download.tables import ACTIVE, TransferRow
 from services.download.transfer_run import TransferRuns
 from services.download.transfers import Transfers
 from services.download.unowned_objects import UnownedObjects
+from services.download.wait_notices import WaitNotices
 
 POLL_SECONDS = 5.0
 """Seconds between two reads of the rows without a wake-up, and between two writes of progress."""
@@ -72,8 +74,8 @@ class Worker:
         """Models whose task was cancelled; the state of their rows is still to be broadcast."""
         self._told_of_store: set[tuple[str, int, str]] = set()
         """Attempts whose rows already have the store's problem as their message."""
-        self._wait_words: dict[str, str] = {}
-        """For what queued transfers wait that may begin otherwise, by model: for another one of their source, or for a slot."""
+        self._interrupted = InterruptedRuns(transfers, runs)
+        self._notices = WaitNotices(runs)
         self._cancelled: set[TransferAttempt] = set()
         """Attempts that were cancelled while the disk of the database was full; their rows are still to be written."""
         self._prepared = self._swept = False
@@ -102,8 +104,8 @@ class Worker:
         return self._runs.progress(model_uuid)
 
     def wait_words(self, model_uuid: str) -> str:
-        """Return for what a queued transfer waits, for people: another one of its source, or a slot; "" for neither."""
-        return self._wait_words.get(model_uuid, "")
+        """Return for what a queued transfer waits, for people (see `wait_notices`); "" for none of it."""
+        return self._notices.words(model_uuid)
 
     async def cancel(self, model_uuid: str) -> TransferRow:
         """Cancel a transfer. If the disk of the database is full, its run is ended and its bytes are removed before the row is written.
@@ -158,6 +160,7 @@ class Worker:
         for model_uuid, (number, task) in self._tasks.items():
             if (model_uuid, number) not in wanted:
                 _cancel(task)
+        rows = await self._interrupted.queue(rows, self._tasks)
         if not self._health.usable:
             await self._await_store(rows)
             return
@@ -171,16 +174,17 @@ class Worker:
         due = self._due(rows)
         elsewhere = await self._transfers.claims.held_elsewhere() if due else ()
         held = self._holders(due, rows, elsewhere)
-        startable = self._suspects.allowed([row for row in due if row.model_uuid not in held], self._tasks)
-        for row in begin_next(startable, running, self._turns.last):
+        startable = [row for row in due if row.model_uuid not in held]
+        for row in self._suspects.begin_next(startable, running, self._turns.last):
             self._turns.begin(row)
             self._runs.holds.begin(row.model_uuid)
             task = asyncio.create_task(self._runs.run(attempt_of(row)))
             self._tasks[row.model_uuid] = (row.attempt, task)
             task.add_done_callback(partial(self._end, row.model_uuid))
         due = [row for row in due if row.model_uuid not in self._tasks]
-        running = [row for row in rows if row.model_uuid in self._tasks]
-        await self._show_waits(wait_words(due, running, self._holders(due, rows, elsewhere)))
+        taken = [*(row for row in rows if row.model_uuid in self._tasks), *self._suspects.waiting]
+        words = wait_words(due, taken, self._holders(due, rows, elsewhere)) | self._suspects.wait_words()
+        await self._notices.show(words, self._tasks)
 
     async def _write_cancellation(self, attempt: TransferAttempt) -> TransferRow:
         row = await self._transfers.cancel(*attempt)
@@ -206,7 +210,7 @@ class Worker:
 
     async def _await_store(self, rows: Rows) -> None:
         """While the store cannot be used: write the reason to each row that has no task, or fail it if waiting does not help."""
-        self._wait_words.clear()
+        self._notices.clear()
         if (error := self._health.problem) is None or self._health.check_pending:
             return
         hopeless = self._health.denied or self._health.outage_seconds > transfer_run.STORE_PATIENCE_SECONDS
@@ -236,19 +240,6 @@ class Worker:
         running = [row for row in rows if row.model_uuid in self._tasks and self._runs.holds.holds(row.model_uuid)]
         others = [row for row in rows if row.model_uuid not in self._tasks]
         return holders(due, running, [row for row in others if self._waits.awaits_retry(attempt_of(row))], elsewhere)
-
-    async def _show_waits(self, words: dict[str, str]) -> None:
-        """Show for what transfers wait, and tell the watchers what has changed of it."""
-        if words == (before := self._wait_words):
-            return
-        # Before the rows are read: what a call tells meanwhile is not told again.
-        self._wait_words = words
-        changed = {uuid for uuid in before.keys() | words.keys() if before.get(uuid) != words.get(uuid)}
-        try:
-            await self._runs.broadcast_waits(changed - self._tasks.keys(), words)
-        except BaseException:
-            self._wait_words = before
-            raise
 
     def _set_timer(self, seconds: float) -> None:
         """Wake the loop in so many seconds instead of when the timer was set for; with 0 not at all."""

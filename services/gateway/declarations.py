@@ -5,7 +5,8 @@ use it afterwards (`services.download.deletions`). So if the models are still th
 decided yet sees the server. Invariant: no caller is told of a server whose model was deleted before the server was written.
 
 If this process dies between the two, nobody was told of the server. It stays declared, and is FAILING if its model was deleted in between.
-A repetition of the request reads the models again.
+A repetition of the request reads the models again. Another call with the same request id may have told its caller of the server, so the
+server of such a request is removed only if a model is gone, not if the models cannot be read.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Declarations:
     async def declare(self, declaration: controller_pb2.DeclareServerRequest) -> server_pb2.Server:
         """Declare a server, to the end also if the caller goes away. Raises MODEL_NOT_FOUND and the errors of the controller.
 
-        If the models cannot be read, the server is removed again.
+        If the models cannot be read, the server is removed again; one with a request id only if a model is gone.
         """
         return await to_completion(self._declare(declaration))
 
@@ -65,8 +66,9 @@ class Declarations:
             declared = await self._controller.DeclareServer(declaration, **call_options())
         try:
             await self._read(needed_models(declared.spec))
-        except MeshError:
-            await self._remove(declared.server_uuid)
+        except MeshError as error:
+            if error.reason in _GONE or not declaration.request_id:
+                await self._remove(declared.server_uuid)
             raise
         return declared
 

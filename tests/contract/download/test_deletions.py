@@ -102,20 +102,73 @@ async def test_the_mark_of_a_dead_process_expires(
     assert (await model.model("m1")).model_uuid == "m1"
 
 
-async def test_the_next_deletion_does_not_wait_for_a_dead_process(model: Service, journal: Database) -> None:
+async def test_a_deletion_waits_for_the_mark_of_another_one_until_it_expires(
+    model: Service, journal: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletions, "DECISION_SECONDS", 0.2)
     await mark(journal, FUTURE)
+    with refused("COMPONENT_UNAVAILABLE") as refusal:
+        await model.delete("m1")
+    assert "try again in 30 seconds" in refusal.message
+    await mark(journal, PAST)
     await model.delete("m1")
     with refused("MODEL_NOT_FOUND"):
         await model.model("m1")
 
 
-async def test_two_deletions_at_the_same_time_delete_once(model: Service, servers: FakeServers) -> None:
-    results = await asyncio.gather(*(model.delete("m1") for _ in range(5)), return_exceptions=True)
+async def test_deletions_at_the_same_time_delete_once_and_ask_once(model: Service, servers: FakeServers) -> None:
+    asked = 0
+
+    async def slow(_: str) -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.05)
+
+    async def later(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await model.delete("m1")
+
+    servers.asked = slow
+    async with asyncio.timeout(PATIENCE):
+        results = await asyncio.gather(*(later(0.02 * number) for number in range(5)), return_exceptions=True)
     wrong = [result for result in results if isinstance(result, BaseException)]
-    assert len(wrong) == 4
+    assert (len(wrong), asked) == (4, 1)
     for error in wrong:
         with refused("MODEL_NOT_FOUND"):
             raise error
+
+
+async def test_a_deletion_that_waited_for_a_refused_one_asks_itself(model: Service, servers: FakeServers) -> None:
+    question = Question(servers)
+    servers.by_model["m1"] = ["s1"]
+    first = asyncio.ensure_future(model.delete("m1"))
+    await question.arrived.wait()
+    second = asyncio.ensure_future(model.delete("m1"))
+    await asyncio.sleep(0.2)
+    assert not second.done()
+    del servers.by_model["m1"]
+    question.answer.set()
+    with refused("MODEL_IN_USE"):
+        await first
+    assert (await second).model_uuid == "m1"
+
+
+async def test_a_deletion_whose_mark_is_lost_each_time_ends(
+    model: Service, servers: FakeServers, journal: Database
+) -> None:
+    asked = 0
+
+    async def lost(_: str) -> None:
+        nonlocal asked
+        asked += 1
+        async with journal.begin() as session:
+            await session.execute(text("UPDATE model SET deletion = '', deletion_expires = NULL"))
+
+    servers.asked = lost
+    with refused("COMPONENT_UNAVAILABLE"):
+        await model.delete("m1")
+    assert asked == deletions.MAX_ROUNDS
+    assert (await model.model("m1")).model_uuid == "m1"
 
 
 async def test_without_the_controller_nothing_is_deleted_and_the_model_can_be_used(

@@ -64,3 +64,21 @@ async def test_a_repetition_needs_no_download_service(mesh, ada, stop_member, mo
     await stop_member(mesh.members["download"])
     request = gateway_pb2.ServeRequest(model_uuid="m1", request_id="r1")
     assert await mesh.gateway.Serve(request, metadata=ada) == first
+
+
+@pytest.mark.parametrize("request_id", ["r1", ""])
+async def test_a_server_that_another_call_may_have_told_of_stays_if_its_models_cannot_be_read(
+    mesh, ada, stop_member, monkeypatch, request_id: str
+) -> None:
+    monkeypatch.setattr("services.gateway.declarations.READ_SECONDS", 0.3)
+
+    async def stop(_: contract_pb2.CheckRequest) -> None:
+        # Both calls with one id have found no server of an earlier request by now.
+        mesh.contract.models = dict(mesh.download.models)
+        await stop_member(mesh.members["download"])
+
+    mesh.contract.during_check = stop
+    with refused("COMPONENT_UNAVAILABLE"):
+        await serve(mesh, ada, request_id=request_id)
+    assert len(mesh.controller.declared) == 1
+    assert list(mesh.controller.servers) == (["srv-1"] if request_id else [])
