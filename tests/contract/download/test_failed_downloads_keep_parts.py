@@ -123,5 +123,5 @@ async def test_a_download_whose_object_is_gone_for_good_keeps_nothing(
     monkeypatch.setattr(HttpsSource, "open", gone)
     source.go_on_until(NEVER)
     await half.resume("m1")
-    await failed(half, "SOURCE_UNAVAILABLE")
+    await failed(half, "SOURCE_REFUSED")
     await nothing_left(half, journal)
