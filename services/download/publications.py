@@ -155,6 +155,7 @@ class Publications:
             row.state = TransferState.SUCCEEDED
             row.bytes_done = row.bytes_total = size
             row.sha256 = model.sha256
+            row.fetched_with = {}
             row.error_reason = row.error_message = ""
             row.drop_claim()
             row.update_time = now
