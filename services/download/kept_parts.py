@@ -1,9 +1,9 @@
 """Parts that a transfer keeps while it is stopped: paused, or failed because its source or the store was away.
 
 The objects in parts belong to an attempt of a transfer. A pause, and a new start of a failed transfer, give the transfer its next attempt,
-with these objects (`pass_on`). Parts are kept for a time, and not at all after a failure because the disk is full. Then the transfer gets
-another attempt without them, so that they are removed like those of every attempt that keeps none (`partial_objects`); it then begins at
-its first byte.
+with these objects (`pass_on`). Parts are kept for a time, and not at all after a failure because the disk is full or the source may not be
+used. Then the transfer gets another attempt without them, so that they are removed like those of every attempt that keeps none
+(`partial_objects`); it then begins at its first byte.
 
 Invariant: objects are passed on only to an attempt that fetches the same source with the same required digest.
 """
@@ -34,8 +34,8 @@ _OUTAGES = tuple(
         ),
     )
 )
-"""Reasons of failures that are not about the bytes: a later start may use them. A failure because of a full disk gives them up itself. A
-source also refuses a signature or a token that has expired."""
+"""Reasons of failures that are not about the bytes: a later start may use them. A failure because of a full disk, or because
+the source may not be used, gives them up itself. A source also refuses a signature or a token that has expired."""
 _STOPPED = or_(
     TransferRow.state == TransferState.PAUSED,
     and_(
