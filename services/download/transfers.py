@@ -23,15 +23,9 @@ from services.download import kept_parts
 from services.download.aliases import check_no_alias, lock_names
 from services.download.claims import Claims
 from services.download.killed_runs import note_kill
-from services.download.start_limits import MAX_UNENDED, refuse_too_many
+from services.download.start_limits import MAX_UNENDED, refuse_too_many, remove_surplus
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
-from services.download.transfer_requests import (
-    TransferRequest,
-    apply,
-    must_start,
-    queue_paused,
-    return_to_model,
-)
+from services.download.transfer_requests import TransferRequest, apply, must_start, queue_paused, return_to_model
 
 _MAX_MESSAGE = 2_000
 _LISTING = Listing("downloads", BY_TIME)
@@ -179,6 +173,11 @@ class Transfers:
             else:
                 await session.delete(row)
             return row
+
+    async def remove_surplus(self, requested_by: str) -> Sequence[TransferRow]:
+        """Remove the records of a user that are too many, and return them (`start_limits`)."""
+        async with self._database.begin() as session:
+            return await remove_surplus(session, requested_by)
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
         """Claim a transfer and begin at its first byte. `resume_count` increases if the transfer was interrupted (see also `killed_runs`).
