@@ -12,6 +12,8 @@ import pytest
 from llamesh.kit.gguf import GgufMetadata
 from llamesh.v1 import download_pb2 as pb
 from services.download import transfer_run
+from services.download.source_comparison import MAX_COMPARISONS, SourceComparison
+from services.download.tables import TransferRow
 from tests.contract.download.conftest import Service, import_file, sha256
 from tests.contract.model_source import model_bytes
 from tests.contract.rich_status import refused
@@ -145,3 +147,31 @@ async def test_a_repair_after_an_update_in_vain_brings_the_model_back(service: S
     assert (download.state, download.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
     model = await service.model("m1")
     assert (model.sha256, len(model.files), model.source) == (sha256(OLD), 2, "a.gguf")
+
+
+async def test_comparisons_share_their_requests_and_are_few(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = most = running = 0
+    goes_on = asyncio.Event()
+    differs = SourceComparison._differs
+
+    async def held(comparison: SourceComparison, row: TransferRow) -> bool:
+        nonlocal calls, most, running
+        calls, running = calls + 1, running + 1
+        most = max(most, running)
+        try:
+            await goes_on.wait()
+            return await differs(comparison, row)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(SourceComparison, "_differs", held)
+    source = import_file(service, "a.gguf", OLD)
+    models = [f"m{number}" for number in range(MAX_COMPARISONS + 2)]
+    for model in models:
+        await service.fetched(model, source)
+    import_file(service, "a.gguf", NEW)
+    starts = [asyncio.create_task(service.start(model, source, compare=True)) for model in models * 3]
+    await asyncio.sleep(1)
+    goes_on.set()
+    assert all(found.source_changed for found in await asyncio.gather(*starts))
+    assert (calls, most) == (len(models), MAX_COMPARISONS)
