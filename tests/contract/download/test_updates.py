@@ -14,6 +14,7 @@ from llamesh.v1 import download_pb2 as pb
 from services.download import transfer_run
 from services.download.source_comparison import MAX_COMPARISONS, SourceComparison
 from services.download.tables import TransferRow
+from services.download.verification import verify
 from tests.contract.download.conftest import Service, import_file, sha256
 from tests.contract.model_source import model_bytes
 from tests.contract.rich_status import refused
@@ -93,7 +94,6 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Verifications wait for it."""
     event = asyncio.Event()
     event.set()
-    verify = transfer_run.verify
 
     async def held(files: Sequence[Any]) -> GgufMetadata:
         await event.wait()
