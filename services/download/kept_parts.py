@@ -1,9 +1,9 @@
 """Parts that a transfer keeps while it is stopped: paused, or failed because its source or the store was away.
 
 The objects in parts belong to an attempt of a transfer. A pause, and a new start of a failed transfer, give the transfer its next attempt,
-with these objects (`pass_on`). Parts are kept for a time, and not at all after a failure because the disk is full. Then the transfer gets
-another attempt without them, so that they are removed like those of every attempt that keeps none (`partial_objects`); it then begins at
-its first byte.
+with these objects (`pass_on`). Parts are kept for a time, and not at all after a failure because the disk is full or the source may not be
+used. Then the transfer gets another attempt without them, so that they are removed like those of every attempt that keeps none
+(`partial_objects`); it then begins at its first byte.
 
 Invariant: objects are passed on only to an attempt that fetches the same source with the same required digest.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,7 +23,6 @@ from llamesh.kit.errors import Reason, name_of
 from llamesh.kit.objects import PartLayout
 from services.download.source_names import same_source
 from services.download.tables import ACTIVE, ObjectPartRow, PartialObjectRow, TransferRow, TransferState
-from services.download.transfer_requests import TransferRequest, required_sha256
 
 _OUTAGES = tuple(
     map(
@@ -34,8 +34,8 @@ _OUTAGES = tuple(
         ),
     )
 )
-"""Reasons of failures that are not about the bytes: a later start may use them. A failure because of a full disk gives them up itself. A
-source also refuses a signature or a token that has expired."""
+"""Reasons of failures that are not about the bytes: a later start may use them. A failure because of a full disk, or because
+the source may not be used, gives them up itself. A source also refuses a signature or a token that has expired."""
 _STOPPED = or_(
     TransferRow.state == TransferState.PAUSED,
     and_(
@@ -80,11 +80,23 @@ def objects_of(
     return PartialObjectRow.model_uuid == model_uuid, PartialObjectRow.attempt == attempt
 
 
-def parts_are_usable(row: TransferRow, has_model: bool, request: TransferRequest) -> bool:
-    """Return whether the parts of a transfer that has ended are of use for a request that starts it again."""
-    outage = row.state == TransferState.FAILED and row.error_reason in _OUTAGES
-    same_digest = required_sha256(row, has_model, request) == row.expected_sha256
-    return outage and same_source(request.source, row.source) and same_digest
+class LeftParts(NamedTuple):
+    """What the parts that a failed transfer keeps are of."""
+
+    source: str
+    expected_sha256: str
+    bytes_total: int
+
+    def serve(self, row: TransferRow) -> bool:
+        """Return whether the parts are of use for a transfer that starts."""
+        return same_source(row.source, self.source) and row.expected_sha256 == self.expected_sha256
+
+
+def left_by(row: TransferRow | None) -> LeftParts | None:
+    """Return what the parts are of that a transfer keeps after its failure; None if it keeps none."""
+    if row is None or row.state != TransferState.FAILED or row.error_reason not in _OUTAGES:
+        return None
+    return LeftParts(row.source, row.expected_sha256, row.bytes_total)
 
 
 async def kept_bytes(session: AsyncSession, row: TransferRow) -> int:

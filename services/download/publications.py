@@ -108,8 +108,12 @@ class Publications:
         Return None if the transfer was cancelled, started again or taken over in the meantime. Raises PublicationLostError.
         """
         now = self._clock()
+        async with self._database.read() as session:
+            known = _digests(await session.get(ModelRow, transfer.model_uuid))
         async with self._database.begin() as session:
-            await lock_bytes(self._database, session, (file.object.sha256 for file in files))
+            # Those of the model, too: another model may be about to get an object that this one leaves. While the transfer is this one, the
+            # model has the same bytes as before the lock.
+            await lock_bytes(self._database, session, known | {file.object.sha256 for file in files})
             row = await current(session, transfer.model_uuid, transfer.attempt, self._owner_id)
             if row is None:
                 return await _recorded(session, files, transfer)
@@ -155,6 +159,7 @@ class Publications:
             row.state = TransferState.SUCCEEDED
             row.bytes_done = row.bytes_total = size
             row.sha256 = model.sha256
+            row.fetched_with = {}
             row.error_reason = row.error_message = ""
             row.drop_claim()
             row.update_time = now
@@ -195,6 +200,10 @@ async def _repair(session: AsyncSession, published: PublishedObject, key: str) -
         .where(ModelFileRow.sha256 == published.sha256, ModelFileRow.object_key.in_(published.unsound))
         .values(object_key=key, damage="", problem="")
     )
+
+
+def _digests(model: ModelRow | None) -> set[str]:
+    return {file.sha256 for file in model.files} if model is not None else set()
 
 
 def _file_row(model_uuid: str, number: int, file: PublishedFile, key: str) -> ModelFileRow:

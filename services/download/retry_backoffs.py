@@ -38,6 +38,8 @@ class RetryBackoffs:
         self.of_source: dict[TransferAttempt, SourceRetries] = {}
         self.unsized_bytes: dict[TransferAttempt, int] = {}
         """Bytes for which an attempt reserved room for files of unknown size when it last failed for room, with those it did not get."""
+        self.too_slow: set[TransferAttempt] = set()
+        """Attempts whose room another one has got, because they were too slow (`room`)."""
         self._of_room: dict[TransferAttempt, float] = {}
         """When an attempt may try again without the end of another one, by the clock."""
 
@@ -68,7 +70,8 @@ class RetryBackoffs:
 
     def attempts(self) -> Set[TransferAttempt]:
         """Return all attempts that have failed at least once or wait for room."""
-        return self.of_store.keys() | self.of_source.keys() | self.unsized_bytes.keys() | self._of_room.keys()
+        waiting = self.of_store.keys() | self.of_source.keys() | self.unsized_bytes.keys() | self._of_room.keys()
+        return waiting | self.too_slow
 
     def forget(self, attempt: TransferAttempt) -> None:
         """Drop an attempt that has ended."""
@@ -76,3 +79,4 @@ class RetryBackoffs:
         self.of_source.pop(attempt, None)
         self.unsized_bytes.pop(attempt, None)
         self._of_room.pop(attempt, None)
+        self.too_slow.discard(attempt)

@@ -6,7 +6,8 @@ until one of them ends (`retry_backoffs`). Its next try reserves at once what th
 byte costs the header of the file, and not all bytes again.
 
 A reservation holds others only as long as its fetch can end within a day at its pace (`paces`). A slower one has its room until another
-fetch needs it, which then gets what is left of it; the slow one ends with RoomTakenError at its next byte, keeps what it has and waits.
+fetch needs it, which then gets what is left of it; the slow one ends with RoomTakenError at its next byte, keeps what it has and waits. It
+takes room from no other one afterwards: two slow fetches would take it from each other for ever.
 
 The free bytes of the disk shrink as bytes are written, and the reservation of their fetch with them. So two fetches that fit alone and not
 together do not both begin. The reservations are in memory, because one process writes to a directory (the lease on the store), and a
@@ -25,7 +26,7 @@ from llamesh.kit.objects import ObjectStore, StoreError, StoreFullError, StoreSh
 from llamesh.kit.outages import until_written
 from services.download.paces import MAX_HOLD_SECONDS, Pace, yielding
 from services.download.partial_objects import PartialObjects
-from services.download.retry_backoffs import RetryBackoffs, attempt_of
+from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
 from services.download.tables import TransferRow
 
 STEP_BYTES = 16 << 20
@@ -54,6 +55,8 @@ class Room:
         """How fast each fetch with a reservation writes."""
         self._taken: dict[str, str] = {}
         """Slow fetches whose room another one has got, with the model of that one."""
+        self._attempts: dict[str, TransferAttempt] = {}
+        """The attempt of each fetch with a reservation."""
         self._reserving = asyncio.Lock()
 
     async def reserve(self, row: TransferRow, size: int) -> None:
@@ -72,8 +75,9 @@ class Room:
         unsized = self._waits.unsized_bytes.get(attempt_of(row), 0)
         needed = max(size - occupied, 0) + unsized
         async with self._reserving:
-            await self._check(row.model_uuid, needed, StoreShortError if occupied else StoreFullError)
+            await self._check(attempt_of(row), needed, StoreShortError if occupied else StoreFullError)
             self._reserved[row.model_uuid] = needed
+            self._attempts[row.model_uuid] = attempt_of(row)
             self._paces[row.model_uuid] = Pace(self._waits.clock)
             self._rewritten[row.model_uuid] = max(occupied - recorded, 0)
             self._stepped[row.model_uuid] = self._ahead[row.model_uuid] = unsized
@@ -88,19 +92,21 @@ class Room:
             async with self._reserving:
                 needed = self._reserved.get(model_uuid, 0) + step
                 try:
-                    await self._check(model_uuid, needed, StoreFullError)
+                    await self._check(attempt, needed, StoreFullError)
                 except RoomTakenError:
                     self._waits.unsized_bytes[attempt] = stepped + step
                     raise
                 self._reserved[model_uuid] = needed
+                self._attempts[model_uuid] = attempt
                 self._paces.setdefault(model_uuid, Pace(self._waits.clock))
                 self._rewritten.setdefault(model_uuid, 0)
             self._stepped[model_uuid] = stepped + step
             ahead += step
         self._ahead[model_uuid] = ahead
 
-    async def _check(self, model_uuid: str, needed: int, full: type[StoreFullError]) -> None:
+    async def _check(self, attempt: TransferAttempt, needed: int, full: type[StoreFullError]) -> None:
         """Take the room of slow fetches if it is missing. Raise RoomTakenError or `full` unless a fetch may have `needed` bytes."""
+        model_uuid = attempt.model_uuid
         self._check_not_taken(model_uuid)
         # In this order: what another fetch writes meanwhile is missing in the free bytes, too, and not in its reservation.
         reserved = {other: left for other, left in self._reserved.items() if other != model_uuid}
@@ -112,6 +118,8 @@ class Room:
         if needed > space.usable:
             raise full(words)
         slow = {other for other in reserved if other in self._reserved and not self._ends_in_time(other)}
+        if attempt in self._waits.too_slow or (model_uuid in self._reserved and not self._ends_in_time(model_uuid)):
+            slow.clear()
         yielded = yielding(reserved, slow, needed - (space.usable - others))
         if not yielded:
             most = max(reserved, key=lambda other: reserved[other])
@@ -119,6 +127,7 @@ class Room:
         for other in yielded:
             self._reserved[other] = 0
             self._taken[other] = model_uuid
+            self._waits.too_slow.add(self._attempts[other])
 
     def _ends_in_time(self, model_uuid: str) -> bool:
         return self._paces[model_uuid].ends_in_time(self._reserved[model_uuid])
@@ -144,7 +153,7 @@ class Room:
 
     def release(self, model_uuid: str) -> None:
         """End the reservation of a fetch. Idempotent."""
-        for each in (self._rewritten, self._stepped, self._ahead, self._paces, self._taken):
+        for each in (self._rewritten, self._stepped, self._ahead, self._paces, self._taken, self._attempts):
             each.pop(model_uuid, None)
         if self._reserved.pop(model_uuid, None) is not None:
             self._waits.room_freed()

@@ -80,6 +80,8 @@ class DownloadServicer(DownloadServiceServicer):
         row = await self._starts.start(request, caller().subject)
         answer = Download()
         answer.CopyFrom(self._broadcasts.changed(row))
+        for old in await self._transfers.remove_surplus(row.requested_by):
+            self._broadcasts.removed(old)
         answer.source_changed = await self._starts.source_has_changed(request, row)
         return answer
 

@@ -1,4 +1,7 @@
-"""Comparisons of a model that is there with what its source has now. Nothing is fetched and nothing is changed."""
+"""Comparisons of a model that is there with what its source has now. Nothing is fetched and nothing is changed.
+
+They have no slots of transfers, so calls for the same model share one comparison, and few run at the same time.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,14 @@ from llamesh.kit.errors import MeshError
 from services.download.catalogue import Catalogue
 from services.download.fetches import Fetches
 from services.download.present_objects import source_version
+from services.download.retry_backoffs import TransferAttempt, attempt_of
 from services.download.sources import Source, SourceError, SourceObject
 from services.download.tables import ModelFileRow, TransferRow, TransferState
 
 COMPARE_SECONDS = 3.0
 """Seconds for which a comparison may delay a call."""
+MAX_COMPARISONS = 8
+"""Maximum number of comparisons at the same time. Another one waits, within its seconds."""
 
 
 class SourceComparison:
@@ -22,6 +28,8 @@ class SourceComparison:
         self._catalogue = catalogue
         self._fetches = fetches
         self._source = source
+        self._slots = asyncio.Semaphore(MAX_COMPARISONS)
+        self._running: dict[TransferAttempt, asyncio.Future[bool]] = {}
 
     async def has_changed(self, row: TransferRow) -> bool:
         """Return whether the source of a transfer that has succeeded has other files now than its model.
@@ -30,11 +38,21 @@ class SourceComparison:
         """
         if row.state != TransferState.SUCCEEDED:
             return False
+        attempt = attempt_of(row)
+        if attempt in self._running:
+            # Shielded: the end of this call is not the end of the comparison.
+            return await asyncio.shield(self._running[attempt])
+        result = self._running[attempt] = asyncio.get_running_loop().create_future()
+        changed = False
         try:
-            async with asyncio.timeout(COMPARE_SECONDS):
-                return await self._differs(row)
+            async with asyncio.timeout(COMPARE_SECONDS), self._slots:
+                changed = await self._differs(row)
         except (SourceError, MeshError, TimeoutError):
-            return False
+            pass
+        finally:
+            del self._running[attempt]
+            result.set_result(changed)
+        return changed
 
     async def _differs(self, row: TransferRow) -> bool:
         model = await self._catalogue.get(row.model_uuid)

@@ -65,6 +65,9 @@ class TransferRow(Base):
     """Name and source, as `source`, of each LoRA adapter; one that is NO_FILE, or empty: those that the source has."""
     expected_sha256: Mapped[str] = mapped_column(String(64))
     """The SHA-256 that the caller requires; empty if any is accepted."""
+    fetched_with: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    """The values of the request that brought the model which is there, by column, while those of the row are of a later transfer that has
+    brought none; else empty (`transfer_requests`)."""
     state: Mapped[str] = mapped_column(String(16), index=True)
     attempt: Mapped[int]
     """Starts at a random number, and increases with each start and pause by a caller and when the parts of a stopped transfer are given up.

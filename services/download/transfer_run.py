@@ -40,7 +40,7 @@ from services.download.publications import PublicationLostError, Publications, P
 from services.download.retry_backoffs import RetryBackoffs, TransferAttempt, attempt_of
 from services.download.room import RoomTakenError
 from services.download.source_retries import MAX_TRIES, SourceRetries
-from services.download.sources import SourceError, SourceGoneError, SourceObject
+from services.download.sources import SourceError, SourceGoneError, SourceObject, SourceRefusedError
 from services.download.sources.shown_texts import shown_text
 from services.download.store_health import StoreHealth
 from services.download.store_retries import StoreRetries
@@ -183,7 +183,7 @@ class TransferRuns:
                 await _until_written(partial(self.requeue, row, reason, keep=True))
                 return
             reason.message += f" (given up after {retries.failed} tries)"
-        await self.fail(row, reason, keep_parts=not isinstance(error, SourceGoneError))
+        await self.fail(row, reason, keep_parts=not isinstance(error, (SourceGoneError, SourceRefusedError)))
 
     async def _wait_for_room(self, row: TransferRow, error: RoomTakenError) -> None:
         """Queue the transfer again until a transfer that has reserved room ends."""

@@ -23,16 +23,9 @@ from services.download import kept_parts
 from services.download.aliases import check_no_alias, lock_names
 from services.download.claims import Claims
 from services.download.killed_runs import note_run
-from services.download.source_names import same_source
-from services.download.start_limits import MAX_UNENDED, refuse_too_many
+from services.download.start_limits import MAX_UNENDED, refuse_too_many, remove_surplus
 from services.download.tables import ACTIVE, UNENDED, ModelRow, TransferRow, TransferState
-from services.download.transfer_requests import (
-    TransferRequest,
-    is_complete,
-    must_start,
-    queue_paused,
-    required_sha256,
-)
+from services.download.transfer_requests import TransferRequest, apply, must_start, queue_paused, return_to_model
 
 _MAX_MESSAGE = 2_000
 _LISTING = Listing("downloads", BY_TIME)
@@ -63,8 +56,11 @@ class Transfers:
         async with self._database.begin() as session:
             await lock_names(self._database, session)
             row = await session.get(TransferRow, request.model_uuid, with_for_update=True)
-            has_model = await session.get(ModelRow, request.model_uuid) is not None
-            if not must_start(row, has_model, request):
+            model = await session.get(ModelRow, request.model_uuid)
+            left = kept_parts.left_by(row)
+            if row is not None and model is not None:
+                return_to_model(row, model, request)
+            if not must_start(row, model is not None, request):
                 assert row is not None
                 row.hidden = False
                 if row.state == TransferState.PAUSED:
@@ -83,34 +79,27 @@ class Transfers:
                     adapters=[],
                     name="",
                     expected_sha256="",
+                    fetched_with={},
                     attempt=first,
                 )
                 session.add(row)
-            total = 0
-            if kept_parts.parts_are_usable(row, has_model, request):
+            apply(row, model is not None, request)
+            row.bytes_total = 0
+            if left is not None and left.serve(row):
                 await kept_parts.pass_on(session, row)
-                total = row.bytes_total
-            self._renew(row, has_model, request)
-            row.bytes_total = total
+                row.bytes_total = left.bytes_total
+            self._renew(row, request.requested_by)
             await check_no_alias(session, row.model_uuid, row.name)
             return row
 
-    def _renew(self, row: TransferRow, has_model: bool, request: TransferRequest) -> None:
-        complete = is_complete(row, has_model, request)
-        row.name = request.name or row.name if same_source(request.source, row.source) else request.name
-        row.expected_sha256 = required_sha256(row, has_model, request)
-        row.projector = request.projector if complete else request.projector or row.projector
-        if request.adapters or complete:
-            row.adapters = list(map(list, request.adapters))
-        if request.source:
-            row.source, row.shown_source = request.source, request.shown_source
+    def _renew(self, row: TransferRow, requested_by: str) -> None:
         row.state = TransferState.QUEUED
         row.attempt += 1
         row.resume_count = row.bytes_done = row.killed_runs = row.killed_bytes = 0
         row.sha256 = row.revision = row.error_reason = row.error_message = ""
         row.drop_claim()
         row.hidden = False
-        row.requested_by = request.requested_by
+        row.requested_by = requested_by
         row.create_time = row.update_time = self._clock()
 
     async def find(self, model_uuid: str) -> TransferRow | None:
@@ -184,6 +173,11 @@ class Transfers:
             else:
                 await session.delete(row)
             return row
+
+    async def remove_surplus(self, requested_by: str) -> Sequence[TransferRow]:
+        """Remove the records of a user that are too many, and return them (`start_limits`)."""
+        async with self._database.begin() as session:
+            return await remove_surplus(session, requested_by)
 
     async def begin(self, model_uuid: str, attempt: int) -> TransferRow | None:
         """Claim a transfer and begin with the bytes that it has kept. Its last run may have been interrupted (see `killed_runs`).

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from services.download.sources import AddressRules, SourceError
+from services.download.sources import AddressRules, SourceError, response_bounds
 from services.download.sources.http_client import HttpClient
 from services.download.sources.http_objects import HttpObjects
 from services.download.sources.response_bounds import MAX_HEAD_BYTES
@@ -86,3 +88,17 @@ async def test_a_small_answer_may_come_in_chunks_of_a_byte() -> None:
     body = CHUNKED + b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"
     async with Hostile(EARLY_HINTS * (MAX_HEAD_BYTES // len(EARLY_HINTS) // 2) + body, b"").serving() as host:
         assert await read(host) == b"x" * 1000
+
+
+@pytest.mark.parametrize("lacks", ["the handler", "a part of it"])
+async def test_a_response_that_cannot_be_bounded_is_not_read(lacks: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release of aiohttp may have other private parts than those that the bounds use."""
+    if lacks == "the handler":
+        monkeypatch.setattr(response_bounds, "_BoundedHandler", type("Other", (), {}))
+        monkeypatch.setattr(response_bounds, "partial", lambda _, loop, **__: partial(ResponseHandler, loop=loop))
+    else:
+        monkeypatch.setattr(response_bounds, "_USED", ("_parser", "_renamed"))
+    hostile = Hostile(CHUNKED + b"5\r\nhello\r\n0\r\n\r\n", b"")
+    async with hostile.serving() as host:
+        with pytest.raises(SourceError, match="cannot be bounded with aiohttp"):
+            await read(host)

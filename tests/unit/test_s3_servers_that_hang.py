@@ -84,3 +84,22 @@ async def test_a_copy_and_a_completion_may_take_longer(limits: None, s3: FakeS3,
     info = await staged.publish(KEY)
     assert info.size == staged.size
     await store.close()
+
+
+async def test_a_stream_is_staged_by_a_server_that_is_slow_to_answer_the_check(
+    limits: None, s3: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_clients, "SILENCE_SECONDS", 30.0)
+    store = S3Store(s3.place(), tmp_path)
+    await store.prepare()
+
+    async def chunks():  # type: ignore[no-untyped-def]
+        yield b"bytes"
+
+    s3.delay = {"HEAD": 1.0}
+    with pytest.raises(StoreUnavailableError, match="does not answer in time"):
+        await store.check()
+    staged = await store.stage(chunks())
+    assert staged.size == 5
+    await staged.discard()
+    await store.close()

@@ -79,6 +79,24 @@ async def test_a_download_that_is_too_slow_yields_its_room_to_one_that_needs_it(
     room.use("slow", 1024)
 
 
+async def test_two_slow_downloads_do_not_take_the_room_from_each_other(room: Room, clock: Clock) -> None:
+    await room.reserve(SLOW, DISK)
+    clock.now += 2 * WINDOW_SECONDS
+    room.use("slow", 1)
+    clock.now += WINDOW_SECONDS
+    await room.reserve(NEXT, DISK)
+    room.release("slow")
+    for _ in range(3):
+        clock.now += WINDOW_SECONDS
+        room.use("next", 1)
+    with pytest.raises(RoomTakenError, match="that of next"):
+        await room.reserve(SLOW, DISK)
+    room.use("next", 1)
+    await room.reserve(QUICK, DISK)
+    with pytest.raises(RoomTakenError, match="the download of quick has got its room"):
+        room.use("next", 1)
+
+
 async def test_a_download_that_ends_within_a_day_or_is_in_nobodys_way_keeps_its_room(room: Room, clock: Clock) -> None:
     await room.reserve(QUICK, DISK // 2)
     await room.reserve(SLOW, DISK // 4)

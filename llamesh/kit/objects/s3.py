@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
+from minio import Minio
 from minio.commonconfig import CopySource
 
 from llamesh.disk_space import DiskSpace
@@ -96,12 +97,12 @@ class S3Store:
             await self._checked()
 
     async def _checked(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._probes, self._check)
+        await asyncio.get_running_loop().run_in_executor(self._probes, self._ensure_bucket, self._probe)
 
-    def _check(self) -> None:
-        if not self._probe.bucket_exists(self.name):
+    def _ensure_bucket(self, client: Minio) -> None:
+        if not client.bucket_exists(self.name):
             log.warning("the bucket is missing and is created", bucket=self.name)
-            self._probe.make_bucket(self.name)
+            client.make_bucket(self.name)
 
     async def space(self) -> DiskSpace | None:
         """See ObjectStore. S3 has no call for it."""
@@ -114,7 +115,8 @@ class S3Store:
     async def stage(self, chunks: AsyncIterator[bytes], *, expected_size: int | None = None) -> StagedObject:
         """See ObjectStore."""
         with self.errors("cannot write to the object store"):
-            await self._checked()
+            # Not with the probe: a busy server may be slow and still take the bytes.
+            await self.run(self._ensure_bucket, self.client)
         return await self._staging.stage(chunks, expected_size)
 
     async def sweep(self) -> None:

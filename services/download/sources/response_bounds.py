@@ -4,6 +4,8 @@ The parser of aiohttp works on the event loop and has a limit for each line only
 end, or a body in chunks of a few bytes, would keep the whole service busy. The bytes are counted before the parser gets them, in slices as
 long as they may be something else than payload. A response that exceeds a bound ends with a SourceError that is not transient: its
 connection is aborted. Nothing is parsed after the end of a response.
+
+The bounds use private parts of aiohttp. A release that lacks them gets no response at all, instead of one without bounds.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 
 from services.download.sources.source import SourceError
 
@@ -23,6 +26,8 @@ MAX_FRAMING_BYTES = 64 << 10
 """Maximum number of bytes of framing that a body may have in any case: sizes of chunks, extensions and trailers."""
 MIN_PAYLOAD_OF_FRAMING = 32
 """Minimum number of bytes of payload for each further byte of framing: chunks of about 200 bytes."""
+_USED = ("_parser", "_payload", "_reading_paused")
+"""Attributes of a ResponseHandler that the bounds read or write."""
 _SLICE = 16 << 10
 """Bytes that are parsed between two checks."""
 
@@ -33,7 +38,18 @@ class BoundedConnector(aiohttp.TCPConnector):
     def __init__(self, where: str, **options: Any) -> None:
         super().__init__(force_close=True, **options)
         made = partial(_BoundedHandler, where=where, loop=asyncio.get_running_loop())
+        self._where = where
         self._factory = cast("partial[ResponseHandler]", made)
+
+    async def connect(self, *arguments: Any, **options: Any) -> Connection:
+        """Connect as TCPConnector does. Raises SourceError if the response could not be bounded."""
+        connection = await super().connect(*arguments, **options)
+        handler = connection.protocol
+        if not isinstance(handler, _BoundedHandler) or not all(hasattr(handler, part) for part in _USED):
+            connection.close()
+            words = f"{self._where} is not read: its answer cannot be bounded with aiohttp {aiohttp.__version__}"
+            raise SourceError(f"{words}; install aiohttp 3.14, for which the bounds were written")
+        return connection
 
 
 class _BoundedHandler(ResponseHandler):

@@ -12,7 +12,7 @@ from aiohttp import web
 from llamesh.kit.database import Database
 from llamesh.kit.objects.parted_file import PartedFile
 from llamesh.v1 import download_pb2 as pb
-from services.download.sources import HttpsSource, SourceGoneError
+from services.download.sources import HttpsSource, SourceGoneError, SourceRefusedError
 from tests.contract.download.conftest import OpenWith, Service
 from tests.contract.download.in_parts import AGAIN, DATA, DIGEST, NEVER, PARALLEL, PARTS, nothing_left
 from tests.contract.download.journal import HEADER, counted
@@ -113,14 +113,21 @@ async def test_parts_of_a_failed_download_that_are_too_old_are_removed(
     assert (await service.state("m1")).sha256 == DIGEST
 
 
-async def test_a_download_whose_object_is_gone_for_good_keeps_nothing(
-    half: Service, source: RangedServer, journal: Database, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        SourceGoneError("the Quant service has no model m1"),
+        SourceRefusedError("it redirects to 169.254.169.254, which is not public", rule="address"),
+    ],
+)
+async def test_a_download_whose_object_cannot_be_had_any_more_keeps_nothing(
+    half: Service, source: RangedServer, journal: Database, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def gone(*_: Any) -> None:
-        raise SourceGoneError("the Quant service has no model m1")
+    def refuse(*_: Any) -> None:
+        raise error
 
     await half.pause("m1")
-    monkeypatch.setattr(HttpsSource, "open", gone)
+    monkeypatch.setattr(HttpsSource, "open", refuse)
     source.go_on_until(NEVER)
     await half.resume("m1")
     await failed(half, "SOURCE_REFUSED")

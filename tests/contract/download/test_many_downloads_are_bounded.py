@@ -66,7 +66,38 @@ async def test_all_users_together_have_a_limited_number(
     monkeypatch.setattr(start_limits, "MAX_UNENDED", 1)
     await service.start("m1", web.url("m1.gguf"))
     service.caller = as_caller("bob", "manage")
-    assert "1 downloads of all users have not ended" in await refusal(service, "m2", web.url("m2.gguf"))
+    assert "1 downloads of all users run or wait" in await refusal(service, "m2", web.url("m2.gguf"))
+    await service.pause("m1")
+    await service.start("m2", web.url("m2.gguf"))
+
+
+async def test_one_user_keeps_a_limited_number_of_records_without_a_model(
+    service: Service, web: ModelServer, as_caller: AsCaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start_limits, "MAX_ENDED_OF_USER", 2)
+    web.files["m.gguf"] = model_bytes()
+    await service.fetched("m", web.url("m.gguf"))
+    assert (await service.fetched("m", f"{web.url('none.gguf')}", update=True)).state == pb.DOWNLOAD_STATE_FAILED
+    ada, service.caller = service.caller, as_caller("bob", "manage")
+    await service.fetched("b", web.url("none.gguf"))
+    service.caller = ada
+    watch = service.catalogue.WatchCatalogue(pb.WatchCatalogueRequest())
+    async for change in watch:
+        if change.synced:
+            break
+    for number in range(4):
+        await service.fetched(f"f{number}", web.url("none.gguf"))
+    await service.start("m1", web.url("m1.gguf"))
+    listed = await service.downloads.ListDownloads(pb.ListDownloadsRequest(), metadata=service.caller)
+    assert {each.model_uuid for each in listed.downloads} == {"m", "b", "f2", "f3", "m1"}
+    removed: list[str] = []
+    async for change in watch:
+        if change.removed_download_uuid:
+            removed.append(change.removed_download_uuid)
+        if len(removed) == 2:
+            break
+    assert removed == ["f0", "f1"]
+    watch.cancel()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llamesh.kit.gguf import GgufMetadata
 from llamesh.v1 import download_pb2 as pb
+from services.download import transfer_run
+from services.download.source_comparison import MAX_COMPARISONS, SourceComparison
+from services.download.tables import TransferRow
+from services.download.verification import verify
 from tests.contract.download.conftest import Service, import_file, sha256
 from tests.contract.model_source import model_bytes
 from tests.contract.rich_status import refused
@@ -78,3 +86,104 @@ async def test_an_update_from_another_file_keeps_the_companions_that_it_leaves_o
     assert (await service.fetched("m1", changed, update=True, **given)).state == pb.DOWNLOAD_STATE_SUCCEEDED
     model = await service.model("m1")
     assert (model.sha256, len(model.files)) == (sha256(NEW), 1 if given else 2)
+
+
+async def updated_in_vain(service: Service, source: str, ended: str, **fields: str) -> None:
+    """Let an update of m1 fail, or cancel it."""
+    if ended == "failed":
+        data = Path(source).read_bytes()
+        import_file(service, Path(source).name, b"GGUF and nothing more")
+        assert (await service.fetched("m1", source, update=True, **fields)).state == pb.DOWNLOAD_STATE_FAILED
+        import_file(service, Path(source).name, data)
+        return
+    await service.start("m1", source, update=True, **fields)
+    await service.pause("m1")
+    assert (await service.cancel("m1")).state == pb.DOWNLOAD_STATE_CANCELLED
+
+
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Verifications wait for it."""
+    event = asyncio.Event()
+    event.set()
+
+    async def held(files: Sequence[Any]) -> GgufMetadata:
+        await event.wait()
+        return await verify(files)
+
+    monkeypatch.setattr(transfer_run, "verify", held)
+    return event
+
+
+@pytest.fixture(params=["failed", "cancelled"])
+async def vain(request: pytest.FixtureRequest, service: Service, hold: asyncio.Event) -> str:
+    """m1 of a.gguf, with a projector and a required digest, after an update from b.gguf with another projector that brought nothing."""
+    projector, other = (import_file(service, name, projector_bytes()) for name in ("p.gguf", "q.gguf"))
+    source = import_file(service, "a.gguf", OLD)
+    await service.fetched("m1", source, projector=projector, sha256=sha256(OLD))
+    hold.clear()
+    if request.param == "failed":
+        hold.set()
+    await updated_in_vain(service, import_file(service, "b.gguf", NEW), request.param, projector=other)
+    hold.set()
+    Path(other).unlink()
+    return source
+
+
+async def test_an_update_after_one_in_vain_keeps_the_companions_of_the_model(service: Service, vain: str) -> None:
+    other = str(Path(vain).with_name("b.gguf"))
+    download = await service.fetched("m1", other, update=True)
+    assert (download.state, download.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
+    model = await service.model("m1")
+    assert (model.sha256, len(model.files)) == (sha256(NEW), 2)
+    with refused("DOWNLOAD_CONFLICT"):
+        await service.start("m1", vain)
+
+
+async def test_a_start_after_an_update_in_vain_fetches_nothing(service: Service, vain: str) -> None:
+    created = (await service.model("m1")).create_time
+    import_file(service, "a.gguf", NEW)
+    for source in (vain, ""):
+        download = await service.start("m1", source, compare=True)
+        assert (download.state, download.sha256) == (pb.DOWNLOAD_STATE_SUCCEEDED, sha256(OLD))
+        assert (download.source, download.error.message, download.source_changed) == ("a.gguf", "", True)
+    with refused("DOWNLOAD_CONFLICT"):
+        await service.start("m1", str(Path(vain).with_name("b.gguf")))
+    assert (await service.model("m1")).create_time == created
+
+
+async def test_a_repair_after_an_update_in_vain_brings_the_model_back(service: Service, vain: str) -> None:
+    for each in service.stored:
+        each.unlink()
+    download = await service.fetched("m1")
+    assert (download.state, download.error.message) == (pb.DOWNLOAD_STATE_SUCCEEDED, "")
+    model = await service.model("m1")
+    assert (model.sha256, len(model.files), model.source) == (sha256(OLD), 2, "a.gguf")
+
+
+async def test_comparisons_share_their_requests_and_are_few(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = most = running = 0
+    goes_on = asyncio.Event()
+    differs = SourceComparison._differs
+
+    async def held(comparison: SourceComparison, row: TransferRow) -> bool:
+        nonlocal calls, most, running
+        calls, running = calls + 1, running + 1
+        most = max(most, running)
+        try:
+            await goes_on.wait()
+            return await differs(comparison, row)
+        finally:
+            running -= 1
+
+    monkeypatch.setattr(SourceComparison, "_differs", held)
+    source = import_file(service, "a.gguf", OLD)
+    models = [f"m{number}" for number in range(MAX_COMPARISONS + 2)]
+    for model in models:
+        await service.fetched(model, source)
+    import_file(service, "a.gguf", NEW)
+    starts = [asyncio.create_task(service.start(model, source, compare=True)) for model in models * 3]
+    await asyncio.sleep(1)
+    goes_on.set()
+    assert all(found.source_changed for found in await asyncio.gather(*starts))
+    assert (calls, most) == (len(models), MAX_COMPARISONS)
