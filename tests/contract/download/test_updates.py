@@ -11,7 +11,7 @@ import pytest
 
 from llamesh.kit.gguf import GgufMetadata
 from llamesh.v1 import download_pb2 as pb
-from services.download import transfer_run
+from services.download import source_comparison, transfer_run
 from services.download.source_comparison import MAX_COMPARISONS, SourceComparison
 from services.download.tables import TransferRow
 from services.download.verification import verify
@@ -176,14 +176,24 @@ async def test_comparisons_share_their_requests_and_are_few(service: Service, mo
         finally:
             running -= 1
 
+    asked = 0
+    has_changed = SourceComparison.has_changed
+
+    async def counted(comparison: SourceComparison, row: TransferRow) -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 3 * len(models):
+            goes_on.set()
+        return await has_changed(comparison, row)
+
     monkeypatch.setattr(SourceComparison, "_differs", held)
+    monkeypatch.setattr(SourceComparison, "has_changed", counted)
+    monkeypatch.setattr(source_comparison, "COMPARE_SECONDS", 60.0)
     source = import_file(service, "a.gguf", OLD)
     models = [f"m{number}" for number in range(MAX_COMPARISONS + 2)]
     for model in models:
         await service.fetched(model, source)
     import_file(service, "a.gguf", NEW)
-    starts = [asyncio.create_task(service.start(model, source, compare=True)) for model in models * 3]
-    await asyncio.sleep(1)
-    goes_on.set()
+    starts = [service.start(model, source, compare=True) for model in models * 3]
     assert all(found.source_changed for found in await asyncio.gather(*starts))
     assert (calls, most) == (len(models), MAX_COMPARISONS)
