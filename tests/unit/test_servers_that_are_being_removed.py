@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from llamesh.cli import context, run, serve
+from llamesh.cli import context_sizes, run, serve
 from llamesh.cli.manifest import holdings
 from llamesh.cli.mesh import demo
 from llamesh.server_conditions import BEING_REMOVED
@@ -53,9 +53,9 @@ def test_serve_does_not_offer_it_as_an_equal(mesh: MagicMock, capsys: pytest.Cap
 
 def test_its_context_does_not_count(mesh: MagicMock, monkeypatch: pytest.MonkeyPatch) -> None:
     mesh.servers.list.return_value.append(server("new", "", ctx_size=4096))
-    monkeypatch.setattr(context, "connected", lambda: mesh)
+    monkeypatch.setattr(context_sizes, "connected", lambda: mesh)
     mesh.__enter__.return_value = mesh
-    assert context.slot_context("tiny") == 1024
+    assert context_sizes.slot_context("tiny") == 1024
 
 
 def test_one_that_falls_asleep_is_found(mesh: MagicMock) -> None:
