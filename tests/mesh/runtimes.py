@@ -64,6 +64,14 @@ async def load(runtime: ProcessRuntime, engine: Engine) -> EngineLoad:
     return found
 
 
+async def idle(runtime: ProcessRuntime, engine: Engine) -> EngineLoad:
+    """The load of an engine without clients. It counts the connection of the question until it has closed it, late on a busy machine."""
+    async with asyncio.timeout(DEADLINE):
+        while (found := await load(runtime, engine)).busy:
+            pass
+    return found
+
+
 async def ended(runtime: ProcessRuntime) -> EngineExit:
     """How the one engine of SERVER ends."""
     await until(lambda: only(runtime).phase is EnginePhase.ENDED)

@@ -23,7 +23,7 @@ from engine import sentence
 from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId, command_lines
 from tests.mesh.engines import DEADLINE
-from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, launch_spec, llama, load, only, ready, stopped, until
+from tests.mesh.runtimes import ENVIRONMENT, SERVER, ended, idle, launch_spec, llama, only, ready, stopped, until
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ async def test_an_engine_lives_from_start_to_a_clean_end(
     engine = await ready(runtime, model)
     assert engine.address == str(settings.run_dir / "engines" / "0f0c6a0e-00.sock")
     assert len(engine.address) <= 107
-    assert not (await load(runtime, engine)).busy
+    await idle(runtime, engine)
     runtime.stop(engine.instance, 2)
     runtime.stop(engine.instance, 2)
     assert only(runtime).phase is EnginePhase.STOPPING

@@ -17,7 +17,7 @@ from engine import sentence
 from llamesh.kit.config import Settings
 from llamesh.processes import ProcessId
 from tests.mesh.engines import gone
-from tests.mesh.runtimes import STUCK_FOR_EVER, ended, llama, load, only, opened, post, ready, stopped, until
+from tests.mesh.runtimes import STUCK_FOR_EVER, ended, idle, llama, load, only, opened, post, ready, stopped, until
 
 STALL = 15.0
 """Seconds. More than the second silent probe takes, and more than one pause of this process counts: suspicion is seen before the end."""
@@ -164,7 +164,7 @@ async def test_a_client_that_is_connected_keeps_an_engine_busy(settings: Setting
     async with opened(settings) as runtime:
         engine = await ready(runtime, model)
         for _ in range(20):
-            assert not (await load(runtime, engine)).busy
+            await idle(runtime, engine)
         _, writer = await asyncio.open_unix_connection(engine.address)
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: engine\r\nContent-Length: 1000\r\n\r\n")
         await writer.drain()
