@@ -101,7 +101,7 @@ async def test_another_source_or_digest_is_a_conflict_while_it_runs_and_after(
     await web.holding.wait()
     with refused("DOWNLOAD_CONFLICT") as refusal:
         await service.start("m1", web.url("b.gguf"))
-    assert refusal.metadata == {"modelUuid": "m1", "source": web.url("a.gguf")}
+    assert refusal.metadata == {"modelUuid": "m1", "source": web.url("a.gguf"), "state": "RUNNING"}
     web.go_on.set()
     await service.state("m1")
     for conflict in ({"source": web.url("b.gguf")}, {"sha256": "1" * 64}):
