@@ -13,6 +13,7 @@ import pytest
 
 from llamesh.client import errors
 from llamesh.client.aio.quant import AsyncQuant
+from llamesh.client.silence import Silence
 from llamesh.v1 import quant_pb2
 from tests.contract.conftest import AsCaller
 from tests.contract.patience import PATIENCE
@@ -107,6 +108,7 @@ async def test_a_wait_outlasts_the_limit_of_watches(quant: Quant) -> None:
 
     class Transport:
         call = None
+        silence = Silence()
 
         async def stream(self, method: str, request: Any, answer: Any, deadline: float | None) -> AsyncIterator[Any]:
             call = quant.stub.WatchQuantJobs(request, metadata=quant.caller, timeout=deadline)
