@@ -131,12 +131,12 @@ class Deletions:
     async def _delete(self, known: ModelRow, mark: str) -> ModelRow | None:
         """Delete the rows of a model. Return None if it has changed since it was read, or the mark is not there any more."""
         async with self._database.begin() as session:
-            await lock_bytes(self._database, session, _digests(known))
+            await lock_bytes(self._database, session, known.digests)
             transfer = await session.get(TransferRow, known.model_uuid, with_for_update=True)
             model = await session.get(ModelRow, known.model_uuid, with_for_update=True)
             if model is None:
                 raise absent(known.model_uuid, transfer)
-            if model.deletion != mark or _digests(model) != _digests(known):
+            if model.deletion != mark or model.digests != known.digests:
                 return None  # the model has other bytes than those that were locked, or the mark has expired
             await session.delete(model)
             await set_tags(session, model.model_uuid, ())
@@ -205,7 +205,3 @@ def _in_use(model_uuid: str, servers: Sequence[str]) -> MeshError:
         f"model {model_uuid!r} is used by {names}",
         {"modelUuid": model_uuid, "servers": names},
     )
-
-
-def _digests(model: ModelRow) -> list[str]:
-    return [file.sha256 for file in model.files]

@@ -109,11 +109,12 @@ class Publications:
         """
         now = self._clock()
         async with self._database.read() as session:
-            known = _digests(await session.get(ModelRow, transfer.model_uuid))
+            present = await session.get(ModelRow, transfer.model_uuid)
+            known = present.digests if present is not None else []
         async with self._database.begin() as session:
             # Those of the model, too: another model may be about to get an object that this one leaves. While the transfer is this one, the
             # model has the same bytes as before the lock.
-            await lock_bytes(self._database, session, known | {file.object.sha256 for file in files})
+            await lock_bytes(self._database, session, {*known, *(file.object.sha256 for file in files)})
             row = await current(session, transfer.model_uuid, transfer.attempt, self._owner_id)
             if row is None:
                 return await _recorded(session, files, transfer)
@@ -202,10 +203,6 @@ async def _repair(session: AsyncSession, published: PublishedObject, key: str) -
     )
 
 
-def _digests(model: ModelRow | None) -> set[str]:
-    return {file.sha256 for file in model.files} if model is not None else set()
-
-
 def _file_row(model_uuid: str, number: int, file: PublishedFile, key: str) -> ModelFileRow:
     return ModelFileRow(
         model_uuid=model_uuid,
@@ -230,7 +227,7 @@ async def _recorded(
     model = await session.get(ModelRow, transfer.model_uuid)
     if row is None or model is None or (row.attempt, row.state) != (transfer.attempt, TransferState.SUCCEEDED):
         return None
-    same = [file.sha256 for file in model.files] == [file.object.sha256 for file in files]
+    same = model.digests == [file.object.sha256 for file in files]
     return (model, row) if same else None
 
 

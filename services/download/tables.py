@@ -145,6 +145,11 @@ class ModelRow(Base):
     """At least one; the first part of the weights comes first."""
 
     @property
+    def digests(self) -> list[str]:
+        """The SHA-256 of each file."""
+        return [file.sha256 for file in self.files]
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of the first file."""
         return self.files[0].sha256
