@@ -4,8 +4,9 @@ Servers and models are in different stores, so no transaction spans both. Both s
 
 - A deletion marks the model, then asks the controller for the servers that use it, then deletes the model, if the mark is still there, or
   takes the mark away.
-- A declaration writes the server, then reads the model (`read`), and withdraws the server if there is none (`services.gateway.servers`;
-  on Kubernetes also `controller.kubernetes.acceptance`, which reads the model of each object that it knows).
+- A declaration writes the server, then reads the model (`read`), and withdraws the server if there is none
+  (`services.gateway.declarations`; on Kubernetes also `controller.kubernetes.acceptance`, which reads the model of each object that it
+  knows).
 
 If the reader finds no mark, the server was written before the mark was, and the deletion sees the server. A reader or another deletion that
 finds a mark waits for the end of the deletion. The mark of a process that died expires after MARK_SECONDS. A reader takes an expired mark
